@@ -1,0 +1,44 @@
+//! Digests of byte ranges: one at a time, or many at once in interleaved lanes.
+
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Sha224, Sha256, Sha384, Sha512};
+use sha3::{Sha3_256, Sha3_384, Sha3_512};
+
+use crate::digest::{Digest, DigestAlg};
+
+/// One digest to calculate: `alg` over the `pieces`, one after the other.
+#[derive(Clone, Debug)]
+pub struct Job<'a> {
+    /// Which algorithm.
+    pub alg: DigestAlg,
+    /// What it is over.
+    pub pieces: Vec<&'a [u8]>,
+}
+
+/// The digest of `pieces`, one after the other, as if they were one.
+pub fn digest(alg: DigestAlg, pieces: &[&[u8]]) -> Digest {
+    fn run<D: sha2::Digest>(alg: DigestAlg, pieces: &[&[u8]]) -> Digest {
+        let mut hasher = D::new();
+        for piece in pieces {
+            hasher.update(piece);
+        }
+        Digest::new(alg, &hasher.finalize()).unwrap_or_else(|| unreachable!("{alg} has the length that its implementation gives"))
+    }
+    match alg {
+        DigestAlg::Md5 => run::<Md5>(alg, pieces),
+        DigestAlg::Sha1 => run::<Sha1>(alg, pieces),
+        DigestAlg::Sha224 => run::<Sha224>(alg, pieces),
+        DigestAlg::Sha256 => run::<Sha256>(alg, pieces),
+        DigestAlg::Sha384 => run::<Sha384>(alg, pieces),
+        DigestAlg::Sha512 => run::<Sha512>(alg, pieces),
+        DigestAlg::Sha3_256 => run::<Sha3_256>(alg, pieces),
+        DigestAlg::Sha3_384 => run::<Sha3_384>(alg, pieces),
+        DigestAlg::Sha3_512 => run::<Sha3_512>(alg, pieces),
+    }
+}
+
+/// Every job's digest, in the order of the jobs.
+pub fn digest_jobs(jobs: &[Job<'_>]) -> Vec<Digest> {
+    jobs.iter().map(|job| digest(job.alg, &job.pieces)).collect()
+}
