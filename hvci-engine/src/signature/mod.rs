@@ -2,4 +2,6 @@
 //!
 //! Whether anybody should trust the signer is [`crate::policy`]'s to say.
 
+mod algorithm;
+pub mod cache;
 pub mod cert;
