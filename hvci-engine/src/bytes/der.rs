@@ -127,6 +127,12 @@ impl<'a> Tlv<'a> {
         Span::new(self.offset, self.raw.len())
     }
 
+    /// The same content under the tag `tag`: for IMPLICIT tagging, where the syntax says what the content is.
+    #[must_use]
+    pub const fn implicit(self, tag: u8) -> Self {
+        Self { tag, ..self }
+    }
+
     /// An error that names this element.
     pub fn error(&self, kind: DerErrorKind) -> DerError {
         DerError { kind, offset: self.offset }

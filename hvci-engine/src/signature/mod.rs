@@ -3,5 +3,11 @@
 //! Whether anybody should trust the signer is [`crate::policy`]'s to say.
 
 mod algorithm;
+pub(crate) mod authenticode;
 pub mod cache;
+pub mod catalog;
 pub mod cert;
+mod cms;
+mod timestamp;
+
+pub use cms::check_with;
