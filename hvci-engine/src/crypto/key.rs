@@ -1,11 +1,26 @@
-//! Public keys, and verifying a signature over a ready digest.
+//! Public keys (RFC 5280 §4.1.2.7, RFC 3279 §2.3, RFC 5480), and verifying a signature over a ready digest.
 //!
-//! aws-lc with a key parsed once for everything it takes; the `rsa` crate for what it refuses (MD5, bare hashes, odd key sizes).
+//! Trusts nothing: a key is checked for its form before it is used. Algorithm parameters of rsaEncryption are not looked at (old
+//! certificates leave the NULL out). Refuses EC parameters that are no named curve (CVE-2020-0601) and RSASSA-PSS keys with parameters.
+
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{Digest, DigestAlg};
+use super::{ecdsa::EcdsaKey, rsa::RsaKey};
+use crate::{
+    bytes::der::{self, Tlv, tag},
+    digest::{Digest, DigestAlg},
+    oid,
+};
 
 /// What kind of key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -38,7 +53,7 @@ pub enum Scheme {
 pub enum SignatureForm {
     /// As its scheme says.
     Standard,
-    /// PKCS#1 v1.5 padding around the bare hash, without DigestInfo.
+    /// PKCS#1 v1.5 padding around the bare hash, without DigestInfo. Only MD5 and SHA-1: timestamping services of that age made them.
     BareHash,
 }
 
@@ -49,7 +64,7 @@ pub enum KeyError {
     /// Not a SubjectPublicKeyInfo (RFC 5280 §4.1.2.7), or a key that is none.
     #[error("public key is malformed")]
     Malformed,
-    /// An algorithm or curve that is not supported.
+    /// An algorithm, curve or key size that is not supported.
     #[error("public key algorithm {0} is not supported")]
     Unsupported(String),
 }
@@ -71,29 +86,80 @@ pub enum VerifyError {
 
 /// A parsed public key.
 #[derive(Debug)]
-pub struct PublicKey {
-    kind: KeyKind,
+pub struct PublicKey(Material);
+
+#[derive(Debug)]
+enum Material {
+    Rsa(RsaKey),
+    /// id-RSASSA-PSS: a key that PKCS#1 v1.5 signatures must not be accepted of (RFC 4055 §1.2).
+    RsaPssOnly(RsaKey),
+    Ecdsa(EcdsaKey),
 }
 
 impl PublicKey {
     /// From the DER of a SubjectPublicKeyInfo.
     ///
+    /// RSA with a modulus of 512 to 8,192 bits and an odd exponent between 3 and 2³³; ECDSA on P-256, P-384 and P-521.
+    ///
     /// # Errors
     /// Malformed, or of an algorithm that is not supported.
-    pub fn from_spki(_spki: &[u8]) -> Result<Self, KeyError> {
-        todo!()
+    pub fn from_spki(spki: &[u8]) -> Result<Self, KeyError> {
+        let Spki { algorithm, parameters, key } = Spki::parse(spki).map_err(|_| KeyError::Malformed)?;
+        match algorithm {
+            oid::RSA_ENCRYPTION => RsaKey::parse(key).map(Material::Rsa),
+            oid::RSA_PSS if parameters.is_none() => RsaKey::parse(key).map(Material::RsaPssOnly),
+            oid::RSA_PSS => Err(KeyError::Unsupported("rsaPSS with parameters".to_owned())),
+            oid::EC_PUBLIC_KEY => {
+                let curve = parameters.ok_or(KeyError::Malformed)?;
+                let curve = curve.oid().map_err(|_| KeyError::Unsupported("explicit EC parameters".to_owned()))?;
+                EcdsaKey::parse(&curve, key).map(Material::Ecdsa)
+            }
+            other => Err(KeyError::Unsupported(oid::name(&other).map_or_else(|| other.to_string(), str::to_owned))),
+        }
+        .map(Self)
     }
 
     /// What kind of key.
     pub fn kind(&self) -> KeyKind {
-        self.kind
+        match &self.0 {
+            Material::Rsa(key) | Material::RsaPssOnly(key) => KeyKind::Rsa(key.bits()),
+            Material::Ecdsa(key) => key.kind(),
+        }
     }
 
     /// That the key made `signature` of `digest`.
     ///
+    /// An RSA signature is exactly as long as the modulus and, as a number, below it. An ECDSA signature is DER; a digest that is longer than
+    /// the curve's order counts by its leftmost bits (FIPS 186-5 §6.4.2).
+    ///
     /// # Errors
     /// It did not, or that cannot be told.
-    pub fn verify(&self, _scheme: Scheme, _digest: &Digest, _signature: &[u8]) -> Result<SignatureForm, VerifyError> {
-        todo!()
+    pub fn verify(&self, scheme: Scheme, digest: &Digest, signature: &[u8]) -> Result<SignatureForm, VerifyError> {
+        match (&self.0, scheme) {
+            (Material::Rsa(key), Scheme::Pkcs1) => key.verify_pkcs1(digest, signature),
+            (Material::Rsa(key) | Material::RsaPssOnly(key), Scheme::Pss) => key.verify_pss(digest, signature),
+            (Material::Ecdsa(key), Scheme::Ecdsa) => key.verify(digest, signature),
+            _ => Err(VerifyError::SchemeMismatch),
+        }
+    }
+}
+
+/// SubjectPublicKeyInfo.
+struct Spki<'a> {
+    algorithm: ::der::oid::ObjectIdentifier,
+    parameters: Option<Tlv<'a>>,
+    key: &'a [u8],
+}
+
+impl<'a> Spki<'a> {
+    fn parse(spki: &'a [u8]) -> der::Result<Self> {
+        let mut fields = Tlv::parse_exact(spki, 0)?.expect(tag::SEQUENCE)?.reader()?;
+        let mut algorithm = fields.expect(tag::SEQUENCE)?.reader()?;
+        let key = fields.expect(tag::BIT_STRING)?.bit_octets()?;
+        fields.finish()?;
+        let oid = algorithm.expect(tag::OID)?.oid()?;
+        let parameters = if algorithm.is_empty() { None } else { Some(algorithm.next()?) };
+        algorithm.finish()?;
+        Ok(Self { algorithm: oid, parameters, key })
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Public-key operations only: no secrets pass here.
 
+mod ecdsa;
 mod hash;
 mod key;
+mod rsa;
 
 pub use hash::{Job, digest, digest_jobs};
 pub use key::{KeyError, KeyKind, PublicKey, Scheme, SignatureForm, VerifyError};
