@@ -13,5 +13,6 @@ pub mod digest;
 pub mod facts;
 pub mod finding;
 pub mod oid;
+pub mod policy;
 pub mod signature;
 pub mod time;

@@ -7,7 +7,9 @@ pub(crate) mod authenticode;
 pub mod cache;
 pub mod catalog;
 pub mod cert;
+pub mod chain;
 mod cms;
 mod timestamp;
+pub mod trust;
 
 pub use cms::check_with;

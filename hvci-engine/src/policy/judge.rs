@@ -1,0 +1,295 @@
+//! The decision itself.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use super::{
+    Decision, Finding, PathStep, SignatureVerdict, Verdict,
+    chain_rules::{examine_path, examine_timestamp_path, outside_validity, weak_key},
+    profile::{Counts, Profile, Usage, Validity},
+};
+use crate::{
+    digest::DigestAlg,
+    facts::{Facts, FileKind, Signature, SignatureCheck, Signer, Timestamp},
+    finding::{Code, Note, Severity},
+    oid,
+    signature::{
+        cache::Cache,
+        cert::Certificate,
+        chain::{self, Path},
+        check_with,
+        trust::{Purposes, TrustStore},
+    },
+    time::UnixTime,
+};
+
+/// SHA-1 code signatures timestamped from then on are not trusted by Windows (Microsoft, "Windows Enforcement of SHA1 Certificates").
+const SHA1_CUTOFF: UnixTime = UnixTime(1_451_606_400);
+
+/// What verdicts are made with: trust, the time they are for, and what was learned from earlier files.
+#[derive(Clone, Copy, Debug)]
+pub struct Judge<'a> {
+    /// Who is trusted for what.
+    pub trust: &'a TrustStore,
+    /// The time the verdict is for.
+    pub time: UnixTime,
+    /// Arithmetic that need not be done twice.
+    pub cache: &'a Cache,
+}
+
+impl Judge<'_> {
+    /// What `profile` says of a file with these facts; `None` for `auto`, the profile of the file's kind.
+    pub fn judge(&self, facts: &Facts, profile: Option<&Profile>) -> Verdict {
+        let profile = profile.unwrap_or_else(|| Profile::for_kind(facts.kind));
+        let mut findings: Vec<Finding> = facts.notes.iter().map(|n| finding(n.clone(), profile, None)).collect();
+
+        let mut signatures: Vec<SignatureVerdict> = Vec::with_capacity(facts.signatures.len());
+        let mut of_signatures: Vec<Vec<Finding>> = Vec::with_capacity(facts.signatures.len());
+        for (index, signature) in facts.signatures.iter().enumerate() {
+            let (verdict, notes) = self.judge_signature(facts, signature, profile);
+            of_signatures.push(notes.into_iter().map(|n| finding(n, profile, Some(index))).collect());
+            signatures.push(verdict);
+        }
+        for (verdict, findings) in signatures.iter_mut().zip(&of_signatures) {
+            verdict.decision = decide(findings);
+        }
+        let deciding = match profile.counts {
+            Counts::Any => signatures.iter().position(|s| s.decision == Decision::Accept),
+            Counts::First => (!signatures.is_empty()).then_some(0),
+        };
+        for (index, mut list) in of_signatures.into_iter().enumerate() {
+            if deciding.is_some_and(|d| d != index) {
+                // it does not decide, so what is wrong with it cannot refuse the file
+                list.iter_mut().for_each(|f| f.severity = f.severity.min(Severity::Warning));
+            }
+            findings.append(&mut list);
+        }
+
+        if !profile.kinds.contains(&facts.kind) {
+            let detail = format!("{} does not judge a {}", profile.name, facts.kind);
+            findings.push(finding(Note::new(Code::PolProfile, detail), profile, None));
+        } else if signatures.is_empty() && !has_input_fault(facts) {
+            findings.push(finding(Note::new(Code::SigNone, unsigned_detail(facts)), profile, None));
+        } else if matches!(profile.usage, Usage::Kernel | Usage::KernelOrCrossSigned) && deciding.is_none() && !signatures.is_empty() {
+            findings.push(finding(Note::new(Code::PolNotWhql, ""), profile, None));
+        }
+        findings.sort_by_key(|f| (Reverse(f.severity), f.signature, f.code));
+
+        let publisher = deciding
+            .or_else(|| facts.signatures.iter().position(|s| s.signer.as_ref().is_some_and(|s| s.check.is_valid())))
+            .and_then(|i| publisher(facts, i, &signatures));
+        Verdict { profile: profile.name.to_owned(), time: self.time, decision: decide(&findings), publisher, findings, signatures }
+    }
+
+    fn judge_signature(&self, facts: &Facts, signature: &Signature, profile: &Profile) -> (SignatureVerdict, Vec<Note>) {
+        let mut notes = signature.notes.clone();
+        let mut verdict = SignatureVerdict {
+            source: signature.source.clone(),
+            decision: Decision::Refuse,
+            signing_time: None,
+            path: Vec::new(),
+            timestamp_path: Vec::new(),
+        };
+        examine_coverage(facts, signature, profile, &mut notes);
+        let Some(signer) = &signature.signer else { return (verdict, notes) };
+
+        let leaf = match signer.certificate.and_then(|i| facts.certificates.get(i)) {
+            Some(leaf) => Arc::clone(leaf),
+            None => {
+                // a module's signer, or one whose certificate is missing, which is noted
+                if profile.anchors.any_of(Purposes::MODULE) {
+                    self.judge_with_keyring(signer, &mut verdict, &mut notes);
+                }
+                return (verdict, notes);
+            }
+        };
+        if let Some(weak) = leaf.public_key().ok().and_then(|k| weak_key(k.kind())) {
+            notes.push(Note::new(Code::SigWeakKey, weak).of(leaf.subject()));
+        }
+        if profile.validity == Validity::AtSigning {
+            self.judge_timestamps(facts, signature, &leaf, &mut verdict, &mut notes);
+        }
+        let weak = signer.signed_digest.is_some_and(|d| matches!(d.alg(), DigestAlg::Md5 | DigestAlg::Sha1));
+        if weak && let Some(at) = verdict.signing_time.filter(|t| *t >= SHA1_CUTOFF) {
+            notes.push(Note::new(Code::TspCutoff, format!("timestamped {at}")));
+        }
+        let lifetime = leaf.ekus().is_some_and(|e| e.contains(&oid::EKU_LIFETIME));
+        let at = verdict.signing_time.filter(|_| !lifetime).unwrap_or(self.time);
+        if lifetime && verdict.signing_time.is_some() && outside_validity(&leaf, at).is_some() {
+            notes.push(Note::new(Code::TspLifetime, format!("valid until {}", leaf.not_after())).of(leaf.subject()));
+        }
+
+        match chain::build(&leaf, &facts.certificates, self.trust, self.cache) {
+            Ok(paths) => {
+                let judged = paths.iter().map(|p| (p, examine_path(p, profile, at)));
+                let worst = |notes: &[Note]| notes.iter().map(|n| profile.severity(n.code)).max();
+                if let Some((path, path_notes)) = judged.min_by_key(|(_, notes)| (worst(notes), notes.len())) {
+                    verdict.path = steps(path);
+                    notes.extend(path_notes);
+                }
+            }
+            Err(error) if profile.anchors.any_of(Purposes::MODULE) && !self.trust.has_module_keyring() => {
+                notes.push(Note::new(Code::PkiNoKeyring, "").of(error.certificate.subject()));
+            }
+            Err(error) => notes.push(error.note()),
+        }
+        (verdict, notes)
+    }
+
+    /// A signature that names its key and carries no certificate is verified with the keyring's.
+    fn judge_with_keyring(&self, signer: &Signer, verdict: &mut SignatureVerdict, notes: &mut Vec<Note>) {
+        let wanted = if signer.key_id.is_empty() {
+            format!("issuer {}, serial number {}", signer.issuer, hex::encode(&signer.serial))
+        } else {
+            format!("key identifier {}", hex::encode(&signer.key_id))
+        };
+        if signer.check == SignatureCheck::Unsupported {
+            return;
+        }
+        if !self.trust.has_module_keyring() {
+            notes.push(Note::new(Code::PkiNoKeyring, wanted));
+            return;
+        }
+        let named = |c: &Certificate| {
+            if signer.key_id.is_empty() {
+                c.issuer_der() == signer.issuer_der && c.serial() == signer.serial
+            } else {
+                c.subject_key_id() == Some(&signer.key_id)
+            }
+        };
+        let mut keys = self.trust.anchors().iter().filter(|a| a.purposes.any_of(Purposes::MODULE) && named(&a.certificate)).peekable();
+        if keys.peek().is_none() {
+            notes.push(Note::new(Code::PkiNoKey, wanted));
+            return;
+        }
+        let mut unsupported = false;
+        for anchor in keys {
+            match check_with(signer, &anchor.certificate) {
+                // module signatures never were bare hashes
+                SignatureCheck::Valid => {
+                    verdict.path = vec![step(&anchor.certificate, Some(&anchor.origin))];
+                    return;
+                }
+                SignatureCheck::Unsupported => unsupported = true,
+                _ => {}
+            }
+        }
+        notes.push(Note::new(if unsupported { Code::SigUnsupported } else { Code::SigInvalid }, wanted));
+    }
+
+    fn judge_timestamps(
+        &self,
+        facts: &Facts,
+        signature: &Signature,
+        leaf: &Certificate,
+        verdict: &mut SignatureVerdict,
+        notes: &mut Vec<Note>,
+    ) {
+        if signature.timestamps.is_empty() {
+            notes.push(Note::new(Code::TspNone, "").of(leaf.subject()));
+        }
+        for timestamp in &signature.timestamps {
+            notes.extend(timestamp.notes.iter().cloned());
+            match self.proven_time(facts, timestamp) {
+                Ok(Some((time, path))) if verdict.signing_time.is_none() => {
+                    verdict.signing_time = Some(time);
+                    verdict.timestamp_path = steps(&path);
+                }
+                Ok(_) => {}
+                Err(note) => notes.push(match timestamp.span {
+                    Some(span) => note.at(span),
+                    None => note,
+                }),
+            }
+        }
+    }
+
+    /// The time that a timestamp proves; `None` where its own notes say why it proves none.
+    fn proven_time(&self, facts: &Facts, timestamp: &Timestamp) -> Result<Option<(UnixTime, Path<'_>)>, Note> {
+        let broken = timestamp.notes.iter().any(|n| {
+            matches!(
+                n.code,
+                Code::TspMalformed | Code::TspInvalid | Code::TspImprint | Code::TspNoSigner | Code::TspBinding | Code::SigUnsupported
+            )
+        });
+        let (Some(time), Some(signer), false) = (timestamp.time, &timestamp.signer, broken) else { return Ok(None) };
+        let Some(leaf) = signer.certificate.and_then(|i| facts.certificates.get(i)).filter(|_| signer.check.is_valid()) else {
+            return Ok(None);
+        };
+        let paths = chain::build(leaf, &facts.certificates, self.trust, self.cache).map_err(|e| {
+            let Note { code, detail, subject, .. } = e.note();
+            Note { code: Code::TspUntrusted, span: None, subject, detail: format!("{}: {detail}", code.title()) }
+        })?;
+        let mut reason = None;
+        for path in paths {
+            match examine_timestamp_path(&path, time) {
+                None => return Ok(Some((time, path))),
+                Some(note) => reason = reason.or(Some(note)),
+            }
+        }
+        reason.map_or(Ok(None), Err)
+    }
+}
+
+/// Whether the file is the one that was signed, in the form that the profile's loader hashes.
+fn examine_coverage(facts: &Facts, signature: &Signature, profile: &Profile, notes: &mut Vec<Note>) {
+    if let Some(coverage) = &signature.coverage {
+        // the facts hold a second form only where it differs from the first
+        let calculated = facts.digest(profile.form, coverage.signed.alg()).copied().or(coverage.calculated);
+        if let Some(calculated) = calculated.filter(|c| *c != coverage.signed) {
+            let detail = format!("signed {}, calculated {}", coverage.signed, calculated.hex());
+            let note = Note::new(Code::SigDigestMismatch, detail);
+            notes.push(match signature.span {
+                Some(span) => note.at(span),
+                None => note,
+            });
+        } else if coverage.calculated.is_none() {
+            notes.push(Note::new(Code::SigDigestMismatch, "the file's digest was not calculated"));
+        }
+    }
+    if let Some(pages) = signature.page_hashes.as_ref().filter(|p| !p.mismatches.is_empty()) {
+        let first: Vec<String> = pages.mismatches.iter().take(4).map(|o| format!("{o:#x}")).collect();
+        let detail = format!("{} of {} pages differ, at {}", pages.mismatches.len(), pages.pages, first.join(", "));
+        notes.push(Note::new(Code::SigPageHash, detail));
+    }
+}
+
+fn has_input_fault(facts: &Facts) -> bool {
+    facts.notes.iter().any(|n| n.code.id().starts_with("HVCI-INP"))
+}
+
+fn unsigned_detail(facts: &Facts) -> String {
+    match facts.digests.iter().find(|d| d.digest.alg() == DigestAlg::Sha256) {
+        Some(d) if facts.kind != FileKind::Flat => format!("{} {}", d.form, d.digest),
+        _ => String::new(),
+    }
+}
+
+fn finding(note: Note, profile: &Profile, signature: Option<usize>) -> Finding {
+    let Note { code, span, subject, detail } = note;
+    Finding { code, severity: profile.severity(code), detail, span, subject, signature }
+}
+
+fn decide(findings: &[Finding]) -> Decision {
+    match findings.iter().map(|f| f.severity).max() {
+        Some(Severity::Error) => Decision::Refuse,
+        Some(Severity::Unknown) => Decision::Unknown,
+        _ => Decision::Accept,
+    }
+}
+
+fn publisher(facts: &Facts, index: usize, signatures: &[SignatureVerdict]) -> Option<String> {
+    let signer = facts.signatures.get(index)?.signer.as_ref()?;
+    match signer.certificate.and_then(|i| facts.certificates.get(i)) {
+        Some(certificate) => Some(certificate.subject_short()),
+        None => signatures.get(index)?.path.first().map(|s| s.subject.clone()),
+    }
+}
+
+fn steps(path: &Path<'_>) -> Vec<PathStep> {
+    let last = path.certificates.len().saturating_sub(1);
+    path.certificates.iter().enumerate().map(|(i, c)| step(c, (i == last).then_some(path.anchor.origin.as_str()))).collect()
+}
+
+fn step(certificate: &Certificate, anchor: Option<&str>) -> PathStep {
+    PathStep { subject: certificate.subject(), sha256: certificate.sha256().hex(), anchor: anchor.map(str::to_owned) }
+}

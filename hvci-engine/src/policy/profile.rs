@@ -1,0 +1,206 @@
+//! Profiles: who decides about a file, as tables. Every difference between two profiles is a difference between two of these values.
+
+use der::oid::ObjectIdentifier;
+
+use crate::{
+    facts::{DigestForm, FileKind},
+    finding::{Code, Severity},
+    oid,
+    signature::trust::Purposes,
+};
+
+/// The rules by which one loader decides.
+#[derive(Debug)]
+pub struct Profile {
+    /// Its name on the command line and in reports.
+    pub name: &'static str,
+    /// Whose rules these are, in one line.
+    pub summary: &'static str,
+    /// The kinds of file it can judge.
+    pub kinds: &'static [FileKind],
+    /// Which anchors a chain may end at.
+    pub anchors: Purposes,
+    /// What a signer's certificate must be for.
+    pub usage: Usage,
+    /// Which signature of several must be good.
+    pub counts: Counts,
+    /// Whether validity periods matter.
+    pub validity: Validity,
+    /// Which digest of the image must be the signed one.
+    pub form: DigestForm,
+    /// Severities that differ from [`Code::default_severity`].
+    pub severities: &'static [(Code, Severity)],
+}
+
+/// What a signer's certificate must be for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// Nothing in particular.
+    Any,
+    /// Code signing: the leaf and every issuer that states usages must allow it.
+    CodeSigning,
+    /// Windows kernel drivers: one of [`KERNEL_EKUS`] on the leaf.
+    Kernel,
+    /// That, or code signing by a certificate issued before 2015-07-29 under a kernel root (cross-signing).
+    KernelOrCrossSigned,
+}
+
+/// Which signature of several must be good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// Any of them.
+    Any,
+    /// The first.
+    First,
+}
+
+/// Whether validity periods matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// They do not: firmware and the Linux kernel have no trusted clock.
+    Ignored,
+    /// Every certificate must be valid at the time of a trusted timestamp, or without one at the time of the verdict.
+    AtSigning,
+}
+
+/// Extended key usages by which Microsoft signs for the kernel (windows-driver-docs, `dashboard/code-signing-validate.md`; wincrypt.h).
+pub const KERNEL_EKUS: [ObjectIdentifier; 7] = [
+    oid::EKU_WHQL,
+    oid::EKU_ATTESTED,
+    oid::EKU_SYSTEM_COMPONENT,
+    oid::EKU_OEM_WHQL,
+    oid::EKU_EXTENDED_VERIFICATION,
+    oid::EKU_ELAM,
+    oid::EKU_HAL,
+];
+
+use FileKind::{Catalog, ElfModule, ElfOther, Flat, PeDriver, PeEfi, PeUser};
+use Severity::{Error, Note, Warning};
+
+/// Windows 10 1607 and later, new installation with Secure Boot: Microsoft must have signed the driver.
+pub static WINDOWS_KERNEL: Profile = Profile {
+    name: "windows-kernel",
+    summary: "Windows 10 1607 and later: signed by Microsoft (WHQL, attested, system component)",
+    kinds: &[PeDriver, PeUser, Catalog, Flat],
+    anchors: Purposes::KERNEL,
+    usage: Usage::Kernel,
+    counts: Counts::Any,
+    validity: Validity::AtSigning,
+    form: DigestForm::Linear,
+    severities: KERNEL_SEVERITIES,
+};
+
+/// The same on a machine upgraded from an older Windows, or with Secure Boot off: drivers cross-signed before 2015-07-29 load too.
+pub static WINDOWS_KERNEL_CROSS_SIGNED: Profile = Profile {
+    name: "windows-kernel+cross-signed",
+    summary: "windows-kernel, and drivers cross-signed with a certificate issued before 2015-07-29",
+    kinds: WINDOWS_KERNEL.kinds,
+    anchors: Purposes::KERNEL,
+    usage: Usage::KernelOrCrossSigned,
+    counts: Counts::Any,
+    validity: Validity::AtSigning,
+    form: DigestForm::Linear,
+    severities: KERNEL_SEVERITIES,
+};
+
+/// Kernel code integrity looks at no clock: expired certificates of a good chain still load (known from drivers signed with leaked, expired keys).
+const KERNEL_SEVERITIES: &[(Code, Severity)] = &[(Code::PkiExpired, Warning), (Code::PkiNotYetValid, Warning), (Code::PkiKeyUsage, Note)];
+
+/// Memory integrity: windows-kernel, and the image must fit a world where no page is writable and executable.
+pub static HVCI: Profile = Profile {
+    name: "hvci",
+    summary: "windows-kernel with memory integrity on: the image must be HVCI compatible, and nothing may hide behind the signature",
+    kinds: WINDOWS_KERNEL.kinds,
+    anchors: Purposes::KERNEL,
+    usage: Usage::Kernel,
+    counts: Counts::Any,
+    validity: Validity::AtSigning,
+    form: DigestForm::Linear,
+    severities: &[
+        (Code::PkiExpired, Warning),
+        (Code::PkiNotYetValid, Warning),
+        (Code::PkiKeyUsage, Note),
+        (Code::SigPadding, Error),
+        (Code::SigUnsignedAttribute, Error),
+        (Code::ImageWx, Error),
+        (Code::ImageSectionAlignment, Error),
+        (Code::ImageIatExecutable, Error),
+        (Code::ImageSharedWritable, Error),
+        (Code::ImageSectionOverlap, Error),
+        (Code::ImageRelocations, Error),
+        (Code::ImageImports, Error),
+        (Code::ImageRiskyImport, Warning),
+        (Code::ImageNoNxCompat, Warning),
+    ],
+};
+
+/// UEFI firmware: db decides, the clock does not.
+pub static UEFI: Profile = Profile {
+    name: "uefi",
+    summary: "UEFI Secure Boot: any signature that chains to db; expiry is ignored; a shim's vendor key counts with a warning",
+    kinds: &[PeEfi],
+    anchors: Purposes::UEFI.and(Purposes::SHIM),
+    usage: Usage::Any,
+    counts: Counts::Any,
+    validity: Validity::Ignored,
+    form: DigestForm::SectionSum,
+    severities: &[
+        (Code::PkiExpired, Note),
+        (Code::PkiNotYetValid, Note),
+        (Code::PkiKeyUsage, Note),
+        (Code::ImageChecksum, Note),
+        (Code::ImageSectionAlignment, Note),
+        (Code::ImageIatExecutable, Note),
+    ],
+};
+
+/// The Linux kernel with `module.sig_enforce`.
+pub static LINUX_MODULE: Profile = Profile {
+    name: "linux-module",
+    summary: "Linux with module.sig_enforce: the appended signature verifies with a key of the kernel's keyrings",
+    kinds: &[ElfModule],
+    anchors: Purposes::MODULE,
+    usage: Usage::Any,
+    counts: Counts::Any,
+    validity: Validity::Ignored,
+    form: DigestForm::Module,
+    severities: &[],
+};
+
+/// WinVerifyTrust with EnableCertPaddingCheck: the primary signature decides.
+pub static WINDOWS_USER: Profile = Profile {
+    name: "windows-user",
+    summary: "Windows user mode (WinVerifyTrust with EnableCertPaddingCheck): the first signature is for code signing and valid when made",
+    kinds: &[PeUser, PeDriver, PeEfi, Catalog, Flat],
+    anchors: Purposes::USER,
+    usage: Usage::CodeSigning,
+    counts: Counts::First,
+    validity: Validity::AtSigning,
+    form: DigestForm::Linear,
+    severities: &[(Code::SigPadding, Error), (Code::ImageWx, Warning), (Code::ImageChecksum, Note)],
+};
+
+/// Every profile.
+pub static ALL: [&Profile; 6] = [&WINDOWS_KERNEL, &WINDOWS_KERNEL_CROSS_SIGNED, &HVCI, &UEFI, &LINUX_MODULE, &WINDOWS_USER];
+
+impl Profile {
+    /// The profile called `name`.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        ALL.into_iter().find(|p| p.name == name)
+    }
+
+    /// The profile of the loader that would meet a file of this kind: what `auto` means.
+    pub fn for_kind(kind: FileKind) -> &'static Self {
+        match kind {
+            PeDriver => &WINDOWS_KERNEL,
+            PeEfi => &UEFI,
+            ElfModule | ElfOther => &LINUX_MODULE,
+            PeUser | Catalog | Flat => &WINDOWS_USER,
+        }
+    }
+
+    /// How bad a finding of this code is under the profile.
+    pub fn severity(&self, code: Code) -> Severity {
+        self.severities.iter().find(|(c, _)| *c == code).map_or_else(|| code.default_severity(), |(_, s)| *s)
+    }
+}
