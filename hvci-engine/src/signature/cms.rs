@@ -299,7 +299,8 @@ impl<'c> Pool<'c> {
         indexes
     }
 
-    fn index_of(&mut self, certificate: Arc<Certificate>) -> usize {
+    /// Its index, after adding it if it is new.
+    pub(crate) fn index_of(&mut self, certificate: Arc<Certificate>) -> usize {
         if let Some(known) = self.list.iter().position(|c| Arc::ptr_eq(c, &certificate) || c == &certificate) {
             return known;
         }

@@ -8,7 +8,8 @@ pub mod cache;
 pub mod catalog;
 pub mod cert;
 pub mod chain;
-mod cms;
+pub(crate) mod cms;
+pub(crate) mod detached;
 mod timestamp;
 pub mod trust;
 

@@ -1,0 +1,318 @@
+//! bytes → Facts: one pass over a file, whatever it is.
+//!
+//! Reading comes first and says which digests are needed; they are calculated for a whole batch of files at once, because digests of
+//! different files run in interleaved lanes; then the signatures are completed. A batch of one is the same code.
+//! **Invariant:** never fails: what cannot be read is a note in the facts.
+
+use std::{borrow::Cow, sync::Arc};
+
+use crate::{
+    crypto::{Job, digest_jobs},
+    digest::{Digest, DigestAlg},
+    facts::{DigestForm, Facts, FileKind, FormDigest, PageHashes, Signature, Source},
+    finding::{Code, Note},
+    image::{elf::Elf, pe::Pe, unpack},
+    signature::{
+        authenticode::{self, PageTable},
+        cache::Cache,
+        catalog::{Catalog, CatalogIndex, Listed},
+        cms::Pool,
+        detached::Detached,
+        modsig::ModuleTrailer,
+    },
+};
+
+/// What files are examined with.
+#[derive(Clone, Copy, Debug)]
+pub struct Examiner<'e> {
+    /// Parsed certificates of earlier files.
+    pub cache: &'e Cache,
+    /// Catalogs that may speak for a file.
+    pub catalogs: &'e CatalogIndex,
+    /// Digests to calculate besides those that signatures and catalogs ask for and SHA-256.
+    pub digests: &'e [DigestAlg],
+}
+
+/// A file's bytes, unpacked if it was a compressed module.
+#[derive(Debug)]
+pub struct Input<'a> {
+    bytes: Cow<'a, [u8]>,
+    compression: Option<&'static str>,
+    notes: Vec<Note>,
+}
+
+impl<'a> Input<'a> {
+    /// The file `bytes`; a gzip, xz or Zstandard file is unpacked to at most `cap` bytes.
+    pub fn new(bytes: &'a [u8], cap: usize) -> Self {
+        match unpack::unpack(bytes, cap) {
+            Ok(None) => Self { bytes: Cow::Borrowed(bytes), compression: None, notes: Vec::new() },
+            Ok(Some(unpacked)) => Self { bytes: Cow::Owned(unpacked.bytes), compression: Some(unpacked.format), notes: unpacked.notes },
+            Err(note) => Self { bytes: Cow::Borrowed(bytes), compression: None, notes: vec![note] },
+        }
+    }
+}
+
+impl Examiner<'_> {
+    /// The facts of one file.
+    pub fn examine(&self, bytes: &[u8], cap: usize) -> Facts {
+        self.examine_all(&[Input::new(bytes, cap)]).pop().unwrap_or_else(|| Facts::new(bytes.len(), FileKind::Flat))
+    }
+
+    /// The facts of every file, in order.
+    pub fn examine_all(&self, inputs: &[Input<'_>]) -> Vec<Facts> {
+        let mut jobs = Vec::new();
+        let readings: Vec<Reading<'_>> = inputs.iter().map(|input| self.read(input, &mut jobs)).collect();
+        let digests = digest_jobs(&jobs);
+        let mut rest = digests.as_slice();
+        readings
+            .into_iter()
+            .map(|reading| {
+                let (own, others) = rest.split_at_checked(reading.forms.len()).unwrap_or((rest, &[]));
+                rest = others;
+                self.complete(reading, own)
+            })
+            .collect()
+    }
+
+    fn read<'i>(&self, input: &'i Input<'_>, jobs: &mut Vec<Job<'i>>) -> Reading<'i> {
+        let bytes = input.bytes.as_ref();
+        let mut reading = Reading {
+            facts: Facts::new(bytes.len(), FileKind::Flat),
+            certificates: Vec::new(),
+            forms: Vec::new(),
+            body: Body::Other,
+        };
+        reading.facts.compression = input.compression.map(str::to_owned);
+        reading.facts.notes.extend(input.notes.iter().cloned());
+        if bytes.is_empty() {
+            reading.facts.notes.push(Note::new(Code::InputEmpty, ""));
+            return reading;
+        }
+        if Pe::is_pe(bytes) {
+            self.read_pe(bytes, &mut reading, jobs);
+        } else if Elf::is_elf(bytes) {
+            self.read_elf(bytes, &mut reading, jobs);
+        } else if Catalog::is_catalog(bytes) {
+            self.read_catalog(bytes, &mut reading);
+        } else if self.catalogs.is_empty() {
+            if reading.facts.notes.is_empty() {
+                reading.facts.notes.push(Note::new(Code::InputNotImage, ""));
+            }
+        } else {
+            for alg in self.catalogs.algorithms() {
+                reading.want(DigestForm::Flat, *alg, vec![bytes], jobs);
+            }
+        }
+        reading
+    }
+
+    fn read_pe<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>, jobs: &mut Vec<Job<'i>>) {
+        let pe = match Pe::parse(bytes) {
+            Ok(pe) => pe,
+            Err(e) => {
+                reading.facts.kind = FileKind::PeUser;
+                reading.facts.notes.push(e.note());
+                return;
+            }
+        };
+        reading.facts.kind = pe.kind();
+        reading.facts.image = Some(pe.facts());
+        reading.facts.notes.extend_from_slice(pe.notes());
+        reading.facts.notes.extend(pe.lint());
+
+        let table = pe.certificate_table();
+        reading.facts.notes.extend(table.notes);
+        let mut pool = Pool::new(self.cache);
+        let mut signatures = Vec::new();
+        for entry in &table.entries {
+            signatures.extend(authenticode::read(entry.pkcs7, entry.pkcs7_offset, entry.index, &mut pool));
+        }
+        reading.certificates = pool.list;
+
+        let mut signed: Vec<DigestAlg> = signatures.iter().filter_map(|r| Some(r.signature.coverage.as_ref()?.signed.alg())).collect();
+        let differ = pe.forms_differ();
+        let unpadded = signatures.is_empty() && bytes.len() % 8 != 0;
+        if differ {
+            for alg in signed.clone().into_iter().chain([DigestAlg::Sha256]) {
+                reading.want(DigestForm::SectionSum, alg, pe.hash_pieces(DigestForm::SectionSum), jobs);
+            }
+        }
+        signed.extend([DigestAlg::Sha256]);
+        signed.extend(self.digests);
+        signed.extend(self.catalogs.algorithms());
+        for alg in signed {
+            reading.want(DigestForm::Linear, alg, pe.hash_pieces(DigestForm::Linear), jobs);
+            if unpadded {
+                reading.want(DigestForm::LinearPadded, alg, pe.hash_pieces(DigestForm::LinearPadded), jobs);
+            }
+        }
+        for alg in self.digests.iter().chain(self.catalogs.algorithms()) {
+            reading.want(DigestForm::Flat, *alg, vec![bytes], jobs);
+        }
+        reading.body = Body::Pe { pe: Box::new(pe), signatures };
+    }
+
+    fn read_elf<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>, jobs: &mut Vec<Job<'i>>) {
+        match Elf::parse(bytes) {
+            Ok(elf) => {
+                reading.facts.kind = elf.kind();
+                reading.facts.image = Some(elf.facts());
+                reading.facts.notes.extend_from_slice(elf.notes());
+                reading.facts.notes.extend(elf.lint());
+            }
+            Err(e) => {
+                reading.facts.kind = FileKind::ElfOther;
+                reading.facts.notes.push(e.note());
+            }
+        }
+        let mut content = bytes;
+        match ModuleTrailer::find(bytes) {
+            Ok(Some(trailer)) => {
+                content = trailer.content;
+                let detached = Detached::read(trailer.pkcs7, trailer.pkcs7_offset);
+                if let Some(alg) = detached.digest_alg() {
+                    reading.want(DigestForm::Module, alg, vec![content], jobs);
+                }
+                reading.body = Body::Module(Box::new(detached));
+            }
+            Ok(None) => {}
+            Err(note) => {
+                let mut signature = Signature::new(Source::ModuleTrailer, note.span);
+                signature.notes.push(note);
+                reading.facts.signatures.push(signature);
+            }
+        }
+        for alg in self.digests {
+            reading.want(DigestForm::Module, *alg, vec![content], jobs);
+        }
+    }
+
+    fn read_catalog(&self, bytes: &[u8], reading: &mut Reading<'_>) {
+        reading.facts.kind = FileKind::Catalog;
+        match Catalog::read(bytes, self.cache) {
+            Ok(catalog) => {
+                reading.certificates = catalog.certificates;
+                reading.facts.signatures.push(catalog.signature);
+            }
+            Err(note) => reading.facts.notes.push(note),
+        }
+    }
+
+    fn complete(&self, reading: Reading<'_>, digests: &[Digest]) -> Facts {
+        let Reading { mut facts, certificates, forms, body } = reading;
+        let mut pool = Pool::new(self.cache);
+        pool.list = certificates;
+        facts.digests = forms.iter().zip(digests).map(|(form, digest)| FormDigest { form: *form, digest: *digest }).collect();
+        match body {
+            Body::Pe { pe, signatures } => {
+                if pe.forms_differ() {
+                    facts.notes.push(Note::new(Code::ImageDigestForms, forms_detail(&facts)));
+                }
+                for authenticode::Read { mut signature, page_table } in signatures {
+                    if let Some(coverage) = &mut signature.coverage {
+                        coverage.calculated = facts.digest(DigestForm::Linear, coverage.signed.alg()).copied();
+                    }
+                    if let Some(table) = page_table {
+                        match verify_pages(&pe, &table) {
+                            Ok(pages) => signature.page_hashes = Some(pages),
+                            Err(note) => signature.notes.push(note.at(table.span)),
+                        }
+                    }
+                    facts.signatures.push(signature);
+                }
+                self.add_catalogs(&mut facts, &mut pool);
+            }
+            Body::Module(detached) => {
+                let content = detached.digest_alg().and_then(|alg| facts.digest(DigestForm::Module, alg)).copied();
+                facts.signatures.push(detached.finish(content, &mut pool));
+            }
+            Body::Other => self.add_catalogs(&mut facts, &mut pool),
+        }
+        facts.certificates = pool.list;
+        facts
+    }
+
+    /// Adds the signature of every catalog that lists the file.
+    fn add_catalogs(&self, facts: &mut Facts, pool: &mut Pool<'_>) {
+        let listed: Vec<(FormDigest, Listed<'_>)> = facts
+            .digests
+            .iter()
+            .flat_map(|d| self.catalogs.lookup(&d.digest, d.form != DigestForm::Flat).map(|listed| (*d, listed)))
+            .collect();
+        for (form_digest, Listed { name, catalog, member }) in listed {
+            let source = Source::Catalog { name: name.to_owned(), member: member.tag.clone() };
+            // a catalog lists a file once by SHA-256 and again by SHA-1: the stronger one speaks
+            let better = |s: &&mut Signature| matches!(&s.source, Source::Catalog { name: n, .. } if n == name);
+            if let Some(known) = facts.signatures.iter_mut().find(better) {
+                if known.coverage.as_ref().is_some_and(|c| c.signed.alg() < form_digest.digest.alg()) {
+                    known.source = source;
+                    known.coverage = Some(coverage(form_digest));
+                    known.notes.retain(|n| n.code != Code::SigCatalogMember);
+                }
+                continue;
+            }
+            let mut signature = catalog.signature.clone();
+            signature.source = source;
+            signature.coverage = Some(coverage(form_digest));
+            let place: Vec<usize> = catalog.certificates.iter().map(|c| pool.index_of(Arc::clone(c))).collect();
+            remap(&mut signature, &place);
+            if form_digest.digest.alg() <= DigestAlg::Sha1 {
+                signature.notes.push(Note::new(Code::SigCatalogMember, form_digest.digest.to_string()).of(member.tag.clone()));
+            }
+            facts.signatures.push(signature);
+        }
+        if facts.kind == FileKind::Flat && facts.signatures.is_empty() && facts.notes.is_empty() && !facts.digests.is_empty() {
+            facts.notes.push(Note::new(Code::InputNotImage, "and no catalog lists it"));
+        }
+    }
+}
+
+struct Reading<'i> {
+    facts: Facts,
+    certificates: Vec<Arc<crate::signature::cert::Certificate>>,
+    /// forms of the digests asked for, in the order of the jobs
+    forms: Vec<DigestForm>,
+    body: Body<'i>,
+}
+
+enum Body<'i> {
+    Pe { pe: Box<Pe<'i>>, signatures: Vec<authenticode::Read<'i>> },
+    Module(Box<Detached<'i>>),
+    Other,
+}
+
+impl<'i> Reading<'i> {
+    /// Asks for a digest, once.
+    fn want(&mut self, form: DigestForm, alg: DigestAlg, pieces: Vec<&'i [u8]>, jobs: &mut Vec<Job<'i>>) {
+        let own = jobs.len().saturating_sub(self.forms.len());
+        let known = jobs.iter().skip(own).zip(&self.forms).any(|(job, f)| job.alg == alg && *f == form);
+        if !known {
+            self.forms.push(form);
+            jobs.push(Job { alg, pieces });
+        }
+    }
+}
+
+fn coverage(d: FormDigest) -> crate::facts::Coverage {
+    crate::facts::Coverage { form: d.form, signed: d.digest, calculated: Some(d.digest) }
+}
+
+/// Certificate indexes of another list, as this list has them.
+fn remap(signature: &mut Signature, place: &[usize]) {
+    let moved = |index: &mut usize| *index = place.get(*index).copied().unwrap_or(usize::MAX);
+    signature.certificates.iter_mut().for_each(moved);
+    signature.signer.iter_mut().filter_map(|s| s.certificate.as_mut()).for_each(moved);
+    for timestamp in &mut signature.timestamps {
+        timestamp.certificates.iter_mut().for_each(moved);
+        timestamp.signer.iter_mut().filter_map(|s| s.certificate.as_mut()).for_each(moved);
+    }
+}
+
+fn verify_pages(pe: &Pe<'_>, table: &PageTable<'_>) -> Result<PageHashes, Note> {
+    pe.verify_page_table(&table.table, table.alg)
+}
+
+fn forms_detail(facts: &Facts) -> String {
+    let sha256 = |form| facts.digest(form, DigestAlg::Sha256).map(Digest::hex).unwrap_or_default();
+    format!("linear {}, section sum {}", sha256(DigestForm::Linear), sha256(DigestForm::SectionSum))
+}
