@@ -3,3 +3,6 @@
 //! Whether anybody should trust the signer is [`crate::policy`]'s to say.
 
 pub mod cert;
+pub mod kernel;
+pub mod keyring;
+pub mod modsig;
