@@ -10,6 +10,9 @@ pub mod cert;
 pub mod chain;
 pub(crate) mod cms;
 pub(crate) mod detached;
+pub mod kernel;
+pub mod keyring;
+pub mod modsig;
 mod timestamp;
 pub mod trust;
 

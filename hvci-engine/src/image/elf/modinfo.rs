@@ -1,0 +1,72 @@
+//! `.modinfo`: `key=value` strings, each ended by a zero byte (Linux `include/linux/moduleparam.h`, `__MODULE_INFO`).
+
+/// What a module says of itself. A key that stands twice counts where it stands first, as for the kernel (`get_modinfo`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ModInfo<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> ModInfo<'a> {
+    /// Over the bytes of a `.modinfo` section.
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes }
+    }
+
+    /// First value of `key`, as it stands.
+    pub fn get(&self, key: &str) -> Option<&'a [u8]> {
+        self.entries().find_map(|(k, value)| (k == key.as_bytes()).then_some(value))
+    }
+
+    /// First value of `key` as text; what is not text becomes U+FFFD, what is longer than 256 bytes is cut off.
+    pub fn text(&self, key: &str) -> Option<String> {
+        let value = self.get(key)?;
+        Some(String::from_utf8_lossy(value.get(..MAX_TEXT).unwrap_or(value)).into_owned())
+    }
+
+    /// Name that the module registers under.
+    pub fn name(&self) -> Option<String> {
+        self.text("name")
+    }
+
+    /// `MODULE_VERSION`; most modules have none.
+    pub fn version(&self) -> Option<String> {
+        self.text("version")
+    }
+
+    /// Kernel release and options that it was built for.
+    pub fn vermagic(&self) -> Option<String> {
+        self.text("vermagic")
+    }
+
+    /// `MODULE_LICENSE`.
+    pub fn license(&self) -> Option<String> {
+        self.text("license")
+    }
+
+    /// Every `key=value`, in order; strings without `=` are passed over.
+    pub fn entries(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        self.bytes.split(|b| *b == 0).filter_map(|entry| {
+            let at = entry.iter().position(|b| *b == b'=')?;
+            let (key, value) = entry.split_at_checked(at)?;
+            Some((key, value.get(1..)?))
+        })
+    }
+}
+
+const MAX_TEXT: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_of_a_key_counts() {
+        let info = ModInfo::new(b"\0license=GPL\0noise\0name=a\0name=b\0depends=\0version=1=2");
+        assert_eq!(info.license().as_deref(), Some("GPL"));
+        assert_eq!(info.name().as_deref(), Some("a"));
+        assert_eq!(info.get("depends"), Some(&b""[..]));
+        assert_eq!(info.version().as_deref(), Some("1=2"));
+        assert_eq!(info.vermagic(), None);
+        assert_eq!(info.entries().count(), 5);
+    }
+}
