@@ -11,7 +11,11 @@ use crate::{
     digest::{Digest, DigestAlg},
     facts::{DigestForm, Facts, FileKind, FormDigest, PageHashes, Signature, Source},
     finding::{Code, Note},
-    image::{elf::Elf, pe::Pe, unpack},
+    image::{
+        elf::Elf,
+        pe::Pe,
+        unpack::{Compression, unpack},
+    },
     signature::{
         authenticode::{self, PageTable},
         cache::Cache,
@@ -44,10 +48,15 @@ pub struct Input<'a> {
 impl<'a> Input<'a> {
     /// The file `bytes`; a gzip, xz or Zstandard file is unpacked to at most `cap` bytes.
     pub fn new(bytes: &'a [u8], cap: usize) -> Self {
-        match unpack::unpack(bytes, cap) {
-            Ok(None) => Self { bytes: Cow::Borrowed(bytes), compression: None, notes: Vec::new() },
-            Ok(Some(unpacked)) => Self { bytes: Cow::Owned(unpacked.bytes), compression: Some(unpacked.format), notes: unpacked.notes },
-            Err(note) => Self { bytes: Cow::Borrowed(bytes), compression: None, notes: vec![note] },
+        let plain = |notes| Self { bytes: Cow::Borrowed(bytes), compression: None, notes };
+        if !matches!(Compression::of(bytes), Some(Compression::Gzip | Compression::Xz | Compression::Zstd)) {
+            return plain(Vec::new());
+        }
+        match unpack(bytes, cap) {
+            Ok(unpacked) => {
+                Self { bytes: Cow::Owned(unpacked.data), compression: Some(unpacked.compression.name()), notes: unpacked.notes }
+            }
+            Err(e) => plain(vec![e.note()]),
         }
     }
 }
@@ -76,12 +85,8 @@ impl Examiner<'_> {
 
     fn read<'i>(&self, input: &'i Input<'_>, jobs: &mut Vec<Job<'i>>) -> Reading<'i> {
         let bytes = input.bytes.as_ref();
-        let mut reading = Reading {
-            facts: Facts::new(bytes.len(), FileKind::Flat),
-            certificates: Vec::new(),
-            forms: Vec::new(),
-            body: Body::Other,
-        };
+        let mut reading =
+            Reading { facts: Facts::new(bytes.len(), FileKind::Flat), certificates: Vec::new(), forms: Vec::new(), body: Body::Other };
         reading.facts.compression = input.compression.map(str::to_owned);
         reading.facts.notes.extend(input.notes.iter().cloned());
         if bytes.is_empty() {
@@ -157,7 +162,7 @@ impl Examiner<'_> {
             Ok(elf) => {
                 reading.facts.kind = elf.kind();
                 reading.facts.image = Some(elf.facts());
-                reading.facts.notes.extend_from_slice(elf.notes());
+                reading.facts.notes.extend(elf.notes());
                 reading.facts.notes.extend(elf.lint());
             }
             Err(e) => {
@@ -169,7 +174,7 @@ impl Examiner<'_> {
         match ModuleTrailer::find(bytes) {
             Ok(Some(trailer)) => {
                 content = trailer.content;
-                let detached = Detached::read(trailer.pkcs7, trailer.pkcs7_offset);
+                let detached = Detached::read(trailer.pkcs7, trailer.pkcs7_span);
                 if let Some(alg) = detached.digest_alg() {
                     reading.want(DigestForm::Module, alg, vec![content], jobs);
                 }

@@ -5,7 +5,6 @@
 
 use std::{fmt, sync::Arc};
 
-use der::oid::ObjectIdentifier;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -412,9 +411,4 @@ pub struct PageHashes {
     pub pages: usize,
     /// File offsets of the pages that differ.
     pub mismatches: Vec<u64>,
-}
-
-/// Object identifier as it is written in facts.
-pub fn dotted(oid: &ObjectIdentifier) -> String {
-    oid.to_string()
 }

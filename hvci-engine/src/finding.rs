@@ -94,6 +94,7 @@ codes! {
     InputBomb "HVCI-INP-007" "unpacked-too-large" Unknown "the compressed content unpacks to more than the limit" => "raise --max-size if the content is meant to be this large";
     InputLoop "HVCI-INP-008" "nested-too-deep" Unknown "packages are nested too deep" => "unpack the inner package and scan it by itself";
     InputFacts "HVCI-INP-009" "facts-unreadable" Error "the facts cannot be read" => "make them again with `hvci-audit scan -o facts=FILE`";
+    InputInternal "HVCI-INP-010" "internal-error" Unknown "looking at this file failed inside the program" => "report it as a bug, with the file if you can";
 
     // IMG: the image as a container
     ImageTruncated "HVCI-IMG-001" "image-truncated" Error "the image ends before its headers say" => "copy the file again from its source";

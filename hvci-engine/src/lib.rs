@@ -10,6 +10,7 @@ pub mod budget;
 pub mod bytes;
 pub mod crypto;
 pub mod digest;
+pub mod examine;
 pub mod facts;
 pub mod finding;
 pub mod image;

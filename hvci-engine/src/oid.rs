@@ -1,10 +1,104 @@
 //! Every object identifier that is looked for, once, with the document that defines it.
 
-use der::oid::ObjectIdentifier as Oid;
+use core::fmt;
+
+/// An object identifier (X.660) as the octets that encode it.
+///
+/// The `const-oid` crate's own type refuses arcs of 29 bits and more, which Microsoft's identity-verification certificates have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Oid {
+    len: u8,
+    octets: [u8; Self::MAX],
+}
+
+impl Oid {
+    /// The longest encoding that is taken.
+    pub const MAX: usize = 63;
+
+    /// From its encoding, without tag and length; `None` if it is empty, too long or ends inside an arc.
+    pub fn from_bytes(encoded: &[u8]) -> Option<Self> {
+        let mut octets = [0; Self::MAX];
+        octets.get_mut(..encoded.len())?.copy_from_slice(encoded);
+        let complete = encoded.last().is_some_and(|b| b & 0x80 == 0);
+        Some(Self { len: u8::try_from(encoded.len()).ok()?, octets }).filter(|_| complete)
+    }
+
+    /// The encoding, without tag and length.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.octets.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// From dotted decimal. Only for the table below, where a wrong literal does not compile.
+    #[expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "evaluated at compile time"
+    )]
+    pub(crate) const fn of(dotted: &str) -> Self {
+        let text = dotted.as_bytes();
+        let (mut octets, mut len) = ([0; Self::MAX], 0);
+        let (mut arc, mut root, mut at) = (0_u64, None, 0);
+        while at <= text.len() {
+            if at < text.len() && text[at] != b'.' {
+                assert!(text[at].is_ascii_digit());
+                arc = arc * 10 + (text[at] - b'0') as u64;
+            } else {
+                // the first two arcs share one number
+                if let Some(first) = root {
+                    arc += 40 * first;
+                    let mut groups = 1;
+                    while arc >> (7 * groups) != 0 {
+                        groups += 1;
+                    }
+                    while groups > 0 {
+                        groups -= 1;
+                        octets[len] = (arc >> (7 * groups)) as u8 & 0x7F | if groups > 0 { 0x80 } else { 0 };
+                        len += 1;
+                    }
+                    root = Some(0);
+                } else {
+                    root = Some(arc);
+                }
+                arc = 0;
+            }
+            at += 1;
+        }
+        Self { len: len as u8, octets }
+    }
+}
+
+impl fmt::Display for Oid {
+    /// Dotted decimal; arcs above 128 bits are cut off at the top.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut arc = 0_u128;
+        let mut first = true;
+        for octet in self.as_bytes() {
+            arc = arc.wrapping_shl(7) | u128::from(octet & 0x7F);
+            if octet & 0x80 == 0 {
+                if first {
+                    let root = (arc / 40).min(2);
+                    write!(f, "{root}.{}", arc.saturating_sub(root.saturating_mul(40)))?;
+                } else {
+                    write!(f, ".{arc}")?;
+                }
+                (arc, first) = (0, false);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Oid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 macro_rules! oids {
     ($( $(#[$doc:meta])* $name:ident = $value:literal, $text:literal; )*) => {
-        $( $(#[$doc])* #[doc = concat!("`", $value, "`")] pub const $name: Oid = Oid::new_unwrap($value); )*
+        $( $(#[$doc])* #[doc = concat!("`", $value, "`")] pub const $name: Oid = Oid::of($value); )*
 
         /// The name of an identifier that this engine knows.
         pub fn name(oid: &Oid) -> Option<&'static str> {
@@ -248,6 +342,10 @@ mod tests {
     #[test]
     fn names_are_found() {
         assert_eq!(super::name(&super::SIGNED_DATA), Some("signedData"));
-        assert_eq!(super::name(&der::oid::ObjectIdentifier::new_unwrap("1.2.3")), None);
+        assert_eq!(super::SIGNED_DATA.to_string(), "1.2.840.113549.1.7.2");
+        let verified = super::Oid::from_bytes(&[0x2B, 6, 1, 4, 1, 0x82, 0x37, 0x61, 0x83, 0xD8, 0x9B, 0xB3, 0x0E]).map(|o| o.to_string());
+        assert_eq!(verified.as_deref(), Some("1.3.6.1.4.1.311.97.990304654"));
+        assert_eq!(super::Oid::from_bytes(&[0x2B, 0x86]), None);
+        assert_eq!(super::name(&super::Oid::of("1.2.3")), None);
     }
 }

@@ -8,10 +8,8 @@
 
 use std::borrow::Cow;
 
-use der::oid::ObjectIdentifier;
-
 use super::{Span, slice};
-use crate::{budget::MAX_DER_DEPTH, time::UnixTime};
+use crate::{budget::MAX_DER_DEPTH, oid::Oid, time::UnixTime};
 
 /// Identifier octets (class, constructed bit, number) of the types that occur.
 pub mod tag {
@@ -161,10 +159,10 @@ impl<'a> Tlv<'a> {
     /// The object identifier that this element is.
     ///
     /// # Errors
-    /// Another tag; more than 39 octets; an encoding that is no identifier.
-    pub fn oid(&self) -> Result<ObjectIdentifier> {
+    /// Another tag; more than [`Oid::MAX`] octets; an encoding that is no identifier.
+    pub fn oid(&self) -> Result<Oid> {
         self.expect(tag::OID)?;
-        ObjectIdentifier::from_bytes(self.content).map_err(|_| self.error(DerErrorKind::Value))
+        Oid::from_bytes(self.content).ok_or(self.error(DerErrorKind::Value))
     }
 
     /// Content octets of an INTEGER as they stand: big endian, two's complement, at least one octet.

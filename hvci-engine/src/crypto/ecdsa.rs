@@ -16,10 +16,12 @@ use aws_lc_rs::{
     digest::{self, SHA256, SHA384, SHA512},
     signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ECDSA_P521_SHA512_ASN1, ParsedPublicKey},
 };
-use der::oid::ObjectIdentifier;
 
 use super::{KeyError, KeyKind, SignatureForm, VerifyError};
-use crate::{digest::Digest, oid};
+use crate::{
+    digest::Digest,
+    oid::{self, Oid},
+};
 
 /// A point on one of the curves.
 #[derive(Debug)]
@@ -30,7 +32,7 @@ pub(super) struct EcdsaKey {
 
 impl EcdsaKey {
     /// From a point in X9.62 form, compressed or not, on the named `curve`.
-    pub(super) fn parse(curve: &ObjectIdentifier, point: &[u8]) -> Result<Self, KeyError> {
+    pub(super) fn parse(curve: &Oid, point: &[u8]) -> Result<Self, KeyError> {
         let (kind, algorithm) = match *curve {
             oid::CURVE_P256 => (KeyKind::P256, &ECDSA_P256_SHA256_ASN1),
             oid::CURVE_P384 => (KeyKind::P384, &ECDSA_P384_SHA384_ASN1),

@@ -12,7 +12,6 @@
     clippy::unwrap_used
 )]
 
-use ::der::oid::ObjectIdentifier;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +19,7 @@ use super::{ecdsa::EcdsaKey, rsa::RsaKey};
 use crate::{
     bytes::der::{self, Tlv, tag},
     digest::{Digest, DigestAlg},
-    oid,
+    oid::{self, Oid},
 };
 
 /// What kind of key.
@@ -147,7 +146,7 @@ impl PublicKey {
 
 /// SubjectPublicKeyInfo.
 struct Spki<'a> {
-    algorithm: ObjectIdentifier,
+    algorithm: Oid,
     parameters: Option<Tlv<'a>>,
     key: &'a [u8],
 }
@@ -224,7 +223,7 @@ mod tests {
         [&header[..len], &content].concat()
     }
 
-    fn spki(algorithm: &ObjectIdentifier, parameters: &[u8], key: &[u8]) -> Vec<u8> {
+    fn spki(algorithm: &Oid, parameters: &[u8], key: &[u8]) -> Vec<u8> {
         let oid = tlv(tag::OID, &[algorithm.as_bytes()]);
         tlv(tag::SEQUENCE, &[&tlv(tag::SEQUENCE, &[&oid, parameters]), &tlv(tag::BIT_STRING, &[&[0], key])])
     }
@@ -234,7 +233,7 @@ mod tests {
         spki(&oid::RSA_ENCRYPTION, &[5, 0], &key)
     }
 
-    fn ec_spki(curve: &ObjectIdentifier, point: &[u8]) -> Vec<u8> {
+    fn ec_spki(curve: &Oid, point: &[u8]) -> Vec<u8> {
         spki(&oid::EC_PUBLIC_KEY, &tlv(tag::OID, &[curve.as_bytes()]), point)
     }
 
@@ -452,7 +451,7 @@ mod tests {
             assert_eq!(refusal(&ec_spki(&oid::CURVE_P256, point)), KeyError::Malformed);
         }
         assert_eq!(refusal(&ec_spki(&oid::CURVE_P384, &uncompressed)), KeyError::Malformed);
-        assert_eq!(refusal(&ec_spki(&ObjectIdentifier::new_unwrap("1.3.132.0.10"), &uncompressed)), unsupported("1.3.132.0.10"));
+        assert_eq!(refusal(&ec_spki(&Oid::of("1.3.132.0.10"), &uncompressed)), unsupported("1.3.132.0.10"));
         assert_eq!(refusal(&spki(&oid::EC_PUBLIC_KEY, &[0x30, 0], &uncompressed)), unsupported("explicit EC parameters"));
         assert_eq!(refusal(&spki(&oid::EC_PUBLIC_KEY, &[], &uncompressed)), KeyError::Malformed);
     }

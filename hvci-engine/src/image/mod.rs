@@ -5,6 +5,7 @@
 
 pub mod elf;
 mod lz4;
+pub mod pe;
 pub mod unpack;
 mod xz;
 

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use der::oid::ObjectIdentifier;
-
 use super::profile::{KERNEL_EKUS, Profile, Usage, Validity};
 use crate::{
     crypto::KeyKind,
     digest::DigestAlg,
     finding::{Code, Note},
-    oid,
+    oid::{self, Oid},
     signature::{
         cert::Certificate,
         chain::Path,
@@ -99,7 +97,7 @@ fn examine_usage(path: &Path<'_>, leaf: &Certificate, profile: &Profile, notes: 
 }
 
 /// A certificate without the extension allows everything (RFC 5280 §4.2.1.12).
-fn allows(certificate: &Certificate, purpose: &ObjectIdentifier) -> bool {
+fn allows(certificate: &Certificate, purpose: &Oid) -> bool {
     certificate.ekus().is_none_or(|e| e.contains(purpose) || e.contains(&oid::EKU_ANY))
 }
 

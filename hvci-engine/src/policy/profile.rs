@@ -1,11 +1,9 @@
 //! Profiles: who decides about a file, as tables. Every difference between two profiles is a difference between two of these values.
 
-use der::oid::ObjectIdentifier;
-
 use crate::{
     facts::{DigestForm, FileKind},
     finding::{Code, Severity},
-    oid,
+    oid::{self, Oid},
     signature::trust::Purposes,
 };
 
@@ -64,7 +62,7 @@ pub enum Validity {
 }
 
 /// Extended key usages by which Microsoft signs for the kernel (windows-driver-docs, `dashboard/code-signing-validate.md`; wincrypt.h).
-pub const KERNEL_EKUS: [ObjectIdentifier; 7] = [
+pub const KERNEL_EKUS: [Oid; 7] = [
     oid::EKU_WHQL,
     oid::EKU_ATTESTED,
     oid::EKU_SYSTEM_COMPONENT,

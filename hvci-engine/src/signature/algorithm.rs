@@ -1,18 +1,16 @@
 //! AlgorithmIdentifiers (RFC 5280 §4.1.1.2) of digests and signatures, as the crypto interface wants them.
 
-use der::oid::ObjectIdentifier;
-
 use crate::{
     bytes::der::{Result, Tlv, tag},
     crypto::Scheme,
     digest::DigestAlg,
-    oid,
+    oid::{self, Oid},
 };
 
 /// An AlgorithmIdentifier: which algorithm, and its parameters as they stand.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Algorithm<'a> {
-    pub(super) oid: ObjectIdentifier,
+    pub(super) oid: Oid,
     pub(super) parameters: Option<Tlv<'a>>,
 }
 

@@ -19,9 +19,9 @@ use crate::{
     },
     crypto,
     digest::{Digest, DigestAlg},
-    facts::{Coverage, DigestForm, Signature, SignatureCheck, Source, dotted},
+    facts::{Coverage, DigestForm, Signature, SignatureCheck, Source},
     finding::{Code, Note},
-    oid,
+    oid::{self, Oid},
 };
 
 /// A page-hash table as a signature carries it.
@@ -182,7 +182,7 @@ fn read_signed_attributes(attributes: &Attributes<'_>, signature: &mut Signature
         && let Ok(mut purposes) = statement.reader()
     {
         while let Ok(purpose) = purposes.next() {
-            signature.statement_types.extend(purpose.oid().ok().map(|o| dotted(&o)));
+            signature.statement_types.extend(purpose.oid().ok().map(|o| o.to_string()));
         }
     }
 }
@@ -213,7 +213,7 @@ fn spc_string(tlv: Tlv<'_>) -> Result<String> {
 
 /// SpcIndirectDataContent ::= SEQUENCE { data SpcAttributeTypeAndOptionalValue, messageDigest DigestInfo }
 pub(super) struct IndirectData<'a> {
-    attribute_type: der::oid::ObjectIdentifier,
+    attribute_type: Oid,
     attribute_value: Option<Tlv<'a>>,
     pub(super) digest: Option<Digest>,
     digest_algorithm: Algorithm<'a>,

@@ -13,7 +13,6 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use der::oid::ObjectIdentifier;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +22,7 @@ use crate::{
     crypto::{self, KeyError, PublicKey, Scheme, SignatureForm, VerifyError},
     digest::{Digest, DigestAlg},
     facts::SignatureCheck,
-    oid,
+    oid::{self, Oid},
     time::UnixTime,
 };
 
@@ -49,10 +48,10 @@ struct Fields {
     version: u8,
     not_before: Option<UnixTime>,
     not_after: Option<UnixTime>,
-    ekus: Option<Vec<ObjectIdentifier>>,
+    ekus: Option<Vec<Oid>>,
     key_usage: Option<KeyUsage>,
     basic_constraints: Option<BasicConstraints>,
-    unknown_critical: Option<ObjectIdentifier>,
+    unknown_critical: Option<Oid>,
     signature_algorithm: String,
     scheme: Option<(Scheme, Option<DigestAlg>)>,
 }
@@ -148,7 +147,7 @@ impl Certificate {
     }
 
     /// Extended key usages; `None` without the extension, which allows every use.
-    pub fn ekus(&self) -> Option<&[ObjectIdentifier]> {
+    pub fn ekus(&self) -> Option<&[Oid]> {
         self.fields.ekus.as_deref()
     }
 
@@ -163,7 +162,7 @@ impl Certificate {
     }
 
     /// The first critical extension of a type that is not known here.
-    pub fn unknown_critical(&self) -> Option<&ObjectIdentifier> {
+    pub fn unknown_critical(&self) -> Option<&Oid> {
         self.fields.unknown_critical.as_ref()
     }
 
@@ -332,7 +331,7 @@ pub(super) fn name_text(name: &[u8]) -> String {
 }
 
 /// The most specific value of the attribute `wanted`.
-fn name_attribute(name: &[u8], wanted: &ObjectIdentifier) -> Option<String> {
+fn name_attribute(name: &[u8], wanted: &Oid) -> Option<String> {
     let mut found = None;
     for_each_attribute(name, |oid, value| {
         if oid == *wanted {
@@ -342,7 +341,7 @@ fn name_attribute(name: &[u8], wanted: &ObjectIdentifier) -> Option<String> {
     found
 }
 
-fn for_each_attribute(name: &[u8], mut visit: impl FnMut(ObjectIdentifier, Tlv<'_>)) -> Option<()> {
+fn for_each_attribute(name: &[u8], mut visit: impl FnMut(Oid, Tlv<'_>)) -> Option<()> {
     let mut sequence = Tlv::parse_exact(name, 0).ok()?.reader().ok()?;
     while !sequence.is_empty() {
         let mut set = sequence.next().ok()?.reader().ok()?;

@@ -8,8 +8,6 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use der::oid::ObjectIdentifier;
-
 use super::{
     algorithm::Algorithm,
     cache::Cache,
@@ -22,7 +20,7 @@ use crate::{
     digest::{Digest, DigestAlg},
     facts::{SignatureCheck, Signer},
     finding::{Code, Note},
-    oid,
+    oid::{self, Oid},
 };
 
 /// A SignedData as it stands.
@@ -33,7 +31,7 @@ pub(super) struct SignedData<'a> {
     /// `digestAlgorithms`.
     pub(super) digest_algorithms: Vec<Algorithm<'a>>,
     /// `eContentType`.
-    pub(super) content_type: ObjectIdentifier,
+    pub(super) content_type: Oid,
     /// The element inside `eContent`; `None` when detached.
     pub(super) content: Option<Tlv<'a>>,
     /// `certificates`, each as it stands.
@@ -189,7 +187,7 @@ pub(super) struct Attributes<'a> {
 pub(super) struct Attribute<'a> {
     pub(super) tlv: Tlv<'a>,
     /// `None` for an identifier longer than any real one.
-    pub(super) oid: Option<ObjectIdentifier>,
+    pub(super) oid: Option<Oid>,
     values: Tlv<'a>,
 }
 
@@ -228,7 +226,7 @@ impl<'a> Attributes<'a> {
     }
 
     /// The value of the attribute `wanted`, which must be there once with one value (RFC 5652 §11).
-    pub(super) fn single(&self, wanted: ObjectIdentifier) -> Option<Tlv<'a>> {
+    pub(super) fn single(&self, wanted: Oid) -> Option<Tlv<'a>> {
         let mut found = self.list.iter().filter(|a| a.oid == Some(wanted));
         let attribute = found.next().filter(|_| found.next().is_none())?;
         let mut values = attribute.values.reader().ok()?;
@@ -293,6 +291,10 @@ impl<'c> Pool<'c> {
                         indexes.push(index);
                     }
                 }
+                // CertificateChoices has attribute certificates too (RFC 5652 §10.2.2); Microsoft's timestamp tokens carry some
+                Err(_) if tlv.tag != tag::SEQUENCE => {
+                    notes.push(Note::new(Code::SigForeignCertificate, "an attribute certificate").at(tlv.span()));
+                }
                 Err(e) => notes.push(Note::new(Code::PkiMalformed, e.kind.to_string()).at(tlv.span())),
             }
         }
@@ -319,7 +321,7 @@ impl<'c> Pool<'c> {
 /// `content_type` is what the contentType attribute must say.
 pub(super) fn check_signer(
     info: &SignerInfo<'_>,
-    content_type: ObjectIdentifier,
+    content_type: Oid,
     content_digest: Option<Digest>,
     candidates: &[usize],
     pool: &Pool<'_>,

@@ -18,9 +18,9 @@ pub(crate) struct Detached<'a> {
 }
 
 impl<'a> Detached<'a> {
-    /// Reads `pkcs7`, which stands at `offset` in the file.
-    pub(crate) fn read(pkcs7: &'a [u8], offset: usize) -> Self {
-        let span = Span::new(offset, pkcs7.len());
+    /// Reads `pkcs7`, which stands at `span` in the file.
+    pub(crate) fn read(pkcs7: &'a [u8], span: Span) -> Self {
+        let offset = usize::try_from(span.offset).unwrap_or(usize::MAX);
         let mut signature = Signature::new(Source::ModuleTrailer, Some(span));
         let data = match SignedData::parse(pkcs7, offset) {
             Ok(data) => Some(data),

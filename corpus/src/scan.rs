@@ -1,0 +1,331 @@
+//! The scan: files in, records out, in parallel and in order.
+//!
+//! ```text
+//! walk ─► units (some files, or one package) ─► threads: read, examine, judge ─► records in the order of the walk ─► sinks
+//! ```
+//!
+//! Files are examined in batches, because the engine hashes a batch in interleaved lanes. The calling thread walks and writes; it keeps
+//! only as many units under way as the threads need, so memory does not grow with the corpus.
+//! **Invariant:** the records and their order depend on the files and the arguments, never on the number of threads.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::mpsc::{self, Sender},
+};
+
+use hvci_engine::{
+    digest::DigestAlg,
+    examine::{Examiner, Input},
+    facts::{Facts, FileKind},
+    finding::{Code, Note},
+    policy::{Judge, Profile},
+    signature::{cache::Cache, catalog::CatalogIndex, trust::TrustStore},
+    time::UnixTime,
+};
+
+use crate::{
+    report::{Audited, Summary},
+    source::{
+        container::{self, Limits, Member},
+        content::Content,
+        kind::{Kind, sniff},
+        walk::{Found, Walk},
+    },
+};
+
+/// How many files make a batch, and how many bytes: enough neighbours for the digest lanes, and little enough for memory.
+const BATCH_FILES: usize = 64;
+const BATCH_BYTES: u64 = 12 << 20;
+
+/// Everything that a scan is made with.
+#[derive(Debug)]
+pub struct Context {
+    /// Whose rules; `None` for those of each file's own loader.
+    pub profile: Option<&'static Profile>,
+    /// Who is trusted for what.
+    pub trust: TrustStore,
+    /// Catalogs that may speak for files.
+    pub catalogs: CatalogIndex,
+    /// The time the verdicts are for.
+    pub time: UnixTime,
+    /// What was learned from earlier files.
+    pub cache: Cache,
+    /// Digests to calculate besides the needed ones.
+    pub digests: &'static [DigestAlg],
+    /// Largest file or member that is looked at, in bytes.
+    pub max_size: u64,
+    /// Number of threads, at least one.
+    pub jobs: usize,
+    /// Paths that were named one by one: these are reported even if they are no images.
+    pub named: HashSet<PathBuf>,
+}
+
+/// Watches a scan as it goes on.
+pub trait Watcher {
+    /// One more record, or a failure to write it.
+    ///
+    /// # Errors
+    /// Whatever ends the scan.
+    fn record(&mut self, audited: &Audited) -> io::Result<()>;
+
+    /// So many more files of so many bytes were dealt with, images or not.
+    fn advance(&mut self, files: u64, bytes: u64);
+}
+
+/// Scans what `walk` finds.
+///
+/// # Errors
+/// The watcher's.
+pub fn scan(walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> anyhow::Result<Summary> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(context.jobs).thread_name(|i| format!("scan-{i}")).build()?;
+    let mut units = Units { walk, waiting: None };
+    let under_way = context.jobs.saturating_mul(2).saturating_add(1);
+    pool.in_place_scope(|scope| {
+        let (sender, receiver) = mpsc::channel::<Piece>();
+        let mut summary = Summary::default();
+        let mut early: BTreeMap<(u64, u64), Piece> = BTreeMap::new();
+        let (mut next_unit, mut next) = (0_u64, (0_u64, 0_u64));
+        let mut exhausted = false;
+        loop {
+            while !exhausted && next_unit - next.0 < u64::try_from(under_way)? {
+                match units.next() {
+                    Some(unit) => {
+                        let sender = sender.clone();
+                        let number = next_unit;
+                        scope.spawn(move |_| Worker { context, sender, unit: number, part: 0 }.run(unit));
+                        next_unit += 1;
+                    }
+                    None => exhausted = true,
+                }
+            }
+            if next.0 == next_unit {
+                return Ok(summary);
+            }
+            let piece = receiver.recv()?;
+            early.insert((piece.unit, piece.part), piece);
+            while let Some(piece) = early.remove(&next) {
+                for audited in &piece.records {
+                    summary.add(audited);
+                    watcher.record(audited)?;
+                }
+                summary.skipped += piece.skipped;
+                watcher.advance(piece.files, piece.bytes);
+                next = if piece.last { (next.0 + 1, 0) } else { (next.0, next.1 + 1) };
+            }
+        }
+    })
+}
+
+/// Files that are dealt with together.
+type Unit = Vec<Found>;
+
+struct Units {
+    walk: Walk,
+    waiting: Option<(Found, u64)>,
+}
+
+impl Units {
+    fn next(&mut self) -> Option<Unit> {
+        let mut unit = Unit::new();
+        let mut bytes = 0_u64;
+        loop {
+            let Some((found, size)) = self.waiting.take().or_else(|| {
+                let found = self.walk.next()?;
+                let size = if found.result.is_ok() { found.path.metadata().map_or(0, |m| m.len()) } else { 0 };
+                Some((found, size))
+            }) else {
+                return (!unit.is_empty()).then_some(unit);
+            };
+            if !unit.is_empty() && (unit.len() >= BATCH_FILES || bytes.saturating_add(size) > BATCH_BYTES) {
+                self.waiting = Some((found, size));
+                return Some(unit);
+            }
+            bytes = bytes.saturating_add(size);
+            unit.push(found);
+        }
+    }
+}
+
+/// Part of a unit's records. A unit has several where a package in it is large.
+struct Piece {
+    unit: u64,
+    part: u64,
+    last: bool,
+    records: Vec<Audited>,
+    skipped: u64,
+    files: u64,
+    bytes: u64,
+}
+
+struct Worker<'c> {
+    context: &'c Context,
+    sender: Sender<Piece>,
+    unit: u64,
+    part: u64,
+}
+
+/// A file or member that waits for the others of its batch.
+enum Waiting<'b> {
+    File { path: String, content: Content<'b>, named: bool },
+    Member { path: String, bytes: Vec<u8>, notes: Vec<Note> },
+    Fault { path: String, size: u64, notes: Vec<Note> },
+}
+
+impl Waiting<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::File { content, .. } => content.bytes(),
+            Self::Member { bytes, .. } => bytes,
+            Self::Fault { .. } => &[],
+        }
+    }
+}
+
+impl Worker<'_> {
+    fn run(mut self, unit: Unit) {
+        let mut buffers: Vec<Vec<u8>> = Vec::new();
+        buffers.resize_with(unit.len(), Vec::new);
+        let mut batch = Vec::with_capacity(unit.len());
+        let (mut skipped, mut files, mut bytes) = (0_u64, 0_u64, 0_u64);
+        for (found, buffer) in unit.into_iter().zip(&mut buffers) {
+            files += 1;
+            let Found { path, display, result } = found;
+            let opened = result.and_then(|()| Content::open(&path, self.context.max_size, buffer));
+            let content = match opened {
+                Ok(content) => content,
+                Err(note) => {
+                    batch.push(Waiting::Fault { path: display, size: 0, notes: vec![note] });
+                    continue;
+                }
+            };
+            bytes += content.bytes().len() as u64;
+            let named = self.context.named.contains(&path);
+            match sniff(content.bytes(), &display) {
+                Kind::Package(format) => {
+                    // what came before it in the walk must be written before its members
+                    self.flush(std::mem::take(&mut batch), (std::mem::take(&mut skipped), std::mem::take(&mut files), std::mem::take(&mut bytes)), false);
+                    self.package(&content, &display, format);
+                }
+                Kind::Other if !named && self.context.catalogs.is_empty() => skipped += 1,
+                _ => batch.push(Waiting::File { path: display, content, named }),
+            }
+        }
+        self.flush(batch, (skipped, files, bytes), true);
+    }
+
+    /// Members are judged a few batches at a time on every thread, while the package is read on by this one alone.
+    fn package(&mut self, content: &Content<'_>, name: &str, format: crate::source::kind::Format) {
+        let flat_too = !self.context.catalogs.is_empty();
+        let keep = move |_: &str, kind: Kind| kind.is_image() || (flat_too && kind == Kind::Other);
+        let mut batches: Vec<Vec<Waiting<'_>>> = vec![Vec::new()];
+        let (mut bytes, mut skipped) = (0_u64, 0_u64);
+        let limits = Limits::new(self.context.max_size);
+        let _ = container::visit(content.bytes(), name, format, limits, &keep, &mut |member| {
+            let Member { path, kind, bytes: body, notes } = member;
+            if body.is_empty() && notes.is_empty() {
+                skipped += u64::from(kind == Kind::Other);
+                return ControlFlow::Continue(());
+            }
+            bytes += body.len() as u64;
+            let waiting = if body.is_empty() { Waiting::Fault { path, size: 0, notes } } else { Waiting::Member { path, bytes: body, notes } };
+            let full = batches.last().is_none_or(|b| b.len() >= BATCH_FILES || b.iter().map(|w| w.bytes().len() as u64).sum::<u64>() > BATCH_BYTES);
+            if full {
+                if batches.len() >= self.context.jobs {
+                    self.flush_batches(std::mem::take(&mut batches), (std::mem::take(&mut skipped), 0, 0));
+                }
+                batches.push(Vec::new());
+            }
+            if let Some(batch) = batches.last_mut() {
+                batch.push(waiting);
+            }
+            ControlFlow::Continue(())
+        });
+        if let Some(note) = content.changed() {
+            batches.push(vec![Waiting::Fault { path: name.to_owned(), size: bytes, notes: vec![note] }]);
+        }
+        self.flush_batches(batches, (skipped, 0, 0));
+    }
+
+    fn flush_batches(&mut self, batches: Vec<Vec<Waiting<'_>>>, counts: (u64, u64, u64)) {
+        use rayon::prelude::*;
+        let context = self.context;
+        let records: Vec<(Vec<Audited>, u64)> = batches.into_par_iter().map(|batch| audit(batch, context)).collect();
+        let skipped = records.iter().map(|(_, s)| s).sum::<u64>() + counts.0;
+        self.send(records.into_iter().flat_map(|(r, _)| r).collect(), (skipped, counts.1, counts.2), false);
+    }
+
+    fn flush(&mut self, batch: Vec<Waiting<'_>>, counts: (u64, u64, u64), last: bool) {
+        let (records, skipped) = audit(batch, self.context);
+        self.send(records, (counts.0 + skipped, counts.1, counts.2), last);
+    }
+
+    fn send(&mut self, records: Vec<Audited>, (skipped, files, bytes): (u64, u64, u64), last: bool) {
+        let piece = Piece { unit: self.unit, part: self.part, last, records, skipped, files, bytes };
+        self.part += 1;
+        // the receiver is gone only when the scan has ended with an error
+        let _ = self.sender.send(piece);
+    }
+}
+
+/// Examines and judges a batch. Returns the records, and how many of the batch turned out to be no images.
+fn audit(batch: Vec<Waiting<'_>>, context: &Context) -> (Vec<Audited>, u64) {
+    let examiner = Examiner { cache: &context.cache, catalogs: &context.catalogs, digests: context.digests };
+    let cap = usize::try_from(context.max_size).unwrap_or(usize::MAX);
+    let examine = |waiting: &[&Waiting<'_>]| {
+        let inputs: Vec<Input<'_>> = waiting.iter().map(|w| Input::new(w.bytes(), cap)).collect();
+        examiner.examine_all(&inputs)
+    };
+    let all: Vec<&Waiting<'_>> = batch.iter().filter(|w| !matches!(w, Waiting::Fault { .. })).collect();
+    // a fault of ours must not cost the other files their verdicts
+    let facts = catch_unwind(AssertUnwindSafe(|| examine(&all))).unwrap_or_else(|_| {
+        all.iter()
+            .map(|one| {
+                catch_unwind(AssertUnwindSafe(|| examine(&[one]))).ok().and_then(|mut f| f.pop()).unwrap_or_else(|| {
+                    let mut facts = Facts::new(one.bytes().len(), FileKind::Flat);
+                    facts.notes.push(Note::new(Code::InputInternal, ""));
+                    facts
+                })
+            })
+            .collect()
+    });
+    let mut facts = facts.into_iter();
+    let judge = Judge { trust: &context.trust, time: context.time, cache: &context.cache };
+    let (mut records, mut skipped) = (Vec::with_capacity(batch.len()), 0);
+    for waiting in batch {
+        let (path, mut facts, notes, named) = match waiting {
+            Waiting::Fault { path, size, notes } => {
+                let mut facts = Facts::new(0, FileKind::Flat);
+                facts.size = size;
+                (path, facts, notes, true)
+            }
+            Waiting::Member { path, notes, .. } => (path, facts.next().unwrap_or_else(|| Facts::new(0, FileKind::Flat)), notes, false),
+            Waiting::File { path, content, named } => {
+                let notes = content.changed().into_iter().collect();
+                (path, facts.next().unwrap_or_else(|| Facts::new(0, FileKind::Flat)), notes, named)
+            }
+        };
+        facts.notes.extend(notes);
+        if !named && is_beside_the_point(&facts, &path) {
+            skipped += 1;
+            continue;
+        }
+        let verdict = judge.judge(&facts, context.profile);
+        records.push(Audited { path, facts, verdict });
+    }
+    (records, skipped)
+}
+
+/// Programs and libraries that a walk comes across: ELF files that are no modules, PKCS#7 that is no catalog, flat files that no catalog lists.
+fn is_beside_the_point(facts: &Facts, path: &str) -> bool {
+    let harmless = |n: &Note| matches!(n.code, Code::InputNotImage | Code::ImageUnsupported);
+    let other = match facts.kind {
+        FileKind::ElfOther => !Path::new(path).extension().is_some_and(|e| e.eq_ignore_ascii_case("ko")),
+        FileKind::Flat => true,
+        _ => false,
+    };
+    other && facts.signatures.is_empty() && facts.notes.iter().all(harmless)
+}

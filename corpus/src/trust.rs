@@ -1,0 +1,100 @@
+//! Trust from files: roots, keyrings, the keys built into a kernel.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use hvci_engine::signature::{
+    catalog::{Catalog, CatalogIndex},
+    cache::Cache,
+    kernel::kernel_certificates,
+    keyring::certificates_from,
+    trust::{Purposes, TrustStore},
+};
+
+/// How large an unpacked kernel may be.
+const KERNEL_CAP: usize = 512 << 20;
+
+/// Adds the certificates of `--roots [PURPOSE=]FILE|DIR`. Without a purpose they are for everything but the Windows kernel.
+///
+/// # Errors
+/// An unreadable path, a file without a certificate, an unknown purpose.
+pub fn add_roots(store: &mut TrustStore, argument: &str) -> Result<usize> {
+    let (purposes, path) = match argument.split_once('=') {
+        Some((name, path)) if Purposes::from_name(name).is_some() => (Purposes::from_name(name).unwrap_or(Purposes::GIVEN), path),
+        _ => (Purposes::GIVEN, argument),
+    };
+    let mut added = 0;
+    let given_by_name = Path::new(path).is_file();
+    for file in files_of(Path::new(path), &["pem", "crt", "cer", "der", "p7b", "x509"])? {
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let certificates = match certificates_from(&bytes) {
+            Ok(certificates) => certificates,
+            // a folder may hold other things
+            Err(_) if !given_by_name => continue,
+            Err(e) => bail!("{}: {e}; give a certificate or a bundle of them, PEM or DER", file.display()),
+        };
+        for der in certificates {
+            let origin = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            if store.add_der(&der, purposes, origin).is_ok() {
+                added += 1;
+            }
+        }
+    }
+    if added == 0 {
+        bail!("{path}: no certificate found; give a certificate or a bundle of them, PEM or DER");
+    }
+    Ok(added)
+}
+
+/// Adds the keys built into the kernel image `path` (a vmlinuz or vmlinux) as keys for modules.
+///
+/// # Errors
+/// An unreadable file, one that is no kernel, one without keys.
+pub fn add_kernel(store: &mut TrustStore, path: &Path) -> Result<usize> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let keys = kernel_certificates(&bytes, KERNEL_CAP).with_context(|| format!("{}: cannot find the keys of this kernel", path.display()))?;
+    let origin = format!("built into {}", path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default());
+    let added = keys.iter().filter(|der| store.add_der(der, Purposes::MODULE, origin.clone()).is_ok()).count();
+    if added == 0 {
+        bail!("{}: no built-in certificate found; is it the kernel that these modules are for?", path.display());
+    }
+    Ok(added)
+}
+
+/// Reads the catalogs of `--catalog FILE|DIR` into `index`.
+///
+/// # Errors
+/// An unreadable path, or a file that is no catalog.
+pub fn add_catalogs(index: &mut CatalogIndex, path: &Path, cache: &Cache) -> Result<()> {
+    for file in files_of(path, &["cat"])? {
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        match Catalog::read(&bytes, cache) {
+            Ok(catalog) => index.add(file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(), catalog),
+            Err(note) => bail!("{}: {} ({})", file.display(), note.code.title(), note.detail),
+        }
+    }
+    if index.is_empty() {
+        bail!("{}: no .cat file found", path.display());
+    }
+    Ok(())
+}
+
+/// `path` itself, or in a folder, however deep, the files with one of these extensions, in order.
+fn files_of(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
+    let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if metadata.is_file() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut found: Vec<PathBuf> = ignore::WalkBuilder::new(path)
+        .standard_filters(false)
+        .build()
+        .filter_map(Result::ok)
+        .map(ignore::DirEntry::into_path)
+        .filter(|p| p.extension().is_some_and(|e| extensions.iter().any(|x| e.eq_ignore_ascii_case(x))) && p.is_file())
+        .collect();
+    found.sort();
+    Ok(found)
+}
