@@ -60,7 +60,7 @@ impl Compression {
             (&[0x1F, 0x8B, 8], Self::Gzip),
             (xz::MAGIC, Self::Xz),
             (&ZSTD_MAGIC, Self::Zstd),
-            // properties lc=3 lp=0 pb=2 and a dictionary of whole 64 KiB, which every encoder writes (`lib/decompress.c` looks for this)
+            // lc=3 lp=0 pb=2 and a dictionary of whole 64 KiB, as every encoder writes; LZMA alone has no magic (Linux `lib/decompress.c`)
             (&[0x5D, 0, 0], Self::Lzma),
             (lz4::MAGIC, Self::Lz4),
             (b"BZh", Self::Bzip2),
@@ -114,8 +114,14 @@ pub fn unpack(data: &[u8], cap: usize) -> Result<Unpacked, ImageError> {
     }
     let mut out = Vec::new();
     let mut rest = stream(compression, data, data, &mut out, cap)?;
-    while !rest.is_empty() && Compression::of(rest) == Some(compression) {
+    let mut streams = 1_usize;
+    while Compression::of(rest) == Some(compression) {
         rest = stream(compression, data, rest, &mut out, cap)?;
+        streams = streams.saturating_add(1);
+    }
+    if compression == Compression::Xz && streams > 1 {
+        // module_xz_decompress stops at XZ_STREAM_END
+        notes.push(Note::new(Code::ImageXzUnsupported, format!("{streams} streams: the kernel unpacks the first only")));
     }
     if !signed && rest.iter().any(|b| *b != 0) {
         let span = Span::new(data.len().saturating_sub(rest.len()), rest.len());
@@ -134,13 +140,15 @@ pub fn unpack_payload(payload: &[u8], cap: usize) -> Result<Vec<u8>, ImageError>
     let compression = Compression::of(payload).ok_or_else(|| ImageError::new(Code::InputContainer, "kernel payload of no known format"))?;
     let mut out = Vec::new();
     let rest = stream(compression, payload, payload, &mut out, cap)?;
-    let stated = match rest.len() {
-        0 => None,
-        _ => le32(rest, 0),
+    let fits = match *rest {
+        [] => true,
+        [a, b, c, d] => index(u32::from_le_bytes([a, b, c, d])) == out.len(),
+        _ => false,
     };
-    if stated.is_some_and(|n| index(n) != out.len()) {
-        let detail = format!("kernel payload unpacks to {} bytes, its trailer says {}", out.len(), stated.unwrap_or(0));
-        return Err(ImageError::new(Code::InputContainer, detail));
+    if !fits {
+        let detail = format!("kernel payload: {} unpacked bytes, then {}, which are not that length", out.len(), hex_start(rest));
+        let span = Span::new(payload.len().saturating_sub(rest.len()), rest.len());
+        return Err(ImageError::new(Code::InputContainer, detail).at(span));
     }
     Ok(out)
 }
@@ -235,6 +243,11 @@ fn zstd_failure(e: io::Error) -> Failure {
         cause = error.source();
     }
     Failure::Io(e)
+}
+
+/// The first bytes in hexadecimal, for people.
+fn hex_start(bytes: &[u8]) -> String {
+    hex::encode(bytes.get(..16).unwrap_or(bytes))
 }
 
 fn skippable_frame(data: &[u8]) -> Option<&[u8]> {

@@ -188,7 +188,9 @@ fn certificate_runs(image: &[u8]) -> Vec<Run<'_>> {
 
 /// Where the next X.509 v3 certificate of 256 bytes to 64 KiB may begin: `Certificate`, `TBSCertificate`, `version [0] 2`.
 fn next_candidate(image: &[u8]) -> Option<usize> {
-    image.windows(13).position(|w| matches!(w, [0x30, 0x82, _, _, 0x30, 0x82, _, _, 0xA0, 3, 2, 1, 2]))
+    image.windows(13).position(|w| {
+        matches!(w, [0x30, 0x82, _, _, 0x30, 0x82, _, _, 0xA0, 3, 2, 1, 2] | [0x30, 0x82, _, _, 0x30, 0x81, _, 0xA0, 3, 2, 1, 2, _])
+    })
 }
 
 /// Version and patch level of the banner, `Linux version 6.1.…`.

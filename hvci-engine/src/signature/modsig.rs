@@ -47,7 +47,7 @@ impl<'a> ModuleTrailer<'a> {
         };
         let at = appended.fields_offset;
         let malformed = |detail: String| Note::new(Code::SigModuleTrailer, format!("{detail} (EBADMSG)"));
-        let &[algo, hash, id_type, signer_len, key_id_len, pad0, pad1, pad2, ..] = appended.fields else {
+        let &[algo, hash, id_type, signer_len, key_id_len, pad0, pad1, pad2, _, _, _, _] = appended.fields else {
             let detail = format!("{} bytes before the magic, the trailer has {MODULE_SIGNATURE_LEN}", appended.fields.len());
             return Err(malformed(detail).at(Span::new(at, appended.fields.len())));
         };
@@ -91,7 +91,7 @@ const PKEY_ID_PKCS7: u8 = 2;
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tests")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
     use proptest::prelude::*;
 
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!((trailer.content, trailer.pkcs7), (&b"content"[..], &b"sig"[..]));
         assert_eq!(trailer.pkcs7_span, Span::new(7, 3));
         assert_eq!(trailer.span, Span::new(10, 40));
-        assert_eq!(trailer.span.end(), Some(data.len() as u64));
+        assert_eq!(trailer.span.end(), Some(crate::bytes::widen(data.len())));
     }
 
     #[test]
@@ -158,10 +158,10 @@ mod tests {
             let fields = if body.len() % 2 == 0 { GOOD } else { fields };
             let data = [&body, &fields[..], &sig_len.to_be_bytes(), MODULE_SIG_STRING].concat();
             if let Ok(Some(trailer)) = ModuleTrailer::find(&data) {
-                prop_assert_eq!(trailer.pkcs7.len(), sig_len as usize);
+                prop_assert_eq!(trailer.pkcs7.len(), crate::bytes::index(sig_len));
                 prop_assert_eq!([trailer.content, trailer.pkcs7].concat(), body);
             } else {
-                prop_assert!(fields != GOOD || sig_len == 0 || sig_len as usize >= body.len());
+                prop_assert!(fields != GOOD || sig_len == 0 || crate::bytes::index(sig_len) >= body.len());
             }
         }
 
