@@ -12,6 +12,7 @@ pub mod crypto;
 pub mod digest;
 pub mod facts;
 pub mod finding;
+pub mod image;
 pub mod oid;
 pub mod signature;
 pub mod time;
