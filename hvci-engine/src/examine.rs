@@ -56,7 +56,7 @@ impl<'a> Input<'a> {
             Ok(unpacked) => {
                 Self { bytes: Cow::Owned(unpacked.data), compression: Some(unpacked.compression.name()), notes: unpacked.notes }
             }
-            Err(e) => plain(vec![e.note()]),
+            Err(e) => plain(vec![e.into()]),
         }
     }
 }
@@ -116,7 +116,7 @@ impl Examiner<'_> {
             Ok(pe) => pe,
             Err(e) => {
                 reading.facts.kind = FileKind::PeUser;
-                reading.facts.notes.push(e.note());
+                reading.facts.notes.push(e.into());
                 return;
             }
         };
@@ -124,13 +124,14 @@ impl Examiner<'_> {
         reading.facts.image = Some(pe.facts());
         reading.facts.notes.extend_from_slice(pe.notes());
         reading.facts.notes.extend(pe.lint());
+        reading.facts.notes.extend(pe.checksum_note());
 
         let table = pe.certificate_table();
         reading.facts.notes.extend(table.notes);
         let mut pool = Pool::new(self.cache);
         let mut signatures = Vec::new();
-        for entry in &table.entries {
-            signatures.extend(authenticode::read(entry.pkcs7, entry.pkcs7_offset, entry.index, &mut pool));
+        for entry in table.entries.iter().filter(|e| e.is_authenticode()) {
+            signatures.extend(authenticode::read(entry.pkcs7, entry.payload_offset, entry.index, &mut pool));
         }
         reading.certificates = pool.list;
 
@@ -167,7 +168,7 @@ impl Examiner<'_> {
             }
             Err(e) => {
                 reading.facts.kind = FileKind::ElfOther;
-                reading.facts.notes.push(e.note());
+                reading.facts.notes.push(e.into());
             }
         }
         let mut content = bytes;

@@ -1,7 +1,8 @@
 //! Images as containers: headers, sections, permissions, hash ranges, and what is odd about them. No certificate is read here.
 //!
-//! [`elf`] reads Linux modules, [`unpack`] the compressed files that they are shipped as, `lz4` the one format of kernel payloads that
-//! no crate of the workspace reads. What has no valid header is an [`ImageError`]; what has one, but is odd, is a list of notes.
+//! [`pe`] reads Windows and EFI images, [`elf`] Linux modules, [`unpack`] the compressed files that modules are shipped as, `lz4` the one
+//! format of kernel payloads that no crate of the workspace reads. Reading never fails on what is merely odd: that becomes a [`Note`].
+//! [`ImageError`] is for a file that is no image, or whose headers cannot be used at all.
 
 pub mod elf;
 mod lz4;
@@ -20,7 +21,7 @@ use crate::{
 pub struct ImageError {
     /// The finding that this is.
     pub code: Code,
-    /// Which bytes are to blame, where bytes are.
+    /// Which bytes are to blame, where some are.
     pub span: Option<Span>,
     /// What was seen: values, not advice.
     pub detail: String,
@@ -38,9 +39,10 @@ impl ImageError {
         self.span = Some(span);
         self
     }
+}
 
-    /// The error as a finding.
-    pub fn note(&self) -> Note {
-        Note { code: self.code, span: self.span, subject: None, detail: self.detail.clone() }
+impl From<ImageError> for Note {
+    fn from(error: ImageError) -> Self {
+        Self { code: error.code, span: error.span, subject: None, detail: error.detail }
     }
 }

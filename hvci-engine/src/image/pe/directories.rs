@@ -1,0 +1,285 @@
+//! Tables that data directories point to: imports, base relocations, version resource, PDB name. `object` takes the records apart; where
+//! they lie, and how much of it is looked at, is decided here, because `object` searches for the end of a name without a bound.
+
+use core::iter;
+
+use object::{
+    LittleEndian as LE,
+    pe::{IMAGE_DEBUG_TYPE_CODEVIEW, ImageNtHeaders32, ImageNtHeaders64, RT_VERSION},
+    read::pe::{
+        ImageNtHeaders, ImageThunkData, ImportTable, RelocationBlockIterator, RelocationIterator, ResourceDirectory,
+        ResourceDirectoryTable, ResourceNameOrId,
+    },
+};
+
+use super::{DEBUG_DIRECTORY, IMPORT_DIRECTORY, Pe, RELOCATION_DIRECTORY, RESOURCE_DIRECTORY, Section};
+use crate::{
+    bytes::{self, Span, index},
+    finding::{Code, Note},
+};
+
+/// How many imports are looked at. The largest image seen has 6,000.
+const MAX_IMPORTS: usize = 65_536;
+/// How long an imported name may be; decorated C++ names are below 4 KiB.
+const MAX_NAME: usize = 4_096;
+/// How long a PDB path may be: MAX_PATH of the linkers that write it, several times over.
+const MAX_PDB_PATH: usize = 1_024;
+/// How many debug directory entries are looked at; linkers write fewer than 10.
+const MAX_DEBUG_ENTRIES: usize = 64;
+const SIZEOF_DEBUG_ENTRY: usize = 28;
+
+/// What the image imports, as far as it could be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Imports<'a> {
+    /// Imported functions, in table order.
+    pub imports: Vec<Import<'a>>,
+    /// Address of the first import address table slot, relative to the image base; `None` without imports.
+    pub first_slot: Option<u32>,
+    /// `ImageImports`, when reading had to stop.
+    pub note: Option<Note>,
+}
+
+/// An imported function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Import<'a> {
+    /// Image that exports it, as it is written.
+    pub library: &'a [u8],
+    /// Which function.
+    pub symbol: Symbol<'a>,
+}
+
+/// How an import names its function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Symbol<'a> {
+    /// By its name.
+    Name(&'a [u8]),
+    /// By its ordinal number.
+    Ordinal(u16),
+}
+
+/// A base relocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relocation {
+    /// Address of the first byte that it changes, relative to the image base.
+    pub address: u32,
+    /// IMAGE_REL_BASED value; its meaning is the machine's.
+    pub kind: u16,
+}
+
+impl Relocation {
+    /// How many bytes it changes. `None` for a type that Windows does not apply.
+    pub const fn width(self) -> Option<u32> {
+        match self.kind {
+            // ABSOLUTE is filler
+            0 => Some(0),
+            // HIGH, LOW
+            1 | 2 => Some(2),
+            // HIGHLOW
+            3 => Some(4),
+            // ARM_MOV32, THUMB_MOV32, DIR64
+            5 | 7 | 10 => Some(8),
+            _ => None,
+        }
+    }
+}
+
+/// The numbers of a `VS_FIXEDFILEINFO`, most significant first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FixedVersion {
+    /// `dwFileVersionMS`, `dwFileVersionLS`.
+    pub file: [u16; 4],
+    /// `dwProductVersionMS`, `dwProductVersionLS`.
+    pub product: [u16; 4],
+}
+
+impl<'a> Pe<'a> {
+    /// The section that holds this address in memory.
+    pub fn section_at(&self, address: u32) -> Option<&Section> {
+        self.sections.iter().find(|s| address.checked_sub(s.address).is_some_and(|into| into < s.mapped_size()))
+    }
+
+    /// Bytes in the file from this address, relative to the image base, to the end of its section or of the headers. `None` where the file
+    /// has none.
+    pub fn at_address(&self, address: u32) -> Option<&'a [u8]> {
+        let offset = self.file_offset(address)?;
+        let end = match self.section_at(address) {
+            Some(section) => index(section.file_offset.checked_add(section.file_size)?),
+            None => index(self.headers.size_of_headers),
+        };
+        self.data.get(offset..end.min(self.data.len()))
+    }
+
+    /// Offset in the file of the byte at this address.
+    pub fn file_offset(&self, address: u32) -> Option<usize> {
+        let Some(section) = self.section_at(address) else {
+            return (address < self.headers.size_of_headers).then(|| index(address));
+        };
+        let into = address.checked_sub(section.address).filter(|into| *into < section.file_size)?;
+        section.file_offset.checked_add(into).map(index)
+    }
+
+    /// Reads the import table. Delay-loaded imports are not looked at: the kernel does not load them.
+    pub fn imports(&self) -> Imports<'a> {
+        let mut imports = Imports::default();
+        let read = if self.headers.is_plus {
+            self.read_imports::<ImageNtHeaders64>(&mut imports)
+        } else {
+            self.read_imports::<ImageNtHeaders32>(&mut imports)
+        };
+        if let Err(detail) = read {
+            imports.note = Some(Note::new(Code::ImageImports, detail).at(self.directory_span(IMPORT_DIRECTORY)));
+        }
+        imports
+    }
+
+    /// Base relocations in table order; ends after the first error, which is an `ImageRelocations` note.
+    pub fn relocations(&self) -> impl Iterator<Item = Result<Relocation, Note>> + '_ {
+        let directory = self.headers.directory(RELOCATION_DIRECTORY);
+        let present = !directory.is_empty() && directory.size > 0;
+        let table = if present { self.at_address(directory.address).and_then(|t| t.get(..index(directory.size))) } else { Some(&[][..]) };
+        let mut blocks = RelocationBlockIterator::new(table.unwrap_or_default());
+        let mut block: Option<RelocationIterator<'_>> = None;
+        let mut failed = table.is_none().then_some("the table lies outside the file");
+        let span = self.directory_span(RELOCATION_DIRECTORY);
+        iter::from_fn(move || {
+            if let Some(detail) = failed.take() {
+                return Some(Err(Note::new(Code::ImageRelocations, detail).at(span)));
+            }
+            loop {
+                if let Some(relocation) = block.as_mut().and_then(Iterator::next) {
+                    return Some(Ok(Relocation { address: relocation.virtual_address, kind: relocation.typ }));
+                }
+                match blocks.next() {
+                    Ok(next) => block = Some(next?),
+                    Err(error) => return Some(Err(Note::new(Code::ImageRelocations, error.to_string()).at(span))),
+                }
+            }
+        })
+    }
+
+    /// The first version resource's VS_FIXEDFILEINFO. `None` without one; `resource_note` says whether that is for a fault.
+    pub fn version_info(&self) -> Option<FixedVersion> {
+        self.read_version().ok().flatten()
+    }
+
+    /// `ImageResources`, when the way to the version resource is broken.
+    pub fn resource_note(&self) -> Option<Note> {
+        self.read_version().err().map(|detail| Note::new(Code::ImageResources, detail).at(self.directory_span(RESOURCE_DIRECTORY)))
+    }
+
+    /// Path of the PDB file in the first CodeView record, escaped where it is not printable ASCII.
+    pub fn pdb(&self) -> Option<String> {
+        let directory = self.headers.directory(DEBUG_DIRECTORY);
+        if directory.is_empty() {
+            return None;
+        }
+        let table = self.at_address(directory.address)?;
+        let table = table.get(..index(directory.size)).unwrap_or(table);
+        table.chunks_exact(SIZEOF_DEBUG_ENTRY).take(MAX_DEBUG_ENTRIES).find_map(|entry| {
+            if bytes::le32(entry, 12)? != IMAGE_DEBUG_TYPE_CODEVIEW {
+                return None;
+            }
+            let record = bytes::slice(self.data, index(bytes::le32(entry, 24)?), index(bytes::le32(entry, 16)?))?;
+            let path = match record.get(..4)? {
+                b"RSDS" => record.get(24..)?,
+                b"NB10" => record.get(16..)?,
+                _ => return None,
+            };
+            Some(c_string(path, MAX_PDB_PATH)?.escape_ascii().to_string().replace(r"\\", r"\"))
+        })
+    }
+
+    /// Where the file has `len` bytes from an address, as far as it has them.
+    pub(super) fn place(&self, address: u32, len: u32) -> Span {
+        let offset = self.file_offset(address).unwrap_or_default();
+        Span::new(offset, index(len).min(self.data.len().saturating_sub(offset)))
+    }
+
+    fn directory_span(&self, which: usize) -> Span {
+        let directory = self.headers.directory(which);
+        self.place(directory.address, directory.size)
+    }
+
+    fn read_imports<H: ImageNtHeaders>(&self, imports: &mut Imports<'a>) -> Result<(), String> {
+        let directory = self.headers.directory(IMPORT_DIRECTORY);
+        if directory.is_empty() {
+            return Ok(());
+        }
+        let outside = |what: &str, address: u32| format!("{what} at address {address:#x} lies outside the file");
+        // a table that begins at its own address: `object` wants the section
+        let table = |address: u32| self.at_address(address).map(|data| ImportTable::new(data, address, address));
+        let descriptors = table(directory.address).ok_or_else(|| outside("the table", directory.address))?;
+        for descriptor in descriptors.descriptors().map_err(|e| e.to_string())? {
+            let descriptor = descriptor.map_err(|e| e.to_string())?;
+            let (name, slots) = (descriptor.name.get(LE), descriptor.first_thunk.get(LE));
+            let lookup = Some(descriptor.original_first_thunk.get(LE)).filter(|address| *address != 0).unwrap_or(slots);
+            imports.first_slot = imports.first_slot.or(Some(slots));
+            let library = self.at_address(name).and_then(|d| c_string(d, MAX_NAME)).ok_or_else(|| outside("a library's name", name))?;
+            let mut thunks = table(lookup).and_then(|t| t.thunks(lookup).ok()).ok_or_else(|| outside("an import lookup table", lookup))?;
+            while let Some(thunk) = thunks.next::<H>().map_err(|e| e.to_string())? {
+                if imports.imports.len() >= MAX_IMPORTS {
+                    return Err(format!("more than {MAX_IMPORTS} imports"));
+                }
+                let symbol = if thunk.is_ordinal() {
+                    Symbol::Ordinal(thunk.ordinal())
+                } else {
+                    // hint, then name
+                    let address = thunk.address();
+                    let name = self.at_address(address).and_then(|d| c_string(d.get(2..)?, MAX_NAME));
+                    Symbol::Name(name.ok_or_else(|| outside("a function's name", address))?)
+                };
+                imports.imports.push(Import { library, symbol });
+            }
+        }
+        Ok(())
+    }
+
+    fn read_version(&self) -> Result<Option<FixedVersion>, String> {
+        let directory = self.headers.directory(RESOURCE_DIRECTORY);
+        if directory.is_empty() {
+            return Ok(None);
+        }
+        let section = ResourceDirectory::new(self.at_address(directory.address).ok_or("the resources lie outside the file")?);
+        let types = section.root().map_err(|e| e.to_string())?;
+        let Some(version) = types.entries.iter().find(|e| matches!(e.name_or_id(), ResourceNameOrId::Id(RT_VERSION))) else {
+            return Ok(None);
+        };
+        // type, name, language: always three levels
+        let names = version.data(section).map_err(|e| e.to_string())?.table();
+        let languages = first(names, section)?.table();
+        let entry = first(languages, section)?.data().ok_or("a directory where the version resource belongs")?;
+        let (address, size) = (entry.offset_to_data.get(LE), index(entry.size.get(LE)));
+        let data = self.at_address(address).and_then(|d| d.get(..size)).ok_or("the version resource lies outside the file")?;
+        fixed_version(data).map(Some).ok_or_else(|| "no VS_FIXEDFILEINFO in the version resource".to_owned())
+    }
+}
+
+/// What the first entry of a resource table leads to.
+fn first<'a>(
+    table: Option<ResourceDirectoryTable<'a>>,
+    section: ResourceDirectory<'a>,
+) -> Result<object::read::pe::ResourceDirectoryEntryData<'a>, String> {
+    let entry = table.as_ref().and_then(|t| t.entries.first()).ok_or("a resource directory is empty or missing")?;
+    entry.data(section).map_err(|e| e.to_string())
+}
+
+/// The value of a VS_VERSIONINFO: behind three 16-bit fields and the key `VS_VERSION_INFO` in UTF-16, at a multiple of 4.
+fn fixed_version(data: &[u8]) -> Option<FixedVersion> {
+    const SIGNATURE: u32 = 0xFEEF_04BD;
+    let fixed = data.get(40..)?;
+    if bytes::le32(fixed, 0)? != SIGNATURE {
+        return None;
+    }
+    // each 32-bit field holds two numbers, the more significant one in its upper half
+    let four = |at: usize| -> Option<[u16; 4]> {
+        let number = |n: usize| bytes::le16(fixed, at.checked_add(n)?);
+        Some([number(2)?, number(0)?, number(6)?, number(4)?])
+    };
+    Some(FixedVersion { file: four(8)?, product: four(16)? })
+}
+
+/// The bytes before the first zero; `None` when there is none among the first `max`.
+fn c_string(data: &[u8], max: usize) -> Option<&[u8]> {
+    let data = data.get(..max).unwrap_or(data);
+    data.get(..data.iter().position(|b| *b == 0)?)
+}

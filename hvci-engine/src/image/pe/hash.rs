@@ -1,0 +1,157 @@
+//! Which bytes a digest of the image is over, and the header CheckSum.
+//!
+//! - *Linear* is what Windows calculates (`ImageGetDigestStream`; also osslsigncode): the file in order without CheckSum, the certificate
+//!   table's directory entry and the table. Bytes behind the table are hashed: were they left out, data could be appended to a signed file
+//!   without breaking its digest.
+//! - *Section sum* is the algorithm as "Windows Authenticode Portable Executable Signature Format" and EDK2 (`HashPeImage` in
+//!   DxeImageVerificationLib) have it: headers up to SizeOfHeaders, each section by file offset, then as many bytes as are left *from the
+//!   sum of what was hashed*. With gaps, overlaps or SizeOfHeaders past the first section that is another selection of bytes.
+//!
+//! Nothing is copied: a digest form is a list of slices of the file.
+
+use super::{Pe, headers::CERTIFICATE_DIRECTORY};
+use crate::{
+    bytes::{Span, index, slice, widen},
+    facts::{DigestForm, FileKind},
+    finding::{Code, Note},
+};
+
+/// File ranges, half open, in the order in which they are hashed.
+type Ranges = Vec<(usize, usize)>;
+
+impl<'a> Pe<'a> {
+    /// The slices to hash, one after the other, for a digest of this form. `None` for a form that the image does not have: section sum where
+    /// a section or the headers reach out of the file (firmware refuses the image then), and the forms that are none of a PE.
+    pub fn hash_pieces(&self, form: DigestForm) -> Option<Vec<&'a [u8]>> {
+        let ranges = match form {
+            DigestForm::Flat => vec![(0, self.data.len())],
+            DigestForm::Linear | DigestForm::LinearPadded => self.linear(),
+            DigestForm::SectionSum => self.section_sum()?,
+            DigestForm::Module => return None,
+        };
+        let mut pieces = Vec::with_capacity(ranges.len().saturating_add(1));
+        for (start, end) in ranges {
+            pieces.push(self.data.get(start..end)?);
+        }
+        if form == DigestForm::LinearPadded {
+            static ZEROS: [u8; 8] = [0; 8];
+            pieces.push(ZEROS.get(..self.missing_padding())?);
+        }
+        Some(pieces)
+    }
+
+    /// Whether the linear and the section-sum digest are over different bytes; also where there is no section-sum digest.
+    pub fn forms_differ(&self) -> bool {
+        self.section_sum().is_none_or(|ranges| normalised(ranges) != normalised(self.linear()))
+    }
+
+    /// How many zeros [`DigestForm::LinearPadded`] adds, 0 to 7.
+    pub fn missing_padding(&self) -> usize {
+        let table = self.certificate_span().map_or(0, |span| usize::try_from(span.len).unwrap_or(0));
+        let hashed_to = self.data.len().saturating_sub(table);
+        hashed_to.checked_next_multiple_of(8).map_or(0, |padded| padded.saturating_sub(hashed_to))
+    }
+
+    /// What the CheckSum field has to be (`CheckSumMappedFile`): the 16-bit ones' complement sum of the file without the field, plus its
+    /// length. Reads the whole file.
+    pub fn checksum(&self) -> u32 {
+        // 2¹⁶ ≡ 1 modulo 2¹⁶−1, so that wider words may be summed and folded at the end
+        let (words, rest) = self.data.as_chunks::<4>();
+        let mut sum: u64 = words.iter().fold(0, |sum, word| sum.wrapping_add(u64::from(u32::from_le_bytes(*word))));
+        let mut last = [0; 4];
+        for (to, from) in last.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        sum = sum.wrapping_add(u64::from(u32::from_le_bytes(last)));
+        let field = self.headers.checksum_span();
+        let start = usize::try_from(field.offset).unwrap_or(usize::MAX);
+        for (byte, at) in slice(self.data, start, 4).unwrap_or_default().iter().zip(start..) {
+            let shift = if at & 1 == 0 { 0 } else { 8 };
+            let wider = if at & 2 == 0 { shift } else { shift | 16 };
+            sum = sum.wrapping_sub(u64::from(*byte) << wider);
+        }
+        while sum >> 16 != 0 {
+            sum = (sum & 0xFFFF).wrapping_add(sum >> 16);
+        }
+        u32::try_from(sum).unwrap_or(0).wrapping_add(u32::try_from(self.data.len()).unwrap_or(u32::MAX))
+    }
+
+    /// `ImageChecksum` when CheckSum is wrong. A field of 0 is only wrong in a driver: nobody looks at it elsewhere. Reads the whole file.
+    pub fn checksum_note(&self) -> Option<Note> {
+        let stored = self.headers.checksum;
+        if stored == 0 && self.kind() != FileKind::PeDriver {
+            return None;
+        }
+        let right = self.checksum();
+        (stored != right).then(|| {
+            Note::new(Code::ImageChecksum, format!("CheckSum is {stored:#x}, the file's is {right:#x}")).at(self.headers.checksum_span())
+        })
+    }
+
+    /// Offsets that split the headers: the file from 0 without CheckSum and without the certificate table's directory entry, up to `end`.
+    fn without_fields(&self, end: usize) -> Option<Ranges> {
+        let mut ranges = Vec::with_capacity(self.sections.len().saturating_add(4));
+        let mut at = 0;
+        for field in [Some(self.headers.checksum_span()), self.headers.certificate_directory_span()].into_iter().flatten() {
+            ranges.push((at, usize::try_from(field.offset).ok()?));
+            at = usize::try_from(field.end()?).ok()?;
+        }
+        ranges.push((at, end));
+        (at <= end).then_some(ranges)
+    }
+
+    fn linear(&self) -> Ranges {
+        let table = self.certificate_span().and_then(|t| Some((usize::try_from(t.offset).ok()?, usize::try_from(t.end()?).ok()?)));
+        let (end, resume) = table.unwrap_or((self.data.len(), self.data.len()));
+        // `certificate_span` lies behind the fields, and parsing made sure that they are in the file
+        let mut ranges = self.without_fields(end).unwrap_or_default();
+        ranges.push((resume, self.data.len()));
+        ranges
+    }
+
+    fn section_sum(&self) -> Option<Ranges> {
+        let headers = index(self.headers.size_of_headers);
+        let mut ranges = self.without_fields(headers)?;
+        let mut sum = headers;
+        let mut sections: Vec<_> = self.sections.iter().filter(|s| s.file_size > 0).collect();
+        sections.sort_by_key(|s| s.file_offset);
+        for section in sections {
+            let (start, len) = (index(section.file_offset), index(section.file_size));
+            ranges.push((start, start.checked_add(len)?));
+            sum = sum.checked_add(len)?;
+        }
+        let certificates =
+            self.headers.certificate_directory_span().map_or(0, |_| index(self.headers.directory(CERTIFICATE_DIRECTORY).size));
+        let end = self.data.len().saturating_sub(certificates);
+        if end > sum {
+            ranges.push((sum, end));
+        }
+        ranges.iter().all(|(start, end)| start <= end && *end <= self.data.len()).then_some(ranges)
+    }
+
+    /// `ImageDigestForms`, `ImageUnaligned`.
+    pub(super) fn digest_notes(&self, notes: &mut Vec<Note>) {
+        if self.section_sum().is_none() {
+            notes.push(Note::new(Code::ImageDigestForms, "headers or sections reach out of the file: there is no section-sum digest"));
+        } else if self.forms_differ() {
+            notes.push(Note::new(Code::ImageDigestForms, "headers and sections do not follow one another without gap and overlap"));
+        }
+        let missing = self.missing_padding();
+        if missing > 0 {
+            let detail = format!("{missing} bytes are missing to a multiple of 8");
+            notes.push(Note::new(Code::ImageUnaligned, detail).at(Span { offset: widen(self.data.len()), len: 0 }));
+        }
+    }
+}
+
+/// The same bytes in the same order as the fewest ranges.
+fn normalised(ranges: Ranges) -> Ranges {
+    let mut fewest: Ranges = Vec::with_capacity(ranges.len());
+    for (start, end) in ranges.into_iter().filter(|(start, end)| start < end) {
+        match fewest.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => fewest.push((start, end)),
+        }
+    }
+    fewest
+}

@@ -1,0 +1,200 @@
+//! HVCI compatibility, told from the image alone: what Driver Verifier's code integrity checks (bug check 0xC4, codes 0x2000 to 0x2005)
+//! would find.
+//!
+//! Sources: Microsoft windows-driver-docs, `devtest/code-integrity-checking.md` and `driversecurity/implement-hvci-compatible-code.md`.
+//! 0x2003 to 0x2005 are violations; 0x2000 to 0x2002 depend on arguments at run time, so that an import is only a risk.
+
+use super::{IAT_DIRECTORY, IMPORT_DIRECTORY, Imports, Pe, Symbol, push};
+use crate::finding::{Code, Note};
+
+const PAGE: u32 = 0x1000;
+/// IMAGE_DLLCHARACTERISTICS_NX_COMPAT
+const NX_COMPAT: u16 = 0x0100;
+
+/// Images that export kernel functions. Windows compares without regard to case.
+const KERNEL_LIBRARIES: [&str; 11] = [
+    "classpnp.sys",
+    "clfs.sys",
+    "fltmgr.sys",
+    "hal.dll",
+    "mcd.sys",
+    "ndis.sys",
+    "ntoskrnl.exe",
+    "portcls.sys",
+    "storport.sys",
+    "videoprt.sys",
+    "wdfldr.sys",
+];
+
+/// Functions of the list in `implement-hvci-compatible-code.md` that an image can import by name, sorted, with what their parameters can
+/// ask for. Not among them are those that are called through a table: WDF functions, interface methods, display callbacks.
+const RISKY: [(&str, Risk); 32] = [
+    ("ChangerClassAllocatePool", Risk::Pool),
+    ("ClfsCreateMarshallingArea", Risk::Pool),
+    ("ExAllocatePool", Risk::Pool),
+    ("ExAllocatePoolWithQuota", Risk::Pool),
+    ("ExAllocatePoolWithQuotaTag", Risk::Pool),
+    ("ExAllocatePoolWithTag", Risk::Pool),
+    ("ExAllocatePoolWithTagPriority", Risk::Pool),
+    ("ExInitializeLookasideListEx", Risk::Pool),
+    ("ExInitializeNPagedLookasideList", Risk::Pool),
+    ("FltAllocateContext", Risk::Pool),
+    ("FltAllocatePoolAlignedWithTag", Risk::Pool),
+    ("MmAllocateContiguousMemory", Risk::Any),
+    ("MmAllocateContiguousMemorySpecifyCache", Risk::Any),
+    ("MmAllocateContiguousMemorySpecifyCacheNode", Risk::Any),
+    ("MmAllocateContiguousNodeMemory", Risk::Protection),
+    ("MmCopyMemory", Risk::Any),
+    ("MmMapIoSpace", Risk::Any),
+    ("MmMapLockedPages", Risk::Mapping),
+    ("MmMapLockedPagesSpecifyCache", Risk::Mapping),
+    ("MmProtectMdlSystemAddress", Risk::Protection),
+    ("NdisAllocateMemoryWithTagPriority", Risk::Any),
+    ("NtCreateSection", Risk::Protection),
+    ("NtMapViewOfSection", Risk::Protection),
+    ("PcNewDmaChannel", Risk::Pool),
+    ("PcNewResourceList", Risk::Pool),
+    ("PcNewResourceSublist", Risk::Pool),
+    ("StorPortGetDataInBufferSystemAddress", Risk::Mapping),
+    ("StorPortGetSystemAddress", Risk::Mapping),
+    ("VideoPortAllocatePool", Risk::Pool),
+    ("ZwAllocateVirtualMemory", Risk::Protection),
+    ("ZwCreateSection", Risk::Protection),
+    ("ZwMapViewOfSection", Risk::Protection),
+];
+
+/// Which run-time check of Driver Verifier a function can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Risk {
+    /// It takes a pool type, or has the one that is executable.
+    Pool,
+    /// It takes a page protection.
+    Protection,
+    /// It maps an MDL.
+    Mapping,
+    /// Listed, but not by one of these parameters.
+    Any,
+}
+
+impl Risk {
+    const fn verifier_code(self) -> &'static str {
+        match self {
+            Self::Pool => "0x2000",
+            Self::Protection => "0x2001",
+            Self::Mapping => "0x2002",
+            Self::Any => "0x2000 to 0x2002",
+        }
+    }
+}
+
+impl Pe<'_> {
+    /// Checks HVCI compatibility: `ImageWx`, `ImageSectionAlignment`, `ImageIatExecutable`, `ImageRelocStraddle`, `ImageRiskyImport`,
+    /// `ImageSharedWritable`, `ImageNoNxCompat`, `ImageInitExecutable`; also `ImageImports` and `ImageRelocations` where these tables cannot
+    /// be read to their end. Reads the import and relocation tables.
+    pub fn lint(&self) -> Vec<Note> {
+        let mut notes = Vec::new();
+        self.section_lint(&mut notes);
+        self.alignment_lint(&mut notes);
+        if self.headers.dll_characteristics & NX_COMPAT == 0 {
+            let detail = format!("DllCharacteristics is {:#06x}", self.headers.dll_characteristics);
+            notes.push(Note::new(Code::ImageNoNxCompat, detail));
+        }
+        let imports = self.imports();
+        self.iat_lint(&imports, &mut notes);
+        self.import_lint(&imports, &mut notes);
+        notes.extend(imports.note);
+        self.relocation_lint(&mut notes);
+        notes
+    }
+
+    fn section_lint(&self, notes: &mut Vec<Note>) {
+        for section in &self.sections {
+            let mut add = |code, detail: &str| {
+                let detail = format!("{} {detail}", section.permissions());
+                push(notes, Note::new(code, detail).at(section.file_span()).of(section.display_name()));
+            };
+            if section.is_writable() && section.is_executable() {
+                add(Code::ImageWx, "is writable and executable: Driver Verifier 0x2003");
+            }
+            if section.is_shared() && section.is_writable() {
+                add(Code::ImageSharedWritable, "is shared and writable");
+            }
+            if section.is_discardable() && section.is_executable() {
+                add(Code::ImageInitExecutable, "is discardable and executable");
+            }
+        }
+    }
+
+    fn alignment_lint(&self, notes: &mut Vec<Note>) {
+        let alignment = self.headers.section_alignment;
+        if !alignment.is_multiple_of(PAGE) || alignment == 0 {
+            let detail = format!("SectionAlignment is {alignment:#x}, no multiple of {PAGE:#x}: Driver Verifier 0x2004");
+            notes.push(Note::new(Code::ImageSectionAlignment, detail));
+        }
+        for section in self.sections.iter().filter(|s| !s.address.is_multiple_of(PAGE)) {
+            let detail = format!("begins at address {:#x}: Driver Verifier 0x2004", section.address);
+            push(notes, Note::new(Code::ImageSectionAlignment, detail).at(section.file_span()).of(section.display_name()));
+        }
+    }
+
+    fn iat_lint(&self, imports: &Imports<'_>, notes: &mut Vec<Note>) {
+        // old linkers leave the directory empty
+        let directory = self.headers.directory(IAT_DIRECTORY);
+        let address = if directory.is_empty() { imports.first_slot } else { Some(directory.address) };
+        let Some((address, section)) = address.and_then(|a| Some((a, self.section_at(a)?))) else { return };
+        if section.is_executable() {
+            let name = section.display_name();
+            let detail = format!(
+                "the import address table at address {address:#x} lies in {name} ({}): Driver Verifier 0x2005",
+                section.permissions()
+            );
+            notes.push(Note::new(Code::ImageIatExecutable, detail).at(self.place(address, directory.size)).of(name));
+        }
+    }
+
+    fn import_lint(&self, imports: &Imports<'_>, notes: &mut Vec<Note>) {
+        let mut found: Vec<(&str, Risk)> = imports
+            .imports
+            .iter()
+            .filter_map(|import| {
+                let Symbol::Name(name) = import.symbol else { return None };
+                let at = RISKY.binary_search_by(|(risky, _)| risky.as_bytes().cmp(name)).ok()?;
+                KERNEL_LIBRARIES
+                    .iter()
+                    .any(|library| import.library.eq_ignore_ascii_case(library.as_bytes()))
+                    .then(|| RISKY.get(at).copied())?
+            })
+            .collect();
+        found.sort_unstable_by_key(|(name, _)| *name);
+        found.dedup();
+        if !found.is_empty() {
+            let names: Vec<&str> = found.iter().map(|(name, _)| *name).collect();
+            let details: Vec<String> =
+                found.iter().map(|(name, risk)| format!("{name} (Driver Verifier {})", risk.verifier_code())).collect();
+            let at = self.place(self.headers.directory(IMPORT_DIRECTORY).address, self.headers.directory(IMPORT_DIRECTORY).size);
+            notes.push(Note::new(Code::ImageRiskyImport, format!("imports {}", details.join(", "))).at(at).of(names.join(", ")));
+        }
+    }
+
+    fn relocation_lint(&self, notes: &mut Vec<Note>) {
+        let mut straddling = 0_u32;
+        let mut first = None;
+        for relocation in self.relocations() {
+            match relocation {
+                Ok(relocation) => {
+                    let into_page = relocation.address & PAGE.wrapping_sub(1);
+                    let width = relocation.width().unwrap_or(0);
+                    if into_page.saturating_add(width) > PAGE {
+                        straddling = straddling.saturating_add(1);
+                        first = first.or(Some((relocation.address, width)));
+                    }
+                }
+                Err(note) => notes.push(note),
+            }
+        }
+        if let Some((address, width)) = first {
+            let detail = format!("{straddling} relocations cross the end of a page, the first one at address {address:#x} ({width} bytes)");
+            notes.push(Note::new(Code::ImageRelocStraddle, detail).at(self.place(address, width)));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Page hashes (`SpcPeImagePageHashes1` and `2`): a table of pairs of file offset and digest, one for each page of the headers and of every
+//! section, and a last pair of the end offset and zeros.
+//!
+//! A page is 4 KiB (8 KiB on Alpha and Itanium) whatever SectionAlignment says, because it is what the memory manager pages in. Its digest
+//! is over the bytes in the file, without the fields that no Authenticode digest covers, and zeros for what the file lacks of it.
+//! There is no specification; signify (`PEFile`) and osslsigncode (`pe_page_hash_calc`, which wrongly takes SectionAlignment) were compared.
+
+use super::Pe;
+use crate::{
+    bytes::{self, Span, index, slice, widen},
+    crypto::digest,
+    digest::DigestAlg,
+    facts::PageHashes,
+    finding::{Code, Note},
+};
+
+const MACHINE_ALPHA: u16 = 0x0184;
+const MACHINE_IA64: u16 = 0x0200;
+const MACHINE_ALPHA64: u16 = 0x0284;
+
+static ZEROS: [u8; 8192] = [0; 8192];
+
+/// One page of the headers or of a section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page<'a> {
+    /// Offset in the file.
+    pub offset: u64,
+    /// What its digest is over, one after the other; the last piece is the zeros that fill the page. Some are empty.
+    pub pieces: [&'a [u8]; 4],
+}
+
+impl<'a> Pe<'a> {
+    /// Length of a page in bytes.
+    pub const fn page_size(&self) -> usize {
+        match self.headers.machine {
+            MACHINE_ALPHA | MACHINE_ALPHA64 | MACHINE_IA64 => 8192,
+            _ => 4096,
+        }
+    }
+
+    /// Pages in the order of the page-hash table: those of the headers, then those of each section in table order. What reaches out of the
+    /// file is left out.
+    pub fn pages(&self) -> impl Iterator<Item = Page<'a>> + '_ {
+        let size = self.page_size();
+        let headers = (0, index(self.headers.size_of_headers));
+        let sections = self.sections.iter().map(|s| (index(s.file_offset), index(s.file_size)));
+        core::iter::once(headers).chain(sections).flat_map(move |(start, len)| {
+            let end = start.saturating_add(len).min(self.data.len());
+            (start..end).step_by(size).filter_map(move |at| self.page(at, end.saturating_sub(at).min(size)))
+        })
+    }
+
+    /// Verifies a page-hash table page by page. Which `alg` it uses comes from its attribute type: SHA-1 (1.3.6.1.4.1.311.2.3.1) or SHA-256
+    /// (1.3.6.1.4.1.311.2.3.2).
+    ///
+    /// # Errors
+    /// `SigPageHashTable` when the table is not whole: another algorithm, a length that is no multiple, pages that are missing, out of order
+    /// or not the image's, or no end with zeros.
+    pub fn verify_page_table(&self, table: &[u8], alg: DigestAlg) -> Result<PageHashes, Note> {
+        let bad = |detail: String| Note::new(Code::SigPageHashTable, detail);
+        let version = match alg {
+            DigestAlg::Sha1 => 1,
+            DigestAlg::Sha256 => 2,
+            _ => return Err(bad(format!("page hashes are SHA-1 or SHA-256, not {alg}"))),
+        };
+        let pair = alg.len().saturating_add(4);
+        if !table.len().is_multiple_of(pair) {
+            return Err(bad(format!("{} bytes are no multiple of {pair}", table.len())));
+        }
+        let mut pairs = table.chunks_exact(pair).filter_map(|pair| Some((bytes::le32(pair, 0)?, pair.get(4..)?)));
+        let mut hashes = PageHashes { version, pages: 0, mismatches: Vec::new() };
+        let mut end = 0;
+        for page in self.pages() {
+            let (offset, value) = pairs.next().ok_or_else(|| bad(format!("the page at {:#x} is missing", page.offset)))?;
+            if u64::from(offset) != page.offset {
+                return Err(bad(format!("pair {} is for {offset:#x}, the image has a page at {:#x}", hashes.pages, page.offset)));
+            }
+            hashes.pages = hashes.pages.saturating_add(1);
+            if digest(alg, &page.pieces).as_bytes() != value {
+                hashes.mismatches.push(page.offset);
+            }
+            end = page.end(self.page_size());
+        }
+        match (pairs.next(), pairs.next()) {
+            (Some((last, zeros)), None) if u64::from(last) == end && zeros.iter().all(|b| *b == 0) => Ok(hashes),
+            (Some((last, _)), None) => {
+                Err(bad(format!("the last pair is {last:#x}, the pages end at {end:#x}, or its digest is not zero")))
+            }
+            (None, _) => Err(bad("the last, empty pair is missing".to_owned())),
+            (Some(_), Some((extra, _))) => Err(bad(format!("a pair for {extra:#x} follows the last page"))),
+        }
+    }
+
+    fn page(&self, at: usize, len: usize) -> Option<Page<'a>> {
+        let page = slice(self.data, at, len)?;
+        let mut pieces: [&[u8]; 4] = [&[]; 4];
+        let mut from = 0;
+        let span = Span::new(at, len);
+        let fields = [Some(self.headers.checksum_span()), self.headers.certificate_directory_span()];
+        let (head, zeros) = pieces.split_at_mut_checked(3)?;
+        for (piece, field) in head.iter_mut().zip(fields.into_iter().flatten().filter(|f| f.overlaps(span)).map(Some).chain([None])) {
+            // a field may reach over the end of the page, or begin before it
+            let (until, resume) = match field {
+                Some(field) => {
+                    let relative = |n: u64| usize::try_from(n.saturating_sub(span.offset)).unwrap_or(usize::MAX).min(len);
+                    (relative(field.offset), relative(field.end()?))
+                }
+                None => (len, len),
+            };
+            *piece = page.get(from..until)?;
+            from = resume;
+        }
+        *zeros.first_mut()? = ZEROS.get(..self.page_size().checked_sub(len)?)?;
+        Some(Page { offset: widen(at), pieces })
+    }
+}
+
+impl Page<'_> {
+    /// Offset behind the page's bytes in the file, without the zeros that fill it.
+    fn end(&self, page_size: usize) -> u64 {
+        let [.., zeros] = self.pieces;
+        self.offset.saturating_add(widen(page_size.saturating_sub(zeros.len())))
+    }
+}
