@@ -1,0 +1,215 @@
+//! From paths on the command line to the files below them.
+//!
+//! Every regular file is found, whatever ignore files say; directories are read in the order of their names, one at a time, so that the
+//! order is the same in every run and memory stays small. Links are followed; a directory is read once however many links lead to it,
+//! which ends loops. What cannot be read, or is no regular file, is an item with a note; nothing ends the walk.
+
+use std::{
+    collections::HashSet,
+    fmt, fs,
+    io::{self, BufRead},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use hvci_engine::finding::{Code, Note};
+use ignore::WalkBuilder;
+
+use super::escape;
+
+/// One file, or what is wrong at this path.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Where, for opening it.
+    pub path: PathBuf,
+    /// Where, for showing it: escaped.
+    pub display: String,
+    /// Why there is nothing to read: missing, unreadable, no regular file.
+    pub result: Result<(), Note>,
+}
+
+/// The regular files at and below `roots`, lazily.
+pub fn walk(roots: impl IntoIterator<Item = PathBuf> + 'static) -> Walk {
+    Walk { roots: Box::new(roots.into_iter().map(Ok)), tree: None, seen: Arc::default() }
+}
+
+/// The regular files at and below the paths that `list` names, lazily: one path a line, or each ended by a NUL byte (as `find -print0`
+/// writes them) if there is one in the first buffer. A list that cannot be read on is the last item.
+pub fn walk_list(list: impl BufRead + 'static) -> Walk {
+    Walk { roots: Box::new(List { list, separator: None }), tree: None, seen: Arc::default() }
+}
+
+/// The files found; made by [`walk`] and [`walk_list`].
+pub struct Walk {
+    roots: Box<dyn Iterator<Item = io::Result<PathBuf>>>,
+    tree: Option<ignore::Walk>,
+    seen: Arc<Seen>,
+}
+
+impl fmt::Debug for Walk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Walk").finish_non_exhaustive()
+    }
+}
+
+impl Iterator for Walk {
+    type Item = Found;
+
+    fn next(&mut self) -> Option<Found> {
+        loop {
+            if let Some(tree) = &mut self.tree {
+                match tree.next() {
+                    None => self.tree = None,
+                    Some(Ok(entry)) if entry.file_type().is_some_and(|t| t.is_dir()) => continue,
+                    Some(Ok(entry)) => {
+                        let result = entry.file_type().map_or(Ok(()), regular);
+                        return Some(found(entry.into_path(), result));
+                    }
+                    Some(Err(err)) => match unreadable(err) {
+                        Some(found) => return Some(found),
+                        None => continue,
+                    },
+                }
+            }
+            let root = match self.roots.next()? {
+                Ok(root) => root,
+                Err(err) => return Some(found(PathBuf::from("--files-from"), Err(Note::new(Code::InputUnreadable, err.to_string())))),
+            };
+            match fs::metadata(&root) {
+                Ok(metadata) if metadata.is_dir() => self.tree = Some(tree(&root, &self.seen)),
+                Ok(metadata) => return Some(found(root, regular(metadata.file_type()))),
+                Err(err) => return Some(found(root, Err(Note::new(Code::InputUnreadable, err.to_string())))),
+            }
+        }
+    }
+}
+
+/// What a path is that is no regular file, as a note.
+pub(super) fn regular(kind: fs::FileType) -> Result<(), Note> {
+    if kind.is_file() {
+        return Ok(());
+    }
+    let what = if kind.is_dir() { "a directory" } else { special(kind) };
+    Err(Note::new(Code::InputUnreadable, format!("{what}, not opened")))
+}
+
+#[cfg(unix)]
+fn special(kind: fs::FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    match () {
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () if kind.is_block_device() || kind.is_char_device() => "a device",
+        () => "no regular file",
+    }
+}
+
+#[cfg(not(unix))]
+fn special(_: fs::FileType) -> &'static str {
+    "no regular file"
+}
+
+fn found(path: PathBuf, result: Result<(), Note>) -> Found {
+    let display = escape(path.as_os_str().as_encoded_bytes());
+    Found { path, display, result }
+}
+
+fn tree(root: &Path, seen: &Arc<Seen>) -> ignore::Walk {
+    let seen = Arc::clone(seen);
+    WalkBuilder::new(root)
+        .standard_filters(false)
+        .follow_links(true)
+        .sort_by_file_name(|a, b| a.cmp(b))
+        .filter_entry(move |entry| !entry.file_type().is_some_and(|t| t.is_dir()) || seen.first_time(entry.path()))
+        .build()
+}
+
+/// `None` for a loop: what it leads to is being walked.
+fn unreadable(err: ignore::Error) -> Option<Found> {
+    let mut path = PathBuf::new();
+    let mut err = err;
+    loop {
+        err = match err {
+            ignore::Error::WithPath { path: at, err } => {
+                path = at;
+                *err
+            }
+            ignore::Error::WithDepth { err, .. } | ignore::Error::WithLineNumber { err, .. } => *err,
+            ignore::Error::Loop { .. } => return None,
+            err => return Some(found(path, Err(Note::new(Code::InputUnreadable, err.to_string())))),
+        }
+    }
+}
+
+/// The directories walked so far, by device and inode.
+#[derive(Default)]
+struct Seen(Mutex<HashSet<(u64, u64)>>);
+
+impl Seen {
+    #[cfg(unix)]
+    fn first_time(&self, directory: &Path) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        // unreadable: the walk itself will say so
+        let Ok(metadata) = fs::metadata(directory) else { return true };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((metadata.dev(), metadata.ino()))
+    }
+
+    #[cfg(not(unix))]
+    fn first_time(&self, _: &Path) -> bool {
+        true
+    }
+}
+
+struct List<R> {
+    list: R,
+    separator: Option<u8>,
+}
+
+impl<R: BufRead> Iterator for List<R> {
+    type Item = io::Result<PathBuf>;
+
+    fn next(&mut self) -> Option<io::Result<PathBuf>> {
+        loop {
+            match self.record() {
+                Ok(Some(record)) if record.is_empty() => {}
+                Ok(Some(record)) => return Some(path(record)),
+                Ok(None) => return None,
+                Err(err) => {
+                    self.separator = None;
+                    return Some(Err(err));
+                }
+            }
+        }
+    }
+}
+
+impl<R: BufRead> List<R> {
+    fn record(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let separator = match self.separator {
+            Some(separator) => separator,
+            None => *self.separator.insert(if self.list.fill_buf()?.contains(&0) { 0 } else { b'\n' }),
+        };
+        let mut record = Vec::new();
+        if self.list.read_until(separator, &mut record)? == 0 {
+            return Ok(None);
+        }
+        if record.last() == Some(&separator) {
+            record.pop();
+        }
+        if cfg!(windows) && record.last() == Some(&b'\r') {
+            record.pop();
+        }
+        Ok(Some(record))
+    }
+}
+
+#[cfg(unix)]
+fn path(record: Vec<u8>) -> io::Result<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    Ok(PathBuf::from(std::ffi::OsString::from_vec(record)))
+}
+
+#[cfg(not(unix))]
+fn path(record: Vec<u8>) -> io::Result<PathBuf> {
+    String::from_utf8(record).map(PathBuf::from).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
+}
