@@ -1,3 +1,8 @@
-//! x
+//! Driver corpora: find images, look inside packages, audit them in parallel, report, judge again.
+//!
+//! The engine decides; this library finds the bytes, hands them over in batches and writes down what came out.
 
+pub mod report;
+pub mod scan;
 pub mod source;
+pub mod trust;

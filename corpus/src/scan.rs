@@ -207,7 +207,11 @@ impl Worker<'_> {
             match sniff(content.bytes(), &display) {
                 Kind::Package(format) => {
                     // what came before it in the walk must be written before its members
-                    self.flush(std::mem::take(&mut batch), (std::mem::take(&mut skipped), std::mem::take(&mut files), std::mem::take(&mut bytes)), false);
+                    self.flush(
+                        std::mem::take(&mut batch),
+                        (std::mem::take(&mut skipped), std::mem::take(&mut files), std::mem::take(&mut bytes)),
+                        false,
+                    );
                     self.package(&content, &display, format);
                 }
                 Kind::Other if !named && self.context.catalogs.is_empty() => skipped += 1,
@@ -231,8 +235,11 @@ impl Worker<'_> {
                 return ControlFlow::Continue(());
             }
             bytes += body.len() as u64;
-            let waiting = if body.is_empty() { Waiting::Fault { path, size: 0, notes } } else { Waiting::Member { path, bytes: body, notes } };
-            let full = batches.last().is_none_or(|b| b.len() >= BATCH_FILES || b.iter().map(|w| w.bytes().len() as u64).sum::<u64>() > BATCH_BYTES);
+            let waiting =
+                if body.is_empty() { Waiting::Fault { path, size: 0, notes } } else { Waiting::Member { path, bytes: body, notes } };
+            let full = batches
+                .last()
+                .is_none_or(|b| b.len() >= BATCH_FILES || b.iter().map(|w| w.bytes().len() as u64).sum::<u64>() > BATCH_BYTES);
             if full {
                 if batches.len() >= self.context.jobs {
                     self.flush_batches(std::mem::take(&mut batches), (std::mem::take(&mut skipped), 0, 0));

@@ -7,8 +7,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use hvci_engine::signature::{
-    catalog::{Catalog, CatalogIndex},
     cache::Cache,
+    catalog::{Catalog, CatalogIndex},
     kernel::kernel_certificates,
     keyring::certificates_from,
     trust::{Purposes, TrustStore},
@@ -55,7 +55,8 @@ pub fn add_roots(store: &mut TrustStore, argument: &str) -> Result<usize> {
 /// An unreadable file, one that is no kernel, one without keys.
 pub fn add_kernel(store: &mut TrustStore, path: &Path) -> Result<usize> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let keys = kernel_certificates(&bytes, KERNEL_CAP).with_context(|| format!("{}: cannot find the keys of this kernel", path.display()))?;
+    let keys =
+        kernel_certificates(&bytes, KERNEL_CAP).with_context(|| format!("{}: cannot find the keys of this kernel", path.display()))?;
     let origin = format!("built into {}", path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default());
     let added = keys.iter().filter(|der| store.add_der(der, Purposes::MODULE, origin.clone()).is_ok()).count();
     if added == 0 {

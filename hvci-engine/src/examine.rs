@@ -124,7 +124,10 @@ impl Examiner<'_> {
         reading.facts.image = Some(pe.facts());
         reading.facts.notes.extend_from_slice(pe.notes());
         reading.facts.notes.extend(pe.lint());
-        reading.facts.notes.extend(pe.checksum_note());
+        // the kernel is the only one that looks at it, and it takes a pass over the whole file
+        if pe.kind() == FileKind::PeDriver {
+            reading.facts.notes.extend(pe.checksum_note());
+        }
 
         let table = pe.certificate_table();
         reading.facts.notes.extend(table.notes);
@@ -137,19 +140,19 @@ impl Examiner<'_> {
 
         let mut signed: Vec<DigestAlg> = signatures.iter().filter_map(|r| Some(r.signature.coverage.as_ref()?.signed.alg())).collect();
         let differ = pe.forms_differ();
-        let unpadded = signatures.is_empty() && bytes.len() % 8 != 0;
+        let unpadded = pe.missing_padding() != 0;
         if differ {
             for alg in signed.clone().into_iter().chain([DigestAlg::Sha256]) {
-                reading.want(DigestForm::SectionSum, alg, pe.hash_pieces(DigestForm::SectionSum), jobs);
+                reading.want_of(&pe, DigestForm::SectionSum, alg, jobs);
             }
         }
         signed.extend([DigestAlg::Sha256]);
         signed.extend(self.digests);
         signed.extend(self.catalogs.algorithms());
         for alg in signed {
-            reading.want(DigestForm::Linear, alg, pe.hash_pieces(DigestForm::Linear), jobs);
+            reading.want_of(&pe, DigestForm::Linear, alg, jobs);
             if unpadded {
-                reading.want(DigestForm::LinearPadded, alg, pe.hash_pieces(DigestForm::LinearPadded), jobs);
+                reading.want_of(&pe, DigestForm::LinearPadded, alg, jobs);
             }
         }
         for alg in self.digests.iter().chain(self.catalogs.algorithms()) {
@@ -288,6 +291,13 @@ enum Body<'i> {
 }
 
 impl<'i> Reading<'i> {
+    /// Asks for an image's digest, once, if it has one of this form.
+    fn want_of(&mut self, pe: &Pe<'i>, form: DigestForm, alg: DigestAlg, jobs: &mut Vec<Job<'i>>) {
+        if let Some(pieces) = pe.hash_pieces(form) {
+            self.want(form, alg, pieces, jobs);
+        }
+    }
+
     /// Asks for a digest, once.
     fn want(&mut self, form: DigestForm, alg: DigestAlg, pieces: Vec<&'i [u8]>, jobs: &mut Vec<Job<'i>>) {
         let own = jobs.len().saturating_sub(self.forms.len());

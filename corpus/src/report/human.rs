@@ -89,7 +89,8 @@ fn render_finding(out: &mut dyn Write, finding: &Finding, verdict: &Verdict) -> 
     write!(out, "  {style}{severity}[{code}]{style:#} {}", code.title())?;
     let source = signature.and_then(|i| verdict.signatures.get(i)).map(|s| s.source.to_string());
     let span = span.map(|s| s.to_string());
-    let place: Vec<&str> = [source.as_deref(), subject.as_deref(), span.as_deref()].into_iter().flatten().filter(|p| !p.is_empty()).collect();
+    let place: Vec<&str> =
+        [source.as_deref(), subject.as_deref(), span.as_deref()].into_iter().flatten().filter(|p| !p.is_empty()).collect();
     if !place.is_empty() {
         write!(out, "  ({})", place.join("; "))?;
     }
@@ -107,7 +108,8 @@ fn counts(verdict: &Verdict) -> String {
     let count = |f: fn(Severity) -> bool| u64::try_from(verdict.findings.iter().filter(|x| f(x.severity)).count()).unwrap_or(u64::MAX);
     let errors = count(|s| s >= Severity::Unknown);
     let warnings = count(|s| s == Severity::Warning);
-    let parts: Vec<String> = [(errors, "error"), (warnings, "warning")].into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| plural(n, what)).collect();
+    let parts: Vec<String> =
+        [(errors, "error"), (warnings, "warning")].into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| plural(n, what)).collect();
     if parts.is_empty() { String::new() } else { format!("  [{}]", parts.join(", ")) }
 }
 

@@ -46,9 +46,12 @@ impl Sink for Sarif<'_> {
         let identity = authentihash(&audited.facts).map_or_else(|| audited.path.clone(), ToString::to_string);
         let uri = uri(&audited.path);
         for finding in audited.verdict.findings.iter().filter(|f| f.severity > Severity::Note) {
-            let place = finding.subject.as_deref().or(finding.signature.and_then(|i| audited.verdict.signatures.get(i)).map(|_| "signature"));
+            let place =
+                finding.subject.as_deref().or(finding.signature.and_then(|i| audited.verdict.signatures.get(i)).map(|_| "signature"));
             let mut text = finding.code.title().to_owned();
-            for part in [place.filter(|_| finding.subject.is_some()), Some(finding.detail.as_str())].into_iter().flatten().filter(|p| !p.is_empty()) {
+            for part in
+                [place.filter(|_| finding.subject.is_some()), Some(finding.detail.as_str())].into_iter().flatten().filter(|p| !p.is_empty())
+            {
                 text.push_str("; ");
                 text.push_str(part);
             }

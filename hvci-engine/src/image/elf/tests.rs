@@ -164,7 +164,7 @@ fn the_section_table_may_not_reach_into_the_signature() {
     let error = Elf::parse(&signed).unwrap_err();
     assert_eq!(error.code, Code::ImageTruncated);
     assert_eq!(error.span, Some(Span::new(table, 7 * SHDR_LEN)));
-    assert_eq!(error.note().code, error.code);
+    assert_eq!(Note::from(error.clone()).code, error.code);
 }
 
 #[test]

@@ -49,6 +49,11 @@ pub struct Pe<'a> {
 }
 
 impl<'a> Pe<'a> {
+    /// Whether `data` begins as a PE image does. DOS programs do too; [`Pe::parse`] tells.
+    pub fn is_pe(data: &[u8]) -> bool {
+        data.starts_with(b"MZ")
+    }
+
     /// Reads headers and section table of the file `data`.
     ///
     /// # Errors
