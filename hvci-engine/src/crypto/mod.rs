@@ -5,6 +5,8 @@
 mod ecdsa;
 mod hash;
 mod key;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 mod rsa;
 
 pub use hash::{Job, digest, digest_jobs};
