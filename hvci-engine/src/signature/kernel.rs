@@ -163,11 +163,11 @@ impl Words {
     }
 }
 
-/// Every run in the image; at most [`MAX_RUNS`].
+/// Every run in the image, of the first [`MAX_CANDIDATES`] places that look like the beginning of one.
 fn certificate_runs(image: &[u8]) -> Vec<Run<'_>> {
     let mut runs = Vec::new();
     let mut from = 0;
-    while runs.len() < MAX_RUNS {
+    for _ in 0..MAX_CANDIDATES {
         let Some(start) = image.get(from..).and_then(next_candidate).and_then(|n| from.checked_add(n)) else {
             break;
         };
@@ -204,8 +204,8 @@ fn release(image: &[u8]) -> Option<(u32, u32)> {
 
 /// Default of `CONFIG_SYSTEM_EXTRA_CERTIFICATE_SIZE` is 4096.
 const MAX_EXTRA: usize = 64 << 10;
-/// Far above any kernel: Debian's have 1, Ubuntu's about 10.
-const MAX_RUNS: usize = 4096;
+/// Far above any kernel: Debian's have one such place.
+const MAX_CANDIDATES: usize = 4096;
 
 #[cfg(test)]
 mod tests;

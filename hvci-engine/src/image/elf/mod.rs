@@ -74,12 +74,8 @@ impl<'a> Elf<'a> {
         let tables = Tables::read(content)?;
         let divergence = second::difference(content, &tables).map(|detail| Note::new(Code::ImageDivergence, detail));
         let names = tables.sections.get(tables.names_index).and_then(|s| section_bytes(content, s)).unwrap_or_default();
-        let modinfo = tables
-            .sections
-            .iter()
-            .find(|s| names.get(s.sh_name..).is_some_and(|n| n.starts_with(b".modinfo\0")))
-            .and_then(|s| section_bytes(content, s))
-            .map(ModInfo::new);
+        let modinfo =
+            tables.sections.iter().find(|s| is_called(names, s, ".modinfo")).and_then(|s| section_bytes(content, s)).map(ModInfo::new);
         Ok(Self { content, tables, names, modinfo, signed: appended.is_some(), divergence })
     }
 
@@ -96,7 +92,7 @@ impl<'a> Elf<'a> {
 
     /// Bytes of the first section called `name`, if it has bytes in the file.
     pub fn section(&self, name: &str) -> Option<&'a [u8]> {
-        let section = self.tables.sections.iter().find(|s| self.raw_name(s) == name.as_bytes())?;
+        let section = self.tables.sections.iter().find(|s| is_called(self.names, s, name))?;
         section_bytes(self.content, section)
     }
 
@@ -135,17 +131,18 @@ impl<'a> Elf<'a> {
         lint::writable_executable(self)
     }
 
-    /// Name of a section without its zero byte; empty where the name table has none.
-    fn raw_name(&self, section: &SectionHeader) -> &'a [u8] {
-        let rest = self.names.get(section.sh_name..).unwrap_or_default();
-        let end = rest.iter().position(|b| *b == 0).unwrap_or(0);
-        rest.get(..end).unwrap_or_default()
-    }
-
-    /// Name for people: escaped where it is not printable, cut off at 64 bytes (many sections can share one long name).
+    /// Name for people: escaped where it is not printable, cut off at 64 bytes (65,535 sections can share one name of megabytes).
     fn name(&self, section: &SectionHeader) -> String {
-        let raw = self.raw_name(section);
-        raw.get(..MAX_NAME).unwrap_or(raw).escape_ascii().to_string()
+        let rest = self.names.get(section.sh_name..).unwrap_or_default();
+        let longest = rest.get(..MAX_NAME).unwrap_or(rest);
+        let end = longest.iter().position(|b| *b == 0);
+        let shown = end.and_then(|end| longest.get(..end)).unwrap_or(longest);
+        // nearly every name; escaping goes byte by byte
+        let plain = shown.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        match core::str::from_utf8(shown) {
+            Ok(name) if plain => name.to_owned(),
+            _ => shown.escape_ascii().to_string(),
+        }
     }
 
     fn section_facts(&self, section: &SectionHeader) -> SectionFacts {
@@ -239,6 +236,12 @@ fn read_sections(content: &[u8], header: &Header) -> Result<Vec<SectionHeader>, 
 fn extended_count(content: &[u8], table: usize, little_endian: bool) -> Option<u64> {
     let bytes = crate::bytes::array(content, table.checked_add(32)?)?;
     Some(if little_endian { u64::from_le_bytes(bytes) } else { u64::from_be_bytes(bytes) })
+}
+
+/// Whether the section's name is `name`, without looking at more of the name table than that.
+fn is_called(names: &[u8], section: &SectionHeader, name: &str) -> bool {
+    let rest = names.get(section.sh_name..).and_then(|rest| rest.strip_prefix(name.as_bytes()));
+    rest.is_some_and(|rest| rest.first() == Some(&0))
 }
 
 /// Bytes of a section in the file; `None` for `SHT_NOBITS` and for what lies outside.

@@ -14,7 +14,7 @@ impl<'a> ModInfo<'a> {
 
     /// First value of `key`, as it stands.
     pub fn get(&self, key: &str) -> Option<&'a [u8]> {
-        self.entries().find_map(|(k, value)| (k == key.as_bytes()).then_some(value))
+        self.bytes.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(key.as_bytes())?.strip_prefix(b"="))
     }
 
     /// First value of `key` as text; what is not text becomes U+FFFD, what is longer than 256 bytes is cut off.
@@ -68,5 +68,6 @@ mod tests {
         assert_eq!(info.version().as_deref(), Some("1=2"));
         assert_eq!(info.vermagic(), None);
         assert_eq!(info.entries().count(), 5);
+        assert_eq!(info.get("licens"), None);
     }
 }

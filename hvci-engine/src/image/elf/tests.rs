@@ -233,6 +233,21 @@ fn long_and_odd_names_are_cut_and_escaped() {
     assert_eq!(facts.sections[1].name, "\\x07\\n");
 }
 
+/// Looking for the end of each name would read 60 GB here.
+#[test]
+fn one_long_name_for_every_section() {
+    let long = "a".repeat(1 << 20);
+    let sections: Vec<Section<'_>> =
+        (0..60_000).map(|_| ("", PROGBITS, 0, &b""[..])).chain([(&*long, PROGBITS, W | X, &b""[..])]).collect();
+    let mut file = object(false, &sections);
+    for index in 1..=60_000 {
+        let header = header_of(&file, index);
+        set(&mut file, header, &60_001_u32.to_le_bytes());
+    }
+    let elf = Elf::parse(&file).unwrap();
+    assert_eq!((elf.section(".text"), elf.facts().sections[7].name.len(), elf.lint().len()), (None, 64, 1));
+}
+
 #[test]
 fn the_readers_are_compared_field_by_field() {
     let file = module();
