@@ -210,11 +210,10 @@ ov4wCgYIKoZIzj0EAwIDSQAwRgIhAJ70+WwT7xbseri4MsuDxFHgnAFIiueCBdoP
     }
 
     fn p7b(certificates: &[u8]) -> Vec<u8> {
-        let oid = |oid: ::der::oid::ObjectIdentifier| element(tag::OID, oid.as_bytes());
-        let content = element(tag::SEQUENCE, &oid(oid::DATA));
+        let content = element(tag::SEQUENCE, &element(tag::OID, oid::DATA.as_bytes()));
         let parts = [&[2, 1, 1, 0x31, 0][..], &content, &element(0xA0, certificates), &[0x31, 0]].concat();
         let signed_data = element(0xA0, &element(tag::SEQUENCE, &parts));
-        element(tag::SEQUENCE, &[oid(oid::SIGNED_DATA), signed_data].concat())
+        element(tag::SEQUENCE, &[element(tag::OID, oid::SIGNED_DATA.as_bytes()), signed_data].concat())
     }
 
     #[test]
