@@ -2,6 +2,8 @@
 //!
 //! The engine decides; this library finds the bytes, hands them over in batches and writes down what came out.
 
+pub mod codes;
+pub mod explain;
 pub mod report;
 pub mod scan;
 pub mod source;

@@ -59,6 +59,11 @@ impl<'a> Input<'a> {
             Err(e) => plain(vec![e.into()]),
         }
     }
+
+    /// What is examined: the file, or what was unpacked from it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Examiner<'_> {

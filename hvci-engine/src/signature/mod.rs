@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod cert;
 pub mod chain;
 pub(crate) mod cms;
+pub mod crosscheck;
 pub(crate) mod detached;
 pub mod kernel;
 pub mod keyring;

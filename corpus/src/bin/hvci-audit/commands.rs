@@ -75,10 +75,12 @@ pub(crate) fn judge(args: JudgeArgs) -> Result<ExitCode> {
         let mut summary = Summary::default();
         for (number, line) in lines.lines().enumerate() {
             let line = line.with_context(|| format!("cannot read {}", args.facts.display()))?;
-            let place = || format!("{}, line {}: make the facts again with `hvci-audit scan -o facts=FILE`", args.facts.display(), number + 1);
+            let place =
+                || format!("{}, line {}: make the facts again with `hvci-audit scan -o facts=FILE`", args.facts.display(), number + 1);
             let FactsLine { path, facts } = serde_json::from_str(&line).with_context(place)?;
             if facts.schema_version != SCHEMA_VERSION {
-                return Err(anyhow::anyhow!("facts of schema {}, this program reads {SCHEMA_VERSION}", facts.schema_version)).with_context(place);
+                return Err(anyhow::anyhow!("facts of schema {}, this program reads {SCHEMA_VERSION}", facts.schema_version))
+                    .with_context(place);
             }
             let verdict = judge.judge(&facts, profile);
             let audited = Audited { path, facts, verdict };
@@ -211,4 +213,3 @@ fn open_list(path: &Path) -> Result<Box<dyn BufRead>> {
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(Box::new(BufReader::new(file)))
 }
-

@@ -23,12 +23,7 @@ impl<'a> Pe<'a> {
     /// The slices to hash, one after the other, for a digest of this form. `None` for a form that the image does not have: section sum where
     /// a section or the headers reach out of the file (firmware refuses the image then), and the forms that are none of a PE.
     pub fn hash_pieces(&self, form: DigestForm) -> Option<Vec<&'a [u8]>> {
-        let ranges = match form {
-            DigestForm::Flat => vec![(0, self.data.len())],
-            DigestForm::Linear | DigestForm::LinearPadded => self.linear(),
-            DigestForm::SectionSum => self.section_sum()?,
-            DigestForm::Module => return None,
-        };
+        let ranges = self.ranges(form)?;
         let mut pieces = Vec::with_capacity(ranges.len().saturating_add(1));
         for (start, end) in ranges {
             pieces.push(self.data.get(start..end)?);
@@ -38,6 +33,12 @@ impl<'a> Pe<'a> {
             pieces.push(ZEROS.get(..self.missing_padding())?);
         }
         Some(pieces)
+    }
+
+    /// The same as ranges of the file, without the zeros of the padded form.
+    pub fn hash_ranges(&self, form: DigestForm) -> Option<Vec<Span>> {
+        let ranges = self.ranges(form)?;
+        Some(ranges.into_iter().map(|(start, end)| Span::new(start, end.saturating_sub(start))).collect())
     }
 
     /// Whether the linear and the section-sum digest are over different bytes; also where there is no section-sum digest.
@@ -86,6 +87,15 @@ impl<'a> Pe<'a> {
         (stored != right).then(|| {
             Note::new(Code::ImageChecksum, format!("CheckSum is {stored:#x}, the file's is {right:#x}")).at(self.headers.checksum_span())
         })
+    }
+
+    fn ranges(&self, form: DigestForm) -> Option<Ranges> {
+        match form {
+            DigestForm::Flat => Some(vec![(0, self.data.len())]),
+            DigestForm::Linear | DigestForm::LinearPadded => Some(self.linear()),
+            DigestForm::SectionSum => self.section_sum(),
+            DigestForm::Module => None,
+        }
     }
 
     /// Offsets that split the headers: the file from 0 without CheckSum and without the certificate table's directory entry, up to `end`.
