@@ -237,6 +237,21 @@ mod tests {
         spki(&oid::EC_PUBLIC_KEY, &tlv(tag::OID, &[curve.as_bytes()]), point)
     }
 
+    /// The key, and if it is an RSA key, the same one without the kernel that would hide the libraries.
+    fn paths(spki: &[u8]) -> Vec<PublicKey> {
+        let key = || PublicKey::from_spki(spki).unwrap().0;
+        let other = match key() {
+            Material::Rsa(key) => Material::Rsa(key.without_kernel()),
+            Material::RsaPssOnly(key) => Material::RsaPssOnly(key.without_kernel()),
+            other => other,
+        };
+        vec![PublicKey(key()), PublicKey(other)]
+    }
+
+    fn rsa_paths(private: &RsaPrivateKey) -> Vec<PublicKey> {
+        paths(&rsa_spki(&[&[0], &private.n().to_bytes_be()[..]].concat(), &private.e().to_bytes_be()))
+    }
+
     fn refusal(spki: &[u8]) -> KeyError {
         PublicKey::from_spki(spki).expect_err("key is refused")
     }
@@ -265,12 +280,11 @@ mod tests {
 
     #[test]
     fn what_openssl_signs_verifies_and_nothing_near_it_does() {
-        for v in vectors() {
-            let key = PublicKey::from_spki(&v.spki).unwrap();
+        for (v, key) in vectors().iter().flat_map(|v| paths(&v.spki).into_iter().map(move |key| (v, key))) {
             let name = format!("{:?} {:?} {}", v.kind, v.scheme, v.digest.alg());
             assert_eq!(key.kind(), v.kind);
             assert_eq!(key.verify(v.scheme, &v.digest, &v.signature), Ok(v.form), "{name}");
-            for forged in forgeries(&v) {
+            for forged in forgeries(v) {
                 assert_eq!(key.verify(v.scheme, &v.digest, &forged), Err(VerifyError::Invalid), "{name} {}", hex::encode(forged));
             }
             let other = digest(v.digest.alg(), &[b"HVCI"]);
@@ -298,7 +312,7 @@ mod tests {
         for bits in [768, 1024, 2048] {
             let private = RsaPrivateKey::new(&mut rng, bits).unwrap();
             let n = private.n();
-            let key = PublicKey::from_spki(&rsa_spki(&[&[0], &n.to_bytes_be()[..]].concat(), &private.e().to_bytes_be())).unwrap();
+            let keys = rsa_paths(&private);
             let cases = [
                 (Scheme::Pkcs1, SignatureForm::Standard, DigestAlg::Md5),
                 (Scheme::Pkcs1, SignatureForm::Standard, DigestAlg::Sha1),
@@ -327,10 +341,12 @@ mod tests {
                         (sum.len() == s.len()).then_some((digest, s, sum))
                     })
                     .unwrap();
-                assert_eq!(key.verify(scheme, &digest, &s), Ok(form), "{bits} {scheme:?} {alg}");
-                assert_eq!(key.verify(scheme, &digest, &sum), Err(VerifyError::Invalid), "{bits} {scheme:?} {alg}");
-                assert_eq!(key.verify(scheme, &digest, &n.to_bytes_be()), Err(VerifyError::Invalid));
-                assert_eq!(key.verify(scheme, &digest, &(n - 1_u32).to_bytes_be()), Err(VerifyError::Invalid));
+                for key in &keys {
+                    assert_eq!(key.verify(scheme, &digest, &s), Ok(form), "{bits} {scheme:?} {alg}");
+                    assert_eq!(key.verify(scheme, &digest, &sum), Err(VerifyError::Invalid), "{bits} {scheme:?} {alg}");
+                    assert_eq!(key.verify(scheme, &digest, &n.to_bytes_be()), Err(VerifyError::Invalid));
+                    assert_eq!(key.verify(scheme, &digest, &(n - 1_u32).to_bytes_be()), Err(VerifyError::Invalid));
+                }
             }
         }
     }
@@ -338,51 +354,58 @@ mod tests {
     /// Blocks that a lenient parser of the padding takes; made with the private key, as a forger with exponent 3 would get them.
     #[test]
     fn padding_is_compared_whole() {
-        let private = RsaPrivateKey::new(&mut ChaCha8Rng::seed_from_u64(2), 1024).unwrap();
-        let key = PublicKey::from_spki(&rsa_spki(&[&[0], &private.n().to_bytes_be()[..]].concat(), &private.e().to_bytes_be())).unwrap();
         let digest = digest(DigestAlg::Sha1, &[b"hvci"]);
         let prefix = Pkcs1v15Sign::new::<sha1::Sha1>().prefix;
         let without_null = {
             let algorithm = tlv(tag::SEQUENCE, &[&tlv(tag::OID, &[oid::SHA1.as_bytes()])]);
             tlv(tag::SEQUENCE, &[&algorithm, &tlv(tag::OCTET_STRING, &[digest.as_bytes()])])
         };
-        let sign = |block: &[u8]| {
-            let s = BigUint::from_bytes_be(block).modpow(rsa::traits::PrivateKeyParts::d(&private), private.n()).to_bytes_be();
-            [&vec![0; 128 - s.len()], &s[..]].concat()
-        };
-        let block = |kind: u8, fill: usize, filler: u8, content: &[&[u8]]| {
-            let mut block = [&[0, kind][..], &vec![filler; fill], &[0], &content.concat()].concat();
-            block.resize(128, 0);
-            block
-        };
-        let standard: &[&[u8]] = &[&prefix, digest.as_bytes()];
-        let bare: &[&[u8]] = &[digest.as_bytes()];
-        assert_eq!(key.verify(Scheme::Pkcs1, &digest, &sign(&block(1, 90, 0xFF, standard))), Ok(SignatureForm::Standard));
-        assert_eq!(key.verify(Scheme::Pkcs1, &digest, &sign(&block(1, 105, 0xFF, bare))), Ok(SignatureForm::BareHash));
-        let wrong = [
-            block(1, 8, 0xFF, standard),
-            block(1, 8, 0xFF, bare),
-            block(2, 90, 0xFF, standard),
-            block(2, 105, 0xFF, bare),
-            block(0, 105, 0xFF, bare),
-            block(1, 105, 0x00, bare),
-            block(1, 105, 0xFE, bare),
-            block(1, 125 - without_null.len(), 0xFF, &[&without_null]),
-            block(1, 104, 0xFF, &[digest.as_bytes(), &[0]]),
-        ];
-        for block in wrong {
-            assert_eq!(key.verify(Scheme::Pkcs1, &digest, &sign(&block)), Err(VerifyError::Invalid), "{}", hex::encode(block));
+        for len in [128, 256] {
+            let private = RsaPrivateKey::new(&mut ChaCha8Rng::seed_from_u64(2), 8 * len).unwrap();
+            let keys = rsa_paths(&private);
+            let verify = |block: &[u8]| {
+                let s = BigUint::from_bytes_be(block).modpow(rsa::traits::PrivateKeyParts::d(&private), private.n()).to_bytes_be();
+                let s = [&vec![0; len - s.len()], &s[..]].concat();
+                let [one, other] = keys.iter().map(|key| key.verify(Scheme::Pkcs1, &digest, &s)).collect::<Vec<_>>().try_into().unwrap();
+                assert_eq!(one, other);
+                one
+            };
+            let block = |kind: u8, fill: usize, filler: u8, content: &[&[u8]]| {
+                let mut block = [&[0, kind][..], &vec![filler; fill], &[0], &content.concat()].concat();
+                block.resize(len, 0);
+                block
+            };
+            let standard: &[&[u8]] = &[&prefix, digest.as_bytes()];
+            let bare: &[&[u8]] = &[digest.as_bytes()];
+            let (standard_fill, bare_fill) = (len - 38, len - 23);
+            assert_eq!(verify(&block(1, standard_fill, 0xFF, standard)), Ok(SignatureForm::Standard));
+            assert_eq!(verify(&block(1, bare_fill, 0xFF, bare)), Ok(SignatureForm::BareHash));
+            let wrong = [
+                block(1, 8, 0xFF, standard),
+                block(1, 8, 0xFF, bare),
+                block(2, standard_fill, 0xFF, standard),
+                block(2, bare_fill, 0xFF, bare),
+                block(0, bare_fill, 0xFF, bare),
+                block(1, bare_fill, 0x00, bare),
+                block(1, bare_fill, 0xFE, bare),
+                block(1, len - 3 - without_null.len(), 0xFF, &[&without_null]),
+                block(1, bare_fill - 1, 0xFF, &[digest.as_bytes(), &[0]]),
+            ];
+            for block in wrong {
+                assert_eq!(verify(&block), Err(VerifyError::Invalid), "{}", hex::encode(block));
+            }
         }
     }
 
     #[test]
     fn a_bare_hash_is_taken_for_old_digests_only() {
-        let private = RsaPrivateKey::new(&mut ChaCha8Rng::seed_from_u64(3), 1024).unwrap();
-        let key = PublicKey::from_spki(&rsa_spki(&[&[0], &private.n().to_bytes_be()[..]].concat(), &private.e().to_bytes_be())).unwrap();
-        for alg in DigestAlg::ALL {
-            let digest = digest(alg, &[b"hvci"]);
-            let s = private.sign(Pkcs1v15Sign::new_unprefixed(), digest.as_bytes()).unwrap();
-            assert_eq!(key.verify(Scheme::Pkcs1, &digest, &s).is_ok(), matches!(alg, DigestAlg::Md5 | DigestAlg::Sha1), "{alg}");
+        for bits in [1024, 2048] {
+            let private = RsaPrivateKey::new(&mut ChaCha8Rng::seed_from_u64(3), bits).unwrap();
+            for (alg, key) in DigestAlg::ALL.into_iter().flat_map(|alg| rsa_paths(&private).into_iter().map(move |key| (alg, key))) {
+                let digest = digest(alg, &[b"hvci"]);
+                let s = private.sign(Pkcs1v15Sign::new_unprefixed(), digest.as_bytes()).unwrap();
+                assert_eq!(key.verify(Scheme::Pkcs1, &digest, &s).is_ok(), matches!(alg, DigestAlg::Md5 | DigestAlg::Sha1), "{alg}");
+            }
         }
     }
 

@@ -1,4 +1,8 @@
-//! RSA signatures (RFC 8017 §8): aws-lc with keys parsed once for what it takes, the `rsa` crate for the rest.
+//! RSA signatures (RFC 8017 §8): an own kernel for what is most frequent, aws-lc with keys parsed once for what it takes, the `rsa` crate for
+//! the rest.
+//!
+//! The kernel takes PKCS#1 v1.5 of 2,048, 3,072 and 4,096 bits with exponent 65,537 where the processor has AVX-512 IFMA: three times the
+//! speed of aws-lc. Without it:
 //!
 //! | | aws-lc | `rsa` |
 //! |---|---|---|
@@ -35,6 +39,8 @@ use sha1::Sha1;
 use sha2::{Sha224, Sha256, Sha384, Sha512};
 use sha3::{Sha3_256, Sha3_384, Sha3_512};
 
+#[cfg(target_arch = "x86_64")]
+use super::lanes::rsa_ifma::IfmaModulus;
 use super::{KeyError, SignatureForm, VerifyError};
 use crate::{
     bytes::der::{self, Tlv, tag},
@@ -47,7 +53,7 @@ const MAX_BITS: u32 = 8192;
 const MAX_EXPONENT: u64 = (1 << 33) - 1;
 
 /// A modulus and an exponent.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct RsaKey {
     /// Big endian, without leading zeroes.
     modulus: Box<[u8]>,
@@ -56,6 +62,9 @@ pub(super) struct RsaKey {
     bits: u32,
     /// By [`Route`]; parsing costs a tenth of a verification, and a key is mostly used in one way.
     parsed: [OnceLock<Option<ParsedPublicKey>>; ROUTES.len()],
+    /// `None` inside if the kernel does not take the key.
+    #[cfg(target_arch = "x86_64")]
+    ifma: OnceLock<Option<IfmaModulus>>,
 }
 
 /// What aws-lc takes: one parsed key for each.
@@ -96,7 +105,7 @@ impl RsaKey {
         if e < 3 || !odd(exponent) || !odd(modulus) {
             return Err(KeyError::Malformed);
         }
-        Ok(Self { modulus: modulus.into(), exponent: exponent.into(), bits, parsed: Default::default() })
+        Ok(Self { modulus: modulus.into(), exponent: exponent.into(), bits, ..Default::default() })
     }
 
     pub(super) fn bits(&self) -> u32 {
@@ -106,26 +115,32 @@ impl RsaKey {
     /// That `signature` is of `digest` by RSASSA-PKCS1-v1_5.
     pub(super) fn verify_pkcs1(&self, digest: &Digest, signature: &[u8]) -> Result<SignatureForm, VerifyError> {
         self.check_range(signature)?;
-        let standard = self.verify_by_aws_lc(false, digest, signature).unwrap_or_else(|| {
-            let scheme = match digest.alg() {
-                DigestAlg::Md5 => Pkcs1v15Sign::new::<Md5>(),
-                DigestAlg::Sha1 => Pkcs1v15Sign::new::<Sha1>(),
-                DigestAlg::Sha224 => Pkcs1v15Sign::new::<Sha224>(),
-                DigestAlg::Sha256 => Pkcs1v15Sign::new::<Sha256>(),
-                DigestAlg::Sha384 => Pkcs1v15Sign::new::<Sha384>(),
-                DigestAlg::Sha512 => Pkcs1v15Sign::new::<Sha512>(),
-                DigestAlg::Sha3_256 => Pkcs1v15Sign::new::<Sha3_256>(),
-                DigestAlg::Sha3_384 => Pkcs1v15Sign::new::<Sha3_384>(),
-                DigestAlg::Sha3_512 => Pkcs1v15Sign::new::<Sha3_512>(),
+        let standard = match digest.alg() {
+            DigestAlg::Md5 => Pkcs1v15Sign::new::<Md5>(),
+            DigestAlg::Sha1 => Pkcs1v15Sign::new::<Sha1>(),
+            DigestAlg::Sha224 => Pkcs1v15Sign::new::<Sha224>(),
+            DigestAlg::Sha256 => Pkcs1v15Sign::new::<Sha256>(),
+            DigestAlg::Sha384 => Pkcs1v15Sign::new::<Sha384>(),
+            DigestAlg::Sha512 => Pkcs1v15Sign::new::<Sha512>(),
+            DigestAlg::Sha3_256 => Pkcs1v15Sign::new::<Sha3_256>(),
+            DigestAlg::Sha3_384 => Pkcs1v15Sign::new::<Sha3_384>(),
+            DigestAlg::Sha3_512 => Pkcs1v15Sign::new::<Sha3_512>(),
+        };
+        let bare = matches!(digest.alg(), DigestAlg::Md5 | DigestAlg::Sha1).then(Pkcs1v15Sign::new_unprefixed);
+        if let Some(block) = self.recover(signature) {
+            let is =
+                |scheme: &Pkcs1v15Sign| encoded(&scheme.prefix, digest.as_bytes(), block.len()).is_some_and(|expected| block == expected);
+            return match bare {
+                _ if is(&standard) => Ok(SignatureForm::Standard),
+                Some(bare) if is(&bare) => Ok(SignatureForm::BareHash),
+                _ => Err(VerifyError::Invalid),
             };
-            self.verify_by_rsa(scheme, digest, signature)
-        });
-        match (standard, digest.alg()) {
+        }
+        let by_library = self.verify_by_aws_lc(false, digest, signature);
+        match (by_library.unwrap_or_else(|| self.verify_by_rsa(standard, digest, signature)), bare) {
             (Ok(()), _) => Ok(SignatureForm::Standard),
-            (Err(_), DigestAlg::Md5 | DigestAlg::Sha1) => {
-                self.verify_by_rsa(Pkcs1v15Sign::new_unprefixed(), digest, signature).map(|()| SignatureForm::BareHash)
-            }
-            (Err(e), _) => Err(e),
+            (Err(_), Some(bare)) => self.verify_by_rsa(bare, digest, signature).map(|()| SignatureForm::BareHash),
+            (Err(e), None) => Err(e),
         }
     }
 
@@ -159,6 +174,28 @@ impl RsaKey {
         if signature.len() == self.modulus.len() && signature < &*self.modulus { Ok(()) } else { Err(VerifyError::Invalid) }
     }
 
+    /// The block that `signature` was made from, by the kernel; `None` if it does not take the key.
+    #[cfg(target_arch = "x86_64")]
+    fn recover(&self, signature: &[u8]) -> Option<Vec<u8>> {
+        let prepare = || if *self.exponent == [1, 0, 1] { IfmaModulus::new(&self.modulus) } else { None };
+        Some(self.ifma.get_or_init(prepare).as_ref()?.power_65537(signature))
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn recover(&self, _signature: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The same key for the libraries alone.
+    #[cfg(test)]
+    pub(super) fn without_kernel(#[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))] mut self) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            self.ifma = OnceLock::from(None);
+        }
+        self
+    }
+
     /// `None` if aws-lc does not take the digest with a key of this size.
     fn verify_by_aws_lc(&self, pss: bool, digest: &Digest, signature: &[u8]) -> Option<Result<(), VerifyError>> {
         let (route, parsed) = ROUTES.iter().zip(&self.parsed).find(|(route, _)| route.pss == pss && route.alg == digest.alg())?;
@@ -177,6 +214,15 @@ impl RsaKey {
             .and_then(|key| key.verify(scheme, digest.as_bytes(), signature))
             .map_err(|_| VerifyError::Invalid)
     }
+}
+
+/// EMSA-PKCS1-v1_5 (RFC 8017 §9.2) with `prefix` as what DigestInfo has before the digest; `None` if that needs more than `len` bytes.
+fn encoded(prefix: &[u8], digest: &[u8], len: usize) -> Option<Vec<u8>> {
+    let fill = len.checked_sub(prefix.len())?.checked_sub(digest.len())?.checked_sub(3).filter(|fill| *fill >= 8)?;
+    let mut block = vec![0xFF; len];
+    block.splice(..2, [0, 1]);
+    block.splice(fill.checked_add(2)?.., [0].iter().chain(prefix).chain(digest).copied());
+    Some(block)
 }
 
 /// Modulus and exponent of an RSAPublicKey; `None` if one is negative or nought.

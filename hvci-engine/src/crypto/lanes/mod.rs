@@ -5,7 +5,7 @@
 //! kernel full: the longest messages first, and a lane takes the next message as soon as its own ends. When too few are left for a kernel, a
 //! narrower one goes on with the states as they are.
 //!
-//! Bytes behind the numbers below: GB/s of one Zen 4 core, in all lanes together.
+//! GB/s of one Zen 4 core, all lanes together:
 //!
 //! | function | lanes: speed |
 //! |---|---|
@@ -13,10 +13,13 @@
 //! | SHA-224, SHA-256 | SHA-NI 1: 1.8, 2: 3.4, 3: 3.8 (no more lanes are faster) |
 //! | SHA-384, SHA-512 | 1: 0.6; AVX-512 8: 2.7 |
 //!
+//! RSA's public operation is here too ([`rsa_ifma`]): the vector kernels are the only unsafe code of the engine.
+//!
 //! **Invariant:** a message's digest does not depend on the messages beside it. [`digest`](super::digest) is the oracle.
 
 mod avx512;
 mod pool;
+pub(super) mod rsa_ifma;
 mod sha1_avx512;
 mod sha1_ni;
 mod sha256_ni;
