@@ -17,7 +17,7 @@ use hvci_engine::signature::{
 /// How large an unpacked kernel may be.
 const KERNEL_CAP: usize = 512 << 20;
 
-/// Adds the certificates of `--roots [PURPOSE=]FILE|DIR`. Without a purpose they are for everything but the Windows kernel.
+/// Adds the certificates of `--roots [PURPOSE=]FILE|DIR`. Without a purpose they are for [`Purposes::GIVEN`].
 ///
 /// # Errors
 /// An unreadable path, a file without a certificate, an unknown purpose.

@@ -1,6 +1,9 @@
 //! CSV: one row a file.
 
-use std::io::{self, Write};
+use std::{
+    fmt,
+    io::{self, Write},
+};
 
 use hvci_engine::finding::Severity;
 
@@ -42,6 +45,12 @@ impl<'w> Csv<'w> {
             self.writer.write_record(COLUMNS)?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Csv<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Csv").finish_non_exhaustive()
     }
 }
 

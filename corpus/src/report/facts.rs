@@ -1,6 +1,9 @@
 //! Saved facts: one object a line, a path and what is known of the file. `hvci-audit judge` reads them.
 
-use std::io::{self, Write};
+use std::{
+    fmt,
+    io::{self, Write},
+};
 
 use hvci_engine::facts::Facts;
 use schemars::JsonSchema;
@@ -26,6 +29,12 @@ impl<'w> FactsSink<'w> {
     /// Over `out`.
     pub fn new(out: Box<dyn Write + 'w>) -> Self {
         Self { out }
+    }
+}
+
+impl fmt::Debug for FactsSink<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FactsSink").finish_non_exhaustive()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     io::{self, Write},
 };
 
@@ -12,6 +13,7 @@ use hvci_engine::{
 };
 
 use super::{Audited, Sink, Summary};
+use crate::source::escape;
 
 /// How many rows of the summary's lists are shown.
 const TOP: usize = 12;
@@ -26,6 +28,12 @@ impl<'w> Human<'w> {
     /// Over `out`; `verbose` shows warnings and notes of accepted files too.
     pub fn new(out: Box<dyn Write + 'w>, verbose: bool) -> Self {
         Self { out, verbose }
+    }
+}
+
+impl fmt::Debug for Human<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Human").finish_non_exhaustive()
     }
 }
 
@@ -67,13 +75,15 @@ pub fn render(out: &mut dyn Write, audited: &Audited, verbose: bool) -> io::Resu
         Decision::Refuse => ("REFUSE ", color(AnsiColor::Red)),
         Decision::Unknown => ("UNKNOWN", color(AnsiColor::Yellow)),
     };
-    write!(out, "{style}{word}{style:#} {path}  {}", verdict.profile)?;
+    // names out of files and facts must not drive the terminal
+    let shown = |text: &str| escape(text.as_bytes());
+    write!(out, "{style}{word}{style:#} {}  {}", shown(path), shown(&verdict.profile))?;
     if let Some(publisher) = &verdict.publisher {
-        write!(out, "  {publisher}")?;
+        write!(out, "  {}", shown(publisher))?;
     }
     writeln!(out, "{}", counts(verdict))?;
-    let shown = |f: &&Finding| verbose || (verdict.decision != Decision::Accept && f.severity >= Severity::Warning);
-    for finding in verdict.findings.iter().filter(shown) {
+    let is_shown = |f: &&Finding| verbose || (verdict.decision != Decision::Accept && f.severity >= Severity::Warning);
+    for finding in verdict.findings.iter().filter(is_shown) {
         render_finding(out, finding, verdict)?;
     }
     Ok(())
@@ -92,11 +102,11 @@ fn render_finding(out: &mut dyn Write, finding: &Finding, verdict: &Verdict) -> 
     let place: Vec<&str> =
         [source.as_deref(), subject.as_deref(), span.as_deref()].into_iter().flatten().filter(|p| !p.is_empty()).collect();
     if !place.is_empty() {
-        write!(out, "  ({})", place.join("; "))?;
+        write!(out, "  ({})", escape(place.join("; ").as_bytes()))?;
     }
     writeln!(out)?;
     if !detail.is_empty() {
-        writeln!(out, "      {detail}")?;
+        writeln!(out, "      {}", escape(detail.as_bytes()))?;
     }
     if *severity >= Severity::Unknown {
         writeln!(out, "      help: {}", code.advice())?;
@@ -125,7 +135,7 @@ fn top(out: &mut dyn Write, what: &str, counts: &BTreeMap<String, u64>) -> io::R
     rows.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
     writeln!(out, "\n{what} (files)")?;
     for (name, count) in rows.iter().take(TOP) {
-        writeln!(out, "{count:>8}  {name}")?;
+        writeln!(out, "{count:>8}  {}", escape(name.as_bytes()))?;
     }
     if rows.len() > TOP {
         writeln!(out, "          and {} more; `-o json` has them all", rows.len() - TOP)?;

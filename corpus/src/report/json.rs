@@ -1,6 +1,9 @@
 //! JSON: one document, or one object a line.
 
-use std::io::{self, Write};
+use std::{
+    fmt,
+    io::{self, Write},
+};
 
 use hvci_engine::facts::SCHEMA_VERSION;
 
@@ -15,6 +18,12 @@ impl<'w> Ndjson<'w> {
     /// Over `out`.
     pub fn new(out: Box<dyn Write + 'w>) -> Self {
         Self { out }
+    }
+}
+
+impl fmt::Debug for Ndjson<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ndjson").finish_non_exhaustive()
     }
 }
 
@@ -45,6 +54,12 @@ impl<'w> Json<'w> {
         let separator = if self.begun { ",\n".to_owned() } else { format!("{{\"schema_version\":{SCHEMA_VERSION},\"records\":[\n") };
         self.begun = true;
         self.out.write_all(separator.as_bytes())
+    }
+}
+
+impl fmt::Debug for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Json").finish_non_exhaustive()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     io::{self, Write},
 };
 
@@ -9,6 +10,7 @@ use hvci_engine::finding::{Code, Severity};
 use serde_json::{Value, json};
 
 use super::{Audited, Sink, Summary, record::authentihash};
+use crate::source::escape;
 
 /// How many results are written: what GitHub's code scanning shows of one run.
 pub const MAX_RESULTS: usize = 5_000;
@@ -41,20 +43,19 @@ impl<'w> Sarif<'w> {
     }
 }
 
+impl fmt::Debug for Sarif<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sarif").finish_non_exhaustive()
+    }
+}
+
 impl Sink for Sarif<'_> {
     fn record(&mut self, audited: &Audited) -> io::Result<()> {
         let identity = authentihash(&audited.facts).map_or_else(|| audited.path.clone(), ToString::to_string);
         let uri = uri(&audited.path);
         for finding in audited.verdict.findings.iter().filter(|f| f.severity > Severity::Note) {
-            let place =
-                finding.subject.as_deref().or(finding.signature.and_then(|i| audited.verdict.signatures.get(i)).map(|_| "signature"));
-            let mut text = finding.code.title().to_owned();
-            for part in
-                [place.filter(|_| finding.subject.is_some()), Some(finding.detail.as_str())].into_iter().flatten().filter(|p| !p.is_empty())
-            {
-                text.push_str("; ");
-                text.push_str(part);
-            }
+            let parts = [Some(finding.code.title()), finding.subject.as_deref(), Some(finding.detail.as_str())];
+            let text = parts.into_iter().flatten().filter(|p| !p.is_empty()).map(message).collect::<Vec<_>>().join("; ");
             let mut physical = json!({ "artifactLocation": { "uri": uri } });
             if let Some(span) = finding.span {
                 physical["region"] = json!({ "byteOffset": span.offset, "byteLength": span.len });
@@ -124,6 +125,19 @@ fn level(severity: Severity) -> &'static str {
         Severity::Warning => "warning",
         Severity::Unknown | Severity::Error => "error",
     }
+}
+
+/// Text of a message (§3.11.5, §3.11.6): what a file chose must become no link and no placeholder.
+fn message(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in escape(text.as_bytes()).chars() {
+        match c {
+            '[' | ']' | '\\' => out.extend(['\\', c]),
+            '{' | '}' => out.extend([c, c]),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// A path as a relative URI reference (RFC 3986 §2.1); slashes stay.

@@ -76,7 +76,7 @@ fn examine_usage(path: &Path<'_>, leaf: &Certificate, profile: &Profile, notes: 
     match profile.usage {
         Usage::Any => {}
         Usage::CodeSigning => {
-            let refuses = path.certificates.iter().find(|c| !allows(c, &oid::EKU_CODE_SIGNING));
+            let refuses = below_anchor(path).find(|c| !allows(c, &oid::EKU_CODE_SIGNING));
             notes.extend(refuses.map(|c| Note::new(Code::PkiEku, usages(c)).of(c.subject())));
         }
         Usage::Kernel | Usage::KernelOrCrossSigned if kernel() => {

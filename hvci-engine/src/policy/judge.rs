@@ -109,7 +109,10 @@ impl Judge<'_> {
             self.judge_timestamps(facts, signature, &leaf, &mut verdict, &mut notes);
         }
         let weak = signer.signed_digest.is_some_and(|d| matches!(d.alg(), DigestAlg::Md5 | DigestAlg::Sha1));
-        if weak && let Some(at) = verdict.signing_time.filter(|t| *t >= SHA1_CUTOFF) {
+        if weak
+            && profile.usage == Usage::CodeSigning
+            && let Some(at) = verdict.signing_time.filter(|t| *t >= SHA1_CUTOFF)
+        {
             notes.push(Note::new(Code::TspCutoff, format!("timestamped {at}")));
         }
         let lifetime = leaf.ekus().is_some_and(|e| e.contains(&oid::EKU_LIFETIME));
@@ -125,6 +128,7 @@ impl Judge<'_> {
                 if let Some((path, path_notes)) = judged.min_by_key(|(_, notes)| (worst(notes), notes.len())) {
                     verdict.path = steps(path);
                     notes.extend(path_notes);
+                    notes.extend(unused_certificates(facts, signature, path));
                 }
             }
             Err(error) if profile.anchors.any_of(Purposes::MODULE) && !self.trust.has_module_keyring() => {
@@ -235,15 +239,13 @@ fn examine_coverage(facts: &Facts, signature: &Signature, profile: &Profile, not
     if let Some(coverage) = &signature.coverage {
         // the facts hold a second form only where it differs from the first
         let calculated = facts.digest(profile.form, coverage.signed.alg()).copied().or(coverage.calculated);
-        if let Some(calculated) = calculated.filter(|c| *c != coverage.signed) {
-            let detail = format!("signed {}, calculated {}", coverage.signed, calculated.hex());
-            let note = Note::new(Code::SigDigestMismatch, detail);
+        if calculated != Some(coverage.signed) {
+            let calculated = calculated.map_or_else(|| "none".to_owned(), |c| c.hex());
+            let note = Note::new(Code::SigDigestMismatch, format!("signed {}, calculated {calculated}", coverage.signed));
             notes.push(match signature.span {
                 Some(span) => note.at(span),
                 None => note,
             });
-        } else if coverage.calculated.is_none() {
-            notes.push(Note::new(Code::SigDigestMismatch, "the file's digest was not calculated"));
         }
     }
     if let Some(pages) = signature.page_hashes.as_ref().filter(|p| !p.mismatches.is_empty()) {
@@ -251,6 +253,17 @@ fn examine_coverage(facts: &Facts, signature: &Signature, profile: &Profile, not
         let detail = format!("{} of {} pages differ, at {}", pages.mismatches.len(), pages.pages, first.join(", "));
         notes.push(Note::new(Code::SigPageHash, detail));
     }
+}
+
+/// Certificates that came with the signature and are neither on its path nor a timestamp's: room for bytes that nobody vouches for.
+fn unused_certificates(facts: &Facts, signature: &Signature, path: &Path<'_>) -> Vec<Note> {
+    let of_timestamps = |c: &Certificate| {
+        let authorities = signature.timestamps.iter().filter_map(|t| facts.certificates.get(t.signer.as_ref()?.certificate?));
+        authorities.into_iter().any(|a| a.as_ref() == c || a.issuer_der() == c.subject_der())
+    };
+    let carried = signature.certificates.iter().filter_map(|i| facts.certificates.get(*i));
+    let unused = carried.filter(|c| !c.is_self_issued() && !path.certificates.contains(c) && !of_timestamps(c));
+    unused.map(|c| Note::new(Code::SigForeignCertificate, "").of(c.subject())).collect()
 }
 
 fn has_input_fault(facts: &Facts) -> bool {

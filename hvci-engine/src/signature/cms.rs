@@ -292,9 +292,7 @@ impl<'c> Pool<'c> {
                     }
                 }
                 // CertificateChoices has attribute certificates too (RFC 5652 §10.2.2); Microsoft's timestamp tokens carry some
-                Err(_) if tlv.tag != tag::SEQUENCE => {
-                    notes.push(Note::new(Code::SigForeignCertificate, "an attribute certificate").at(tlv.span()));
-                }
+                Err(_) if tlv.tag != tag::SEQUENCE => {}
                 Err(e) => notes.push(Note::new(Code::PkiMalformed, e.kind.to_string()).at(tlv.span())),
             }
         }
@@ -415,7 +413,7 @@ pub(super) fn check_signer(
         SignatureCheck::NoCertificate => None,
         SignatureCheck::Unsupported => {
             let detail = format!("signature {}, digest {}", info.signature_algorithm.name(), info.digest_algorithm.name());
-            Some(Note::new(Code::SigUnsupported, detail))
+            Some(Note::new(role.of(Code::SigUnsupported, Code::TspInvalid), format!("not supported: {detail}")))
         }
     };
     if let Some(note) = note {

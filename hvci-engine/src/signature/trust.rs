@@ -25,7 +25,7 @@ impl Purposes {
     pub const USER: Self = Self(1 << 4);
     /// Timestamp authorities.
     pub const TIMESTAMP: Self = Self(1 << 5);
-    /// Every use but Windows kernel drivers: what a bare `--roots` means. A commercial root must not speak for the kernel.
+    /// What a bare `--roots` means: every use but Windows kernel drivers, for which a commercial root must not speak, and a shim's vendor key.
     pub const GIVEN: Self = Self(0b11_1010);
 
     const NAMES: [(&'static str, Self); 6] = [

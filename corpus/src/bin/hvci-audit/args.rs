@@ -140,7 +140,7 @@ pub(crate) struct JudgingArgs {
     /// A kernel (vmlinuz or vmlinux) whose built-in keys may sign modules
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Vec<PathBuf>,
-    /// More trust anchors, for everything but the Windows kernel; PURPOSE= (kernel, uefi, shim, module, user, timestamp) for one use
+    /// More trust anchors, for uefi, module, user and timestamp; PURPOSE= for one use (kernel, uefi, shim, module, user, timestamp)
     #[arg(long, value_name = "[PURPOSE=]FILE|DIR")]
     pub(crate) roots: Vec<String>,
     /// Trust only what --roots and --kernel give, not the anchors that ship with the program

@@ -29,7 +29,11 @@ impl Outputs {
                 Some(path) => {
                     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
                     let out = BufWriter::new(file);
-                    if output.format == Format::Human { Box::new(anstream::StripStream::new(out)) } else { Box::new(out) }
+                    if output.format == Format::Human {
+                        Box::new(anstream::StripStream::new(Box::new(out) as Box<dyn Write>))
+                    } else {
+                        Box::new(out)
+                    }
                 }
                 None if output.format == Format::Human => Box::new(BufWriter::new(anstream::AutoStream::auto(io::stdout()))),
                 // streamed: a reader sees each line when it is complete
