@@ -1,3 +1,4 @@
 //! x
 
+pub mod fetch;
 pub mod source;
