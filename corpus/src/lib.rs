@@ -4,7 +4,9 @@
 
 pub mod codes;
 pub mod explain;
+pub mod fetch;
 pub mod report;
 pub mod scan;
 pub mod source;
+pub mod synth;
 pub mod trust;

@@ -6,8 +6,8 @@
 //! **Memory:** one member of the innermost package at a time, plus the enclosing packages that need random access (zip, cab, compound
 //! file): at most [`Limits::max_size`] for each of [`Limits::max_nesting`] levels, plus one decompression window per level.
 
-mod ar;
 mod cab;
+mod deb;
 mod ole;
 mod tarball;
 pub(super) mod unpack;
@@ -37,7 +37,7 @@ pub struct Limits {
     pub max_size: u64,
     /// Most bytes that one outermost package may unpack to, everything inside it together.
     pub max_unpacked: u64,
-    /// How many packages deep to look: a `.ko` in a `.deb` is two (`ar`, then `tar`), a driver in a wheel's installer three.
+    /// How many packages deep to look: a `.ko` in a `.deb` is two (`data.tar.xz`), a driver in a wheel's installer three.
     pub max_nesting: usize,
 }
 
@@ -134,7 +134,7 @@ impl Visit<'_> {
     fn open(&mut self, data: &[u8], place: &Place, format: Format) -> Result<(), Ended> {
         // the format crates are not written for hostile bytes throughout: a panic of theirs is a finding on the package
         let outcome = catch_unwind(AssertUnwindSafe(|| match format {
-            Format::Ar => ar::visit(self, data, place),
+            Format::Deb => deb::visit(self, data, place),
             Format::Zip => zipped::visit(self, data, place),
             Format::Cab => cab::visit(self, data, place),
             Format::Ole => ole::visit(self, data, place),
@@ -267,3 +267,6 @@ fn say(err: &dyn std::error::Error) -> String {
     }
     escape(text.as_bytes())
 }
+
+#[cfg(test)]
+mod tests;

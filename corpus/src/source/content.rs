@@ -116,3 +116,139 @@ fn open(path: &Path) -> io::Result<File> {
 fn open(path: &Path) -> io::Result<File> {
     File::open(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, hint::black_box, path::PathBuf, thread};
+
+    use super::*;
+
+    const MAX: u64 = 64 << 20;
+
+    fn file(dir: &tempfile::TempDir, len: usize) -> PathBuf {
+        let path = dir.path().join("x.sys");
+        fs::write(&path, vec![0xa5; len]).unwrap();
+        path
+    }
+
+    fn code(result: Result<Content<'_>, Note>) -> Code {
+        result.unwrap_err().code
+    }
+
+    #[test]
+    fn small_files_are_read_and_large_ones_mapped() {
+        let dir = tempfile::tempdir().unwrap();
+        for (len, mapped) in [(1, false), (65535, false), (65536, cfg!(unix)), (1 << 20, cfg!(unix))] {
+            let mut buffer = vec![1, 2, 3];
+            let path = file(&dir, len);
+            let content = Content::open(&path, MAX, &mut buffer).unwrap();
+            assert_eq!(matches!(content.bytes, Bytes::Mapped(_)), mapped);
+            assert!(content.bytes().len() == len && content.bytes().iter().all(|b| *b == 0xa5));
+            assert_eq!(content.changed(), None);
+        }
+    }
+
+    #[test]
+    fn what_is_not_read_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let buffer = &mut Vec::new();
+        assert_eq!(code(Content::open(&dir.path().join("missing"), MAX, buffer)), Code::InputUnreadable);
+        assert_eq!(code(Content::open(dir.path(), MAX, buffer)), Code::InputUnreadable);
+        let path = file(&dir, 0);
+        assert_eq!(code(Content::open(&path, MAX, buffer)), Code::InputEmpty);
+        let path = file(&dir, 1001);
+        assert_eq!(code(Content::open(&path, 1000, buffer)), Code::InputTooLarge);
+        assert!(Content::open(&path, 1001, buffer).is_ok());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_fifo_never_blocks() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let note = Content::open(&path, MAX, &mut Vec::new()).unwrap_err();
+        assert_eq!((note.code, note.detail.as_str()), (Code::InputUnreadable, "a FIFO, not opened"));
+    }
+
+    #[test]
+    fn growing_and_rewriting_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        for len in [1000, 100_000] {
+            let path = file(&dir, len);
+            let mut buffer = Vec::new();
+            let content = Content::open(&path, MAX, &mut buffer).unwrap();
+            fs::write(&path, vec![0; len + 1]).unwrap();
+            assert_eq!(content.changed().map(|n| n.code), Some(Code::InputChanged));
+
+            let path = file(&dir, len);
+            let content = Content::open(&path, MAX, &mut buffer).unwrap();
+            let later = SystemTime::now() + std::time::Duration::from_secs(60);
+            File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+            assert_eq!(content.changed().map(|n| n.code), Some(Code::InputChanged));
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_mapped_file_that_is_cut_short_reads_as_zeros() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(&dir, 1 << 20);
+        let mut buffer = Vec::new();
+        let content = Content::open(&path, MAX, &mut buffer).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(10_000).unwrap();
+        // the page with the new end is still the file's
+        assert_eq!(black_box(content.bytes())[9_999], 0xa5);
+        assert!(!matches!(&content.bytes, Bytes::Mapped(m) if m.torn()));
+        assert!(black_box(content.bytes())[20_000..].iter().all(|b| *b == 0));
+        assert!(matches!(&content.bytes, Bytes::Mapped(m) if m.torn()));
+        assert_eq!(content.changed().map(|n| n.code), Some(Code::InputChanged));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn cutting_files_while_many_threads_read_them_stops_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths: Vec<_> = (0..4).map(|n| dir.path().join(n.to_string())).collect();
+        for path in &paths {
+            fs::write(path, vec![1; 4 << 20]).unwrap();
+        }
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let told: usize = thread::scope(|scope| {
+            let cutter = scope.spawn(|| {
+                for round in 0..60 {
+                    for path in &paths {
+                        let file = File::options().write(true).open(path).unwrap();
+                        file.set_len(if round % 2 == 0 { 70_000 } else { 4 << 20 }).unwrap();
+                    }
+                    thread::yield_now();
+                }
+                for path in &paths {
+                    File::options().write(true).open(path).unwrap().set_len(4 << 20).unwrap();
+                }
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            let readers: Vec<_> = paths
+                .iter()
+                .map(|path| {
+                    scope.spawn(|| {
+                        let (mut buffer, mut told) = (Vec::new(), 0);
+                        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                            let content = Content::open(path, MAX, &mut buffer).unwrap();
+                            let sum: u64 = black_box(content.bytes()).chunks(512).map(|c| u64::from(c[0])).sum();
+                            black_box(sum);
+                            told += usize::from(content.changed().is_some());
+                        }
+                        let content = Content::open(path, MAX, &mut buffer).unwrap();
+                        assert_eq!((content.bytes().len(), content.changed()), (4 << 20, None));
+                        told
+                    })
+                })
+                .collect();
+            let told = readers.into_iter().map(|r| r.join().unwrap()).sum();
+            cutter.join().unwrap();
+            told
+        });
+        assert!(told > 0, "no reader noticed");
+    }
+}

@@ -1,6 +1,6 @@
 //! What a file or member is, by its first bytes; the name only decides for compressed modules.
 //!
-//! Magics: PE/COFF `MZ`; ELF `\x7fELF`; PKCS#7 SignedData (RFC 2315 §9) for catalogs; `ar`(5), POSIX ustar, PKWARE APPNOTE 4.3.6,
+//! Magics: PE/COFF `MZ`; ELF `\x7fELF`; PKCS#7 SignedData (RFC 2315 §9) for catalogs; deb(5), POSIX ustar, PKWARE APPNOTE 4.3.6,
 //! [MS-CAB] 2.1, [MS-CFB] 2.2, RFC 1952, the .xz file format 1.2 §2.1.1.1, RFC 8878 §3.1.1, bzip2.
 
 use std::io::Read;
@@ -43,8 +43,8 @@ pub enum Compression {
 /// How members are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// `ar`: Debian packages.
-    Ar,
+    /// Debian package: `ar` with the members of deb(5).
+    Deb,
     /// `.zip`, `.whl`, `.nupkg`.
     Zip,
     /// Microsoft cabinet.
@@ -92,7 +92,8 @@ pub(super) fn sniff_head(head: &[u8], name: &str) -> Kind {
     match head {
         [b'M', b'Z', ..] => Kind::Pe,
         [0x7f, b'E', b'L', b'F', ..] => Kind::Elf,
-        [b'!', b'<', b'a', b'r', b'c', b'h', b'>', b'\n', ..] => Kind::Package(Format::Ar),
+        // its first member tells a Debian package from a static library
+        _ if head.starts_with(b"!<arch>\ndebian-binary") => Kind::Package(Format::Deb),
         [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Kind::Package(Format::Zip),
         [b'M', b'S', b'C', b'F', 0, 0, 0, 0, ..] => Kind::Package(Format::Cab),
         [0xd0, 0xcf, 0x11, 0xe0, 0xa1, 0xb1, 0x1a, 0xe1, ..] => Kind::Package(Format::Ole),

@@ -78,12 +78,9 @@ mod unix {
             // SAFETY: the map is read-only and handed out only as bytes, for which every value is valid. Another process can change
             // them under the reader, which Rust does not define; what is concluded then is thrown away (`Content::changed`), and
             // readers check each offset when they use it. A shrinking file is answered by the handler.
-            let map = match unsafe { MmapOptions::new().len(len).map(file) } {
-                Ok(map) => map,
-                Err(_) => {
-                    release();
-                    return None;
-                }
+            let Ok(map) = (unsafe { MmapOptions::new().len(len).map(file) }) else {
+                release();
+                return None;
             };
             let page = PAGE.load(Ordering::Relaxed);
             let start = map.as_ptr() as usize;

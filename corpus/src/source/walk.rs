@@ -213,3 +213,71 @@ fn path(record: Vec<u8>) -> io::Result<PathBuf> {
 fn path(record: Vec<u8>) -> io::Result<PathBuf> {
     String::from_utf8(record).map(PathBuf::from).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::{io::Cursor, os::unix::fs::symlink};
+
+    use super::*;
+
+    /// Path below the root, and the note's detail.
+    fn told(walk: Walk, root: &Path) -> Vec<(String, Option<String>)> {
+        let below = |f: &Found| f.path.strip_prefix(root).unwrap_or(&f.path).to_string_lossy().into_owned();
+        walk.map(|f| (below(&f), f.result.err().map(|n| n.detail))).collect()
+    }
+
+    #[test]
+    fn a_tree_is_walked_once_in_order_and_past_every_obstacle() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for sub in ["b/deep", ".git", "a"] {
+            fs::create_dir_all(root.join(sub)).unwrap();
+        }
+        for file in ["b/deep/2.sys", "b/1.sys", ".gitignore", ".git/x", "z.ko", "a/hidden"] {
+            fs::write(root.join(file), "*.sys\n*.ko\n").unwrap();
+        }
+        symlink(root, root.join("b/loop")).unwrap();
+        symlink(root.join("b"), root.join("a/to-b")).unwrap();
+        symlink("nowhere", root.join("dangling")).unwrap();
+        symlink("z.ko", root.join("link.ko")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+
+        let found = told(walk([root.to_path_buf()]), root);
+        let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
+        let expected = [".git/x", ".gitignore", "a/hidden", "a/to-b/1.sys", "a/to-b/deep/2.sys", "dangling", "link.ko", "socket", "z.ko"];
+        assert_eq!(names, expected);
+        let notes: Vec<_> = found.iter().filter_map(|(name, note)| Some((name.as_str(), note.as_deref()?))).collect();
+        assert!(notes[0].0 == "dangling" && notes[0].1.contains("No such file"), "{notes:?}");
+        assert_eq!(notes[1..], [("socket", "a socket, not opened")]);
+    }
+
+    #[test]
+    fn links_given_directly_are_followed_and_missing_paths_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs::create_dir(root.join("d")).unwrap();
+        fs::write(root.join("d/x.sys"), "MZ").unwrap();
+        symlink("d", root.join("link")).unwrap();
+        let found = told(walk([root.join("missing"), root.join("link"), root.join("d/x.sys")]), root);
+        assert_eq!(found[1..], [("link/x.sys".to_owned(), None), ("d/x.sys".to_owned(), None)]);
+        assert!(found[0].0 == "missing" && found[0].1.as_ref().is_some_and(|n| n.contains("No such file")));
+    }
+
+    #[test]
+    fn lists_are_lines_or_nul_terminated() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let (odd, plain) = (root.join("a\nb\u{1b}"), root.join("c"));
+        fs::write(&odd, "").unwrap();
+        fs::write(&plain, "").unwrap();
+        let mut list = [odd.as_os_str().as_encoded_bytes(), plain.as_os_str().as_encoded_bytes()].join(&0);
+        list.push(0);
+        let found: Vec<_> = walk_list(Cursor::new(list)).collect();
+        assert_eq!(found.iter().map(|f| &f.path).collect::<Vec<_>>(), [&odd, &plain]);
+        assert!(found[0].display.ends_with("a\\x0ab\\x1b") && found.iter().all(|f| f.result.is_ok()));
+
+        let lines = format!("{}\n\n{}", plain.display(), root.join("gone").display());
+        let found: Vec<_> = walk_list(Cursor::new(lines)).collect();
+        assert_eq!((found.len(), found[0].path == plain, found[1].result.is_err()), (2, true, true));
+    }
+}

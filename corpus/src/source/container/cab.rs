@@ -7,7 +7,8 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
 use hvci_engine::bytes::{index, le16, le32, slice};
 
-use super::{Fault, Kind, Place, Visit};
+use super::{Fault, Kind, Place, Visit, escape};
+use crate::source::kind::Format;
 
 const PREVIOUS: u16 = 1;
 const NEXT: u16 = 2;
@@ -15,6 +16,15 @@ const RESERVE: u16 = 4;
 /// CFFILE.iFolder from here: the member continues from or into another cabinet of a set.
 const FIRST_SPANNING: u16 = 0xfffd;
 
+/// A CFFOLDER: coffCabStart, cCFData, typeCompress.
+#[derive(Clone, Copy)]
+struct Folder {
+    start: u32,
+    blocks: u16,
+    compression: u16,
+}
+
+/// A CFFILE: cbFile, uoffFolderStart, iFolder, szName.
 struct File<'a> {
     size: u32,
     start: u32,
@@ -35,7 +45,7 @@ pub(super) fn visit(visit: &mut Visit<'_>, data: &[u8], place: &Place) -> Result
     let missing = usize::from(le16(data, 28).ok_or_else(cut)?).saturating_sub(files.len());
     files.sort_by_key(|f| (f.folder, f.start));
     for group in files.chunk_by(|a, b| a.folder == b.folder) {
-        let (Some(first), Some(folder)) = (group.first(), folders.get(usize::from(group[0].folder))) else {
+        let Some(folder) = group.first().and_then(|file| folders.get(usize::from(file.folder))) else {
             for file in group {
                 let spanning = file.folder >= FIRST_SPANNING;
                 let detail = if spanning { "continues in another cabinet of its set" } else { "lies in no folder" };
@@ -45,15 +55,16 @@ pub(super) fn visit(visit: &mut Visit<'_>, data: &[u8], place: &Place) -> Result
         };
         match members(visit, data, place, *folder, reserved, group) {
             Ok(()) => {}
-            Err(Fault::Broken(detail)) => visit.fault(&place.member(first.name), Kind::Other, detail)?,
+            // the next folder has its own stream
+            Err(Fault::Broken(detail)) => visit.fault(&place.path, Kind::Package(Format::Cab), detail)?,
             Err(ended) => return Err(ended),
         }
     }
     if missing > 0 { Err(Fault::Broken(format!("{missing} members are missing from its directory"))) } else { Ok(()) }
 }
 
-/// The CFFOLDER entries (coffCabStart, cCFData, typeCompress), and the bytes reserved in each CFDATA.
-fn folders(data: &[u8]) -> Option<(Vec<(u32, u16, u16)>, u8)> {
+/// The folders, and the bytes reserved in each CFDATA.
+fn folders(data: &[u8]) -> Option<(Vec<Folder>, u8)> {
     let flags = le16(data, 30)?;
     let mut at = 36_usize;
     let (mut per_folder, mut per_block) = (0, 0);
@@ -70,7 +81,7 @@ fn folders(data: &[u8]) -> Option<(Vec<(u32, u16, u16)>, u8)> {
     let count = le16(data, 26)?;
     let folder = |n: u16| {
         let at = at + usize::from(n) * (8 + per_folder);
-        Some((le32(data, at)?, le16(data, at + 4)?, le16(data, at + 6)?))
+        Some(Folder { start: le32(data, at)?, blocks: le16(data, at + 4)?, compression: le16(data, at + 6)? })
     };
     Some(((0..count).map_while(folder).collect(), per_block))
 }
@@ -84,28 +95,24 @@ fn file(data: &[u8], at: usize) -> Option<(File<'_>, usize)> {
 }
 
 /// The members of one folder, in the order of where they start.
-fn members(
-    visit: &mut Visit<'_>,
-    data: &[u8],
-    place: &Place,
-    folder: (u32, u16, u16),
-    reserved: u8,
-    files: &[File<'_>],
-) -> Result<(), Fault> {
-    let (start, blocks, compression) = folder;
-    if blocks == 0 {
+fn members(visit: &mut Visit<'_>, data: &[u8], place: &Place, folder: Folder, reserved: u8, files: &[File<'_>]) -> Result<(), Fault> {
+    if folder.blocks == 0 {
         return Err(Fault::Broken("its folder has no data".to_owned()));
     }
-    let directory =
-        one_member(start, blocks, compression, reserved).ok_or_else(|| Fault::Broken("its folder starts too far".to_owned()))?;
-    let open = || cab::Cabinet::new(Joined { directory: &directory, data, at: 0 });
-    let mut cabinet = open()?;
+    let directory = one_member(folder, reserved).ok_or_else(|| Fault::Broken("its folder starts too far".to_owned()))?;
+    let mut cabinet = cab::Cabinet::new(Joined { directory: &directory, data, at: 0 })?;
     let mut stream = visit.metered(cabinet.read_file("x")?);
     let mut at = 0_u64;
     for file in files {
-        let gap = u64::from(file.start).checked_sub(at).ok_or_else(|| Fault::Broken("it overlaps another member".to_owned()))?;
+        // installers give files of the same content the same place ("smart cabbing"): read it again
+        if u64::from(file.start) < at {
+            drop(stream);
+            stream = visit.metered(cabinet.read_file("x")?);
+            at = 0;
+        }
+        let gap = u64::from(file.start) - at;
         if io::copy(&mut stream.by_ref().take(gap), &mut io::sink())? < gap {
-            return Err(Fault::Broken("it starts behind its folder's end".to_owned()));
+            return Err(Fault::Broken(format!("{}: starts behind its folder's end", escape(file.name))));
         }
         let mut content = stream.by_ref().take(u64::from(file.size));
         visit.stream(place, file.name, Some(u64::from(file.size)), &mut content)?;
@@ -115,7 +122,7 @@ fn members(
 }
 
 /// A directory that names the whole stream of one folder as the member `x`, for the bytes of the cabinet to follow.
-fn one_member(start: u32, blocks: u16, compression: u16, reserved: u8) -> Option<Vec<u8>> {
+fn one_member(folder: Folder, reserved: u8) -> Option<Vec<u8>> {
     const LEN: u32 = 36 + 4 + 8 + 16 + 2;
     let mut out = Vec::with_capacity(index(LEN));
     out.extend_from_slice(b"MSCF\0\0\0\0\0\0\0\0\0\0\0\0");
@@ -123,9 +130,9 @@ fn one_member(start: u32, blocks: u16, compression: u16, reserved: u8) -> Option
     out.extend_from_slice(&[0, 0, 0, 0, 3, 1, 1, 0, 1, 0]);
     out.extend_from_slice(&RESERVE.to_le_bytes());
     out.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, reserved]);
-    out.extend_from_slice(&start.checked_add(LEN)?.to_le_bytes());
-    out.extend_from_slice(&blocks.to_le_bytes());
-    out.extend_from_slice(&compression.to_le_bytes());
+    out.extend_from_slice(&folder.start.checked_add(LEN)?.to_le_bytes());
+    out.extend_from_slice(&folder.blocks.to_le_bytes());
+    out.extend_from_slice(&folder.compression.to_le_bytes());
     out.extend_from_slice(&u32::MAX.to_le_bytes());
     out.extend_from_slice(&[0; 12]);
     out.extend_from_slice(b"x\0");

@@ -4,10 +4,16 @@ use std::io::Cursor;
 
 use super::{Fault, Kind, Place, Visit};
 
+/// The signature over the package itself: SignedData, but no catalog.
+const OWN_SIGNATURES: [&str; 2] = ["\u{5}DigitalSignature", "\u{5}MsiDigitalSignatureEx"];
+
 pub(super) fn visit(visit: &mut Visit<'_>, data: &[u8], place: &Place) -> Result<(), Fault> {
     let mut file = cfb::CompoundFile::open(Cursor::new(data))?;
     let streams: Vec<_> = file.walk().filter(cfb::Entry::is_stream).map(|e| (e.path().to_path_buf(), e.len())).collect();
     for (path, size) in streams {
+        if path.file_name().is_some_and(|n| OWN_SIGNATURES.iter().any(|own| n == *own)) {
+            continue;
+        }
         let name: String = path.to_string_lossy().trim_start_matches(['/', '\\']).chars().flat_map(installer_characters).collect();
         let read = match file.open_stream(&path) {
             Ok(stream) => {

@@ -5,37 +5,30 @@
 
 use std::io::{Cursor, Read};
 
-use hvci_engine::finding::{Code, Note};
-use zip::{ZipArchive, read::read_zipfile_from_stream, result::ZipError};
+use zip::{
+    ZipReadOptions,
+    read::{Config, read_zipfile_from_stream},
+    result::ZipError,
+    unstable::read::ZipIterable,
+};
 
-use super::{Fault, Kind, Member, Place, Visit, say};
-use crate::source::kind::Format;
+use super::{Fault, Kind, Place, Visit, say};
 
 pub(super) fn visit(visit: &mut Visit<'_>, data: &[u8], place: &Place) -> Result<(), Fault> {
-    let mut archive = match ZipArchive::new(Cursor::new(data)) {
+    // unlike `ZipArchive`: members of the same name are all seen, and nothing is allocated for members that are only claimed
+    let mut archive = match ZipIterable::try_new(Cursor::new(data), Config::default()) {
         Ok(archive) => archive,
         Err(err) => return local_headers(visit, data, place, &err),
     };
-    if archive.has_duplicate_names() {
-        let note = Note::new(Code::InputContainer, "several members have the same name; only the last of them is read");
-        let kind = Kind::Package(Format::Zip);
-        visit.emit(Member { path: place.path.clone(), kind, bytes: Vec::new(), notes: vec![note] })?;
-    }
-    for index in 0..archive.len() {
-        let outcome = match archive.by_index_data(index) {
-            Ok(entry) if entry.is_dir() => continue,
-            Ok(entry) if entry.encrypted() => Err((entry.name_raw().to_vec(), "encrypted".to_owned())),
-            Ok(entry) => Ok((entry.name_raw().to_vec(), entry.size())),
-            Err(err) => Err((index.to_string().into_bytes(), say(&err))),
-        };
-        let (name, size) = match outcome {
-            Ok(member) => member,
-            Err((name, detail)) => {
-                visit.fault(&place.member(&name), Kind::Other, detail)?;
-                continue;
-            }
-        };
-        let read = match archive.by_index(index) {
+    for entry in archive.files().map_err(|err| Fault::Broken(say(&err)))? {
+        let entry = entry.map_err(|err| Fault::Broken(say(&err)))?;
+        if entry.is_dir() {
+            continue;
+        }
+        let (name, size, encrypted) = (entry.name_raw().to_vec(), entry.size(), entry.encrypted());
+        let mut body = Cursor::new(data);
+        let read = match entry.with_reader(&mut body, ZipReadOptions::new()) {
+            _ if encrypted => Err(Fault::Broken("encrypted".to_owned())),
             Ok(file) => {
                 let mut stream = visit.metered(file);
                 visit.stream(place, &name, Some(size), &mut stream)
