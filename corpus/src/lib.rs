@@ -7,4 +7,5 @@ pub mod explain;
 pub mod report;
 pub mod scan;
 pub mod source;
+pub mod synth;
 pub mod trust;
