@@ -10,7 +10,7 @@ use super::{
     certificate::Identity,
     der::Node,
     key::digest_oid,
-    layout::{Layout, authentihash, checksum, page_hashes, read32, to_u32, write32},
+    layout::{Layout, authentihash, checksum, read32, to_u32, write32},
     signed_data::{Signing, any, attribute},
 };
 
@@ -24,8 +24,8 @@ pub struct Authenticode<'a> {
     pub signing: Signing<'a>,
     /// Digest of the image, where it is not that of the signature.
     pub image_digest: Option<DigestAlg>,
-    /// Page hashes: SHA-1 for version 1, SHA-256 for version 2.
-    pub page_hashes: Option<DigestAlg>,
+    /// A page-hash table, SHA-1 for version 1, SHA-256 for version 2: usually what [`super::layout::page_hashes`] makes.
+    pub page_hashes: Option<(DigestAlg, Vec<u8>)>,
     /// Type of the SpcAttributeTypeAndOptionalValue.
     pub spc_type: ObjectIdentifier,
     /// Program name and link of SpcSpOpusInfo.
@@ -47,10 +47,10 @@ impl<'a> Authenticode<'a> {
     pub fn sign(&self, image: &[u8]) -> Result<Vec<u8>> {
         let mut image = image.to_vec();
         pad(&mut image);
-        let file = match self.page_hashes {
-            Some(alg) => {
-                let kind = if alg == DigestAlg::Sha1 { oid::SPC_PAGE_HASHES_V1 } else { oid::SPC_PAGE_HASHES_V2 };
-                let table = Node::set(vec![Node::octets(page_hashes(&image, alg)?)]);
+        let file = match &self.page_hashes {
+            Some((alg, table)) => {
+                let kind = if *alg == DigestAlg::Sha1 { oid::SPC_PAGE_HASHES_V1 } else { oid::SPC_PAGE_HASHES_V2 };
+                let table = Node::set(vec![Node::octets(table.clone())]);
                 let serialised = Node::set(vec![Node::sequence(vec![Node::oid(kind), table])]);
                 Node::context(1, vec![Node::octets(PAGE_HASH_CLASS), Node::octets(serialised.encode())])
             }

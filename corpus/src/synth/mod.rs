@@ -2,10 +2,13 @@
 //! engine tells apart, good and bad, with the verdicts that they must get.
 
 pub mod authenticode;
+pub mod catalog;
 pub mod certificate;
 pub mod der;
+pub mod elf;
 pub mod key;
 pub mod layout;
+pub mod mutate;
 pub mod pe;
 pub mod pki;
 pub mod signed_data;

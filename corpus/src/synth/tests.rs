@@ -23,7 +23,7 @@ fn first() {
         let image = pe::Image::of(kind, "first").build().unwrap();
         let issuers = pki.certificates(&["code ca"]).unwrap();
         let mut a = authenticode::Authenticode::new(signed_data::Signing::new(pki.get("code").unwrap(), &issuers));
-        a.page_hashes = Some(hvci_engine::digest::DigestAlg::Sha256);
+
         let tsa = pki.certificates(&["tsa root"]).unwrap();
         let t = timestamp::Stamp::new(pki.get("tsa").unwrap(), &tsa, certificate::instant("2023-01-01").unwrap());
         a.signing.stamps.push(if kind == FileKind::PeEfi { t.pkcs9() } else { t });
