@@ -2,7 +2,7 @@
 //! Signature Format", 2008; PE format specification, "The Attribute Certificate Table").
 
 use der::oid::ObjectIdentifier;
-use hvci_engine::{digest::DigestAlg, oid};
+use hvci_engine::digest::DigestAlg;
 use x509_cert::attr::Attribute;
 
 use super::{
@@ -10,7 +10,8 @@ use super::{
     certificate::Identity,
     der::Node,
     key::digest_oid,
-    layout::{Layout, authentihash, checksum, read32, to_u32, write32},
+    layout::{Layout, authentihash, checksum, read32, section_sum, to_u32, write32},
+    oid,
     signed_data::{Signing, any, attribute},
 };
 
@@ -24,6 +25,8 @@ pub struct Authenticode<'a> {
     pub signing: Signing<'a>,
     /// Digest of the image, where it is not that of the signature.
     pub image_digest: Option<DigestAlg>,
+    /// Whether the image digest is the section sum and not the linear one.
+    pub section_sum: bool,
     /// A page-hash table, SHA-1 for version 1, SHA-256 for version 2: usually what [`super::layout::page_hashes`] makes.
     pub page_hashes: Option<(DigestAlg, Vec<u8>)>,
     /// Type of the SpcAttributeTypeAndOptionalValue.
@@ -37,7 +40,15 @@ pub struct Authenticode<'a> {
 impl<'a> Authenticode<'a> {
     /// The usual way, by `signing`.
     pub fn new(signing: Signing<'a>) -> Self {
-        Self { signing, image_digest: None, page_hashes: None, spc_type: oid::SPC_PE_IMAGE_DATA, opus: None, indefinite: 0 }
+        Self {
+            signing,
+            image_digest: None,
+            section_sum: false,
+            page_hashes: None,
+            spc_type: oid::SPC_PE_IMAGE_DATA,
+            opus: None,
+            indefinite: 0,
+        }
     }
 
     /// The PKCS#7 over `image`, which gets zeros up to a multiple of 8, as it will have in front of its certificate table.
@@ -58,7 +69,8 @@ impl<'a> Authenticode<'a> {
         };
         let data = Node::sequence(vec![Node::primitive(0x03, [0]), Node::context(0, vec![file])]);
         let alg = self.image_digest.unwrap_or(self.signing.digest);
-        let content = indirect_data(self.spc_type, data, alg, &authentihash(&image, alg)?);
+        let digest = if self.section_sum { section_sum(&image, alg)? } else { authentihash(&image, alg)? };
+        let content = indirect_data(self.spc_type, data, alg, &digest);
 
         let mut signing = self.signing.clone();
         if let Some(attributes) = &mut signing.attributes {

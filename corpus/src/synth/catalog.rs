@@ -2,7 +2,7 @@
 //! signify read the same structure).
 
 use der::asn1::UtcTime;
-use hvci_engine::{digest::DigestAlg, oid, time::UnixTime};
+use hvci_engine::{digest::DigestAlg, time::UnixTime};
 
 use super::{
     Result,
@@ -11,6 +11,7 @@ use super::{
     der::Node,
     key::hash,
     layout::authentihash,
+    oid,
     signed_data::Signing,
 };
 use ::der::Encode;
@@ -64,7 +65,11 @@ impl Member {
         // the class of the program that knows how to hash such a file
         let class = if self.image { "{C689AAB8-8E78-11D0-8C47-00C04FC295EE}" } else { "{DE351A42-8E59-11D0-8C47-00C04FC295EE}" };
         let info = Node::sequence(vec![Node::primitive(0x1E, utf16_be(class)), Node::integer(0x200)]);
+        // which Windows versions it is for, as inf2cat writes
+        let versions = "2:10.0".encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        let os = Node::sequence(vec![Node::primitive(0x1E, utf16_be("OSAttr")), Node::integer(0x1001_0001), Node::octets(versions)]);
         let attributes = vec![
+            Node::sequence(vec![Node::oid(oid::CATALOG_NAME_VALUE), Node::set(vec![os])]),
             Node::sequence(vec![Node::oid(oid::CATALOG_MEMBER_INFO), Node::set(vec![info])]),
             Node::sequence(vec![Node::oid(oid::SPC_INDIRECT_DATA), Node::set(vec![indirect_data(kind, value, self.alg, &self.digest)])]),
         ];

@@ -8,7 +8,7 @@ use der::{
     flagset::FlagSet,
     oid::{AssociatedOid, ObjectIdentifier},
 };
-use hvci_engine::{digest::DigestAlg, oid, time::UnixTime};
+use hvci_engine::{digest::DigestAlg, time::UnixTime};
 use x509_cert::{
     Certificate, TbsCertificate, Version,
     ext::{
@@ -23,6 +23,7 @@ use x509_cert::{
 use super::{
     Error, Result,
     key::{Key, hash},
+    oid,
 };
 
 /// Someone who signs: a key and the certificate for it.
@@ -53,6 +54,8 @@ pub struct Template<'a> {
     pub key_usage: Option<FlagSet<KeyUsages>>,
     /// Extended key usages; none when empty.
     pub usages: &'a [ObjectIdentifier],
+    /// The serial number of this certificate instead of its own.
+    pub serial_of: Option<&'a Certificate>,
     /// An extension that nobody knows, critical.
     pub unknown_critical: bool,
 }
@@ -69,6 +72,7 @@ impl<'a> Template<'a> {
             ca: None,
             key_usage: Some(KeyUsages::DigitalSignature.into()),
             usages,
+            serial_of: None,
             unknown_critical: false,
         }
     }
@@ -124,7 +128,10 @@ impl<'a> Template<'a> {
 
         let tbs_certificate = TbsCertificate {
             version: if self.version1 { Version::V1 } else { Version::V3 },
-            serial_number: SerialNumber::new(&serial)?,
+            serial_number: match self.serial_of {
+                Some(other) => other.tbs_certificate.serial_number.clone(),
+                None => SerialNumber::new(&serial)?,
+            },
             signature: algorithm.clone(),
             issuer: issuer_name,
             validity: Validity { not_before: time(self.from)?, not_after: time(self.until)? },

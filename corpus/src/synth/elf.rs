@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use der::oid::ObjectIdentifier;
-use hvci_engine::{facts::FileKind, oid};
+use hvci_engine::facts::FileKind;
 use lzma_rust2::{CheckType, XzOptions, XzWriter};
 use object::{
     Architecture, BinaryFormat, Endianness, SectionFlags, SectionKind, elf,
@@ -20,7 +20,7 @@ use super::{
     der::Node,
     key::stream,
     layout::{to_u32, write, write32},
-    pe,
+    oid, pe,
     signed_data::Signing,
 };
 

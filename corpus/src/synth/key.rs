@@ -13,8 +13,8 @@ use sha1::{Digest as _, Sha1};
 use sha2::{Sha256, Sha384, Sha512};
 use spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 
-use super::{Error, Result};
-use hvci_engine::{digest::DigestAlg, oid};
+use super::{Error, Result, oid};
+use hvci_engine::digest::DigestAlg;
 
 /// What kind of key to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -83,6 +83,28 @@ pub fn authentihash(image: &[u8], alg: DigestAlg) -> Result<Vec<u8>> {
     Ok(hash(alg, &hashed))
 }
 
+/// The authentihash as the specification says it and firmware calculates it: headers, each section by file offset, and what is behind as
+/// many bytes as that was.
+///
+/// # Errors
+/// No PE image.
+pub fn section_sum(image: &[u8], alg: DigestAlg) -> Result<Vec<u8>> {
+    let layout = Layout::of(image)?;
+    let headers = to_usize(read32(image, layout.size_of_headers)?);
+    let mut hashed = header(image, &layout, headers)?;
+    let mut sections = (0..layout.section_count)
+        .map(|i| Ok((to_usize(read32(image, layout.section(i) + 20)?), to_usize(read32(image, layout.section(i) + 16)?))))
+        .collect::<Result<Vec<_>>>()?;
+    sections.sort_unstable();
+    let mut sum = headers;
+    for (start, len) in sections {
+        hashed.extend(image.get(start..start + len).ok_or(TRUNCATED)?);
+        sum += len;
+    }
+    hashed.extend(image.get(sum..layout.table(image)?.start).unwrap_or_default());
+    Ok(hash(alg, &hashed))
+}
+
 /// The page-hash table of an image: pairs of file offset and hash for the headers and each page of each section, and an empty last one.
 ///
 /// # Errors

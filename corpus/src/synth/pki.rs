@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use der::oid::ObjectIdentifier;
-use hvci_engine::{digest::DigestAlg, oid};
+use hvci_engine::digest::DigestAlg;
 use rayon::prelude::*;
 use x509_cert::{Certificate, ext::pkix::KeyUsages};
 
@@ -13,6 +13,7 @@ use super::{
     Error, Result,
     certificate::{CODE, Identity, Template},
     key::{Key, KeyKind},
+    oid,
 };
 
 const WHQL: &[ObjectIdentifier] = &[oid::EKU_WHQL, oid::EKU_CODE_SIGNING];
@@ -51,6 +52,7 @@ const KEYS: &[(&str, KeyKind)] = &[
 #[derive(Debug)]
 pub struct Pki {
     identities: HashMap<&'static str, Identity>,
+    issuers: HashMap<&'static str, &'static str>,
 }
 
 impl Pki {
@@ -60,7 +62,7 @@ impl Pki {
     /// None that occurs: the templates are constants.
     pub fn new(seed: u64) -> Result<Self> {
         let keys = KEYS.par_iter().map(|(name, kind)| Ok((*name, Key::derive(seed, name, *kind)?))).collect::<Result<HashMap<_, _>>>()?;
-        let mut maker = Maker { keys, pki: Self { identities: HashMap::new() } };
+        let mut maker = Maker { keys, pki: Self { identities: HashMap::new(), issuers: HashMap::new() } };
         maker.kernel()?;
         maker.commercial()?;
         maker.timestamping()?;
@@ -77,12 +79,21 @@ impl Pki {
         self.identities.get(name).ok_or_else(|| Error::Unknown(name.to_owned()))
     }
 
-    /// Certificates by name.
+    /// Certificates between `name` and its root, both excluded: what a signature carries beside the signer's own.
     ///
     /// # Errors
-    /// There is none of a name.
-    pub fn certificates(&self, names: &[&str]) -> Result<Vec<Certificate>> {
-        names.iter().map(|n| Ok(self.get(n)?.certificate.clone())).collect()
+    /// There is none of that name.
+    pub fn issuers(&self, name: &str) -> Result<Vec<Certificate>> {
+        let mut found = Vec::new();
+        let mut at = self.issuers.get(name);
+        // the last of them has no issuer: it is the root
+        while let Some(issuer) = at
+            && let Some(above) = self.issuers.get(issuer)
+        {
+            found.push(self.get(issuer)?.certificate.clone());
+            at = Some(above);
+        }
+        Ok(found)
     }
 }
 
@@ -101,10 +112,10 @@ struct Maker {
 }
 
 impl Maker {
-    fn add(&mut self, name: &'static str, template: &Template<'_>, key: &str, issuer: Option<&str>) -> Result<()> {
+    fn add(&mut self, name: &'static str, template: &Template<'_>, key: &str, issuer: Option<&'static str>) -> Result<()> {
         let key = self.keys.get(key).ok_or_else(|| Error::Unknown(key.to_owned()))?;
-        let issuer = issuer.map(|i| self.pki.get(i)).transpose()?;
-        let identity = template.issue(key, issuer)?;
+        let identity = template.issue(key, issuer.map(|i| self.pki.get(i)).transpose()?)?;
+        self.pki.issuers.extend(issuer.map(|i| (name, i)));
         self.pki.identities.insert(name, identity);
         Ok(())
     }
@@ -142,7 +153,8 @@ impl Maker {
 
     fn commercial(&mut self) -> Result<()> {
         self.add("code root", &Template::ca("CN=Example Root CA,O=Example Trust,C=XX", None), "code root", None)?;
-        let v1 = Template { version1: true, from: "1999-01-01", digest: DigestAlg::Sha1, ..Template::ca("CN=Example Class 3,C=XX", None) };
+        let old = Template::ca("CN=Example Class 3,C=XX", None);
+        let v1 = Template { version1: true, from: "1999-01-01", until: "2020-01-01", digest: DigestAlg::Sha1, ..old };
         self.add("code root v1", &v1, "legacy publisher", None)?;
         self.add("code ca", &Template::ca("CN=Example Code Signing CA,O=Example Trust,C=XX", Some(0)), "code ca", Some("code root"))?;
         self.add("code root cross", &Template::ca("CN=Example Root CA,O=Example Trust,C=XX", None), "code root", Some("kernel root"))?;
@@ -162,10 +174,14 @@ impl Maker {
             Template { key_usage: Some(KeyUsages::KeyEncipherment.into()), ..Template::leaf("CN=Fabrikam Encipherment,C=XX", CODE) };
         self.add("bad key usage", &no_signing, key, ca)?;
         self.add("critical", &Template { unknown_critical: true, ..Template::leaf("CN=Fabrikam Critical,C=XX", CODE) }, key, ca)?;
-        let sha1 = Template { digest: DigestAlg::Sha1, ..Template::leaf("CN=Fabrikam SHA-1,C=XX", CODE) };
+        let sha1 = Template { digest: DigestAlg::Sha1, ..of("CN=Fabrikam SHA-1,C=XX", "2005-01-01", "2015-01-01") };
         self.add("legacy", &sha1, "legacy publisher", Some("code root v1"))?;
-        let md5 = Template { digest: DigestAlg::Md5, ..Template::leaf("CN=Fabrikam MD5,C=XX", CODE) };
+        let md5 = Template { digest: DigestAlg::Md5, ..of("CN=Fabrikam MD5,C=XX", "2005-01-01", "2015-01-01") };
         self.add("legacy md5", &md5, "legacy publisher", Some("code root v1"))?;
+        // the serial number of the publisher's certificate under another issuer
+        let decoy = self.pki.get("code")?.certificate.clone();
+        let decoy = Template { serial_of: Some(&decoy), ..Template::leaf("CN=Decoy,C=XX", CODE) };
+        self.add("decoy", &decoy, "stranger", None)?;
         self.add("self-signed", &Template::leaf("CN=Internals.example(Test),C=XX", CODE), "stranger", None)?;
         // an end entity that issues, and a CA below one that allows none
         self.add("below a leaf", &Template::leaf("CN=Below A Leaf,C=XX", CODE), "stranger", Some("code"))?;
@@ -184,9 +200,8 @@ impl Maker {
         self.add("tsa root", &Template::ca("CN=Example Timestamp Root,O=Example Trust,C=XX", None), "tsa root", None)?;
         self.add("tsa", &Template::leaf("CN=Example Timestamp Authority,O=Example Trust,C=XX", TIMESTAMPING), "tsa", Some("tsa root"))?;
         self.add("tsa no eku", &Template::leaf("CN=Example No Timestamp Usage,C=XX", CODE), "tsa", Some("tsa root"))?;
-        let expired =
-            Template { from: "2010-01-01", until: "2019-01-01", ..Template::leaf("CN=Example Old Timestamps,C=XX", TIMESTAMPING) };
-        self.add("tsa expired", &expired, "tsa", Some("tsa root"))?;
+        let old = Template { from: "2010-01-01", until: "2019-01-01", ..Template::leaf("CN=Example Old Timestamps,C=XX", TIMESTAMPING) };
+        self.add("tsa old", &old, "tsa", Some("tsa root"))?;
         self.add("tsa stranger root", &Template::ca("CN=Nobody's Timestamp Root,C=XX", None), "stranger", None)?;
         self.add("tsa stranger", &Template::leaf("CN=Nobody's Timestamps,C=XX", TIMESTAMPING), "tsa", Some("tsa stranger root"))
     }

@@ -10,7 +10,7 @@ use der::{
     asn1::{OctetString, SetOfVec},
     oid::ObjectIdentifier,
 };
-use hvci_engine::{digest::DigestAlg, oid};
+use hvci_engine::digest::DigestAlg;
 use x509_cert::{
     Certificate,
     attr::{Attribute, Attributes},
@@ -22,6 +22,7 @@ use super::{
     certificate::Identity,
     der::Node,
     key::{digest_algorithm, hash},
+    oid,
     timestamp::Stamp,
 };
 

@@ -5,7 +5,7 @@ use der::{
     asn1::{GeneralizedTime, Int, OctetString, UtcTime},
     oid::ObjectIdentifier,
 };
-use hvci_engine::{digest::DigestAlg, oid, time::UnixTime};
+use hvci_engine::{digest::DigestAlg, time::UnixTime};
 use x509_cert::{Certificate, attr::Attribute};
 use x509_tsp::{MessageImprint, TspVersion, TstInfo};
 
@@ -14,6 +14,7 @@ use super::{
     certificate::{Identity, since_epoch},
     der::Node,
     key::{digest_algorithm, hash},
+    oid,
     signed_data::{Signing, any, attribute},
 };
 

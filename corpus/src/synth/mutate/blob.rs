@@ -1,12 +1,12 @@
 //! Changes to the PKCS#7: signatures, attributes, certificates, nested signatures, timestamps.
 
 use der::{Decode, oid::ObjectIdentifier};
-use hvci_engine::{digest::DigestAlg, oid};
+use hvci_engine::digest::DigestAlg;
 use rsa::{BigUint, pkcs8::DecodePublicKey, traits::PublicKeyParts};
 use x509_cert::Certificate;
 
 use super::image::{edit, first};
-use crate::synth::{Error, Result, authenticode::Table, der::Node, key::digest_oid, layout::authentihash};
+use crate::synth::{Error, Result, authenticode::Table, der::Node, key::digest_oid, layout::authentihash, oid};
 
 // positions in a SignerInfo with signed attributes (RFC 5652 §5.3)
 const DIGEST_ALGORITHM: usize = 2;

@@ -79,13 +79,9 @@ pub(super) fn entry_grown(image: &[u8], _: &[u8]) -> Result<Vec<u8>> {
 pub(super) fn entry_gap(image: &[u8], _: &[u8]) -> Result<Vec<u8>> {
     let mut table = Table::split(image)?;
     let entry = first(&mut table)?;
-    // four zeros inside the entry at most, so that four bytes are left between it and the next multiple of 8
-    let len = (8 + entry.content.len()).next_multiple_of(8) - 4;
-    if 8 + entry.content.len() > len {
-        entry.content.resize(len, 0);
-    } else {
-        entry.content.resize(len - 8, 0);
-    }
+    // at most seven zeros inside the entry, so that four bytes are left between it and the next multiple of 8
+    let len = (8 + entry.content.len() + 4).next_multiple_of(8) - 4;
+    entry.content.resize(len - 8, 0);
     let end = table.image.len() + 8 + entry_len(&table)?;
     let mut image = table.join()?;
     write(&mut image, end, b"gap!")?;

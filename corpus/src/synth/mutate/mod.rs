@@ -77,8 +77,8 @@ mutations! {
     "few-directories" File image::few_directories, [ImageFewDirectories] "sets NumberOfRvaAndSizes to 4: there is no certificate table any more (m10)";
     "section-over-table" File image::section_over_table, [SigTableOverlap SigDigestMismatch] "lengthens the last section over the certificate table, which would be mapped; the overlap check catches it";
     "signature-of-another" File image::signature_of_another, [SigDigestMismatch] "takes the certificate table of another file (SigThief); the authentihash catches it";
-    "truncated-headers" File image::truncated_headers, [] "ends the file within the section table";
-    "truncated-section" File image::truncated_section, [] "ends the file within the last section";
+    "truncated-headers" File image::truncated_headers, [ImageTruncated] "ends the file within the section table";
+    "truncated-section" File image::truncated_section, [ImageSectionBounds] "ends the file within the last section";
     "truncated-table" File image::truncated_table, [SigEntry] "ends the file within the certificate table";
 
     // the certificate table
