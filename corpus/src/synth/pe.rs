@@ -1,0 +1,292 @@
+//! PE images made from a small description (PE format specification, 2025): drivers, EFI applications, programs, and odd ones.
+
+use hvci_engine::facts::FileKind;
+use object::{
+    pe,
+    write::pe::{NtHeaders, SectionRange, Writer},
+};
+use rand_core::RngCore;
+
+use super::{
+    Error, Result,
+    authenticode::{pad, set_checksum},
+    key::stream,
+    layout::{Layout, to_u32, write, write32},
+};
+
+/// Usual section marks: code.
+pub const CODE: u32 = pe::IMAGE_SCN_CNT_CODE | pe::IMAGE_SCN_MEM_EXECUTE | pe::IMAGE_SCN_MEM_READ;
+/// Usual section marks: constants.
+pub const CONST: u32 = pe::IMAGE_SCN_CNT_INITIALIZED_DATA | pe::IMAGE_SCN_MEM_READ;
+/// Usual section marks: data.
+pub const DATA: u32 = CONST | pe::IMAGE_SCN_MEM_WRITE;
+/// Usual section marks: code that is dropped after initialisation.
+pub const INIT: u32 = CODE | pe::IMAGE_SCN_MEM_DISCARDABLE;
+
+/// What an image is to be.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Its name, from which its code is derived.
+    pub name: String,
+    /// PE32+ for AMD64, not PE32 for i386.
+    pub wide: bool,
+    /// Subsystem.
+    pub subsystem: u16,
+    /// DllCharacteristics.
+    pub characteristics: u16,
+    /// SectionAlignment in bytes.
+    pub section_alignment: u32,
+    /// FileAlignment in bytes.
+    pub file_alignment: u32,
+    /// NumberOfRvaAndSizes.
+    pub directories: usize,
+    /// Sections: name, marks, bytes of content. Import, debug, version and relocation data are put behind the content of the first two.
+    pub sections: Vec<(&'static str, u32, usize)>,
+    /// Module and functions that it imports.
+    pub imports: (&'static str, Vec<&'static str>),
+    /// Index of the section that gets the import tables.
+    pub import_section: usize,
+    /// Relocations: index of section, offset in it.
+    pub relocations: Vec<(usize, u32)>,
+    /// File and product version; none without.
+    pub version: Option<[u16; 4]>,
+    /// PDB name; none without.
+    pub pdb: Option<&'static str>,
+    /// Bytes between the second and the third section that belong to none.
+    pub gap: u32,
+    /// Bytes of the first section that SizeOfHeaders reaches over.
+    pub headers_over: u32,
+    /// Bytes at the end that belong to no section.
+    pub tail: usize,
+}
+
+impl Image {
+    /// A good image of this kind.
+    pub fn of(kind: FileKind, name: &str) -> Self {
+        let driver = Self {
+            name: name.to_owned(),
+            wide: true,
+            subsystem: pe::IMAGE_SUBSYSTEM_NATIVE,
+            characteristics: pe::IMAGE_DLLCHARACTERISTICS_NX_COMPAT | pe::IMAGE_DLLCHARACTERISTICS_DYNAMIC_BASE,
+            section_alignment: 0x1000,
+            file_alignment: 0x200,
+            directories: 16,
+            sections: vec![(".text", CODE, 0x1400), (".rdata", CONST, 0x200), (".data", DATA, 0x300), ("INIT", INIT, 0x180)],
+            imports: ("ntoskrnl.exe", vec!["DbgPrint", "IoCreateDevice", "IoDeleteDevice", "KeBugCheckEx", "ExAllocatePool2"]),
+            import_section: 1,
+            relocations: vec![(2, 0x10), (2, 0x18), (2, 0x100)],
+            version: Some([1, 2, 3, 4]),
+            pdb: Some("synthetic.pdb"),
+            gap: 0,
+            headers_over: 0,
+            tail: 0,
+        };
+        match kind {
+            FileKind::PeEfi => Self {
+                subsystem: pe::IMAGE_SUBSYSTEM_EFI_APPLICATION,
+                sections: vec![(".text", CODE, 0x1800), (".rdata", CONST, 0x200), (".data", DATA, 0x200)],
+                imports: ("", Vec::new()),
+                version: None,
+                pdb: None,
+                ..driver
+            },
+            FileKind::PeUser => Self {
+                subsystem: pe::IMAGE_SUBSYSTEM_WINDOWS_CUI,
+                sections: vec![(".text", CODE, 0x1000), (".rdata", CONST, 0x400), (".data", DATA, 0x200)],
+                imports: ("kernel32.dll", vec!["ExitProcess", "GetTickCount"]),
+                ..driver
+            },
+            _ => driver,
+        }
+    }
+
+    /// The file.
+    ///
+    /// # Errors
+    /// A description that gives no image.
+    pub fn build(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(self.wide, self.section_alignment, self.file_alignment, &mut bytes);
+        writer.reserve_dos_header_and_stub();
+        writer.reserve_nt_headers(self.directories.max(6));
+        let extra = usize::from(self.version.is_some()) + usize::from(!self.relocations.is_empty());
+        writer.reserve_section_headers(u16::try_from(self.sections.len() + extra).map_err(|_| Error::NotApplicable("too many sections"))?);
+
+        let mut contents: Vec<(SectionRange, Vec<u8>)> = Vec::new();
+        for (index, (name, marks, len)) in self.sections.iter().enumerate() {
+            let mut content = vec![0; *len];
+            stream(0, &format!("{} {name}", self.name)).fill_bytes(&mut content);
+            if index == 2 && self.gap > 0 {
+                writer.reserve_until(writer.reserved_len() + self.gap);
+            }
+            let address = writer.virtual_len();
+            if index == self.import_section && !self.imports.1.is_empty() {
+                pad(&mut content);
+                let at = address + to_u32(content.len());
+                let (tables, iat) = imports(&self.imports, at, self.wide);
+                writer.set_data_directory(pe::IMAGE_DIRECTORY_ENTRY_IMPORT, at, 40);
+                writer.set_data_directory(pe::IMAGE_DIRECTORY_ENTRY_IAT, at + iat.0, iat.1);
+                content.extend(tables);
+            }
+            if let Some(pdb) = self.pdb.filter(|_| index == 1) {
+                pad(&mut content);
+                let at = address + to_u32(content.len());
+                // the file offset that this section will get
+                let raw = writer.reserved_len().next_multiple_of(self.file_alignment) + to_u32(content.len());
+                writer.set_data_directory(pe::IMAGE_DIRECTORY_ENTRY_DEBUG, at, 28);
+                content.extend(debug(pdb, at, raw));
+            }
+            let len = to_u32(content.len());
+            contents.push((writer.reserve_section(section_name(name), *marks, len, len), content));
+        }
+        if let Some(version) = self.version {
+            let content = resources(version, writer.virtual_len());
+            let len = to_u32(content.len());
+            let range = writer.reserve_section(section_name(".rsrc"), CONST, len, len);
+            writer.set_data_directory(pe::IMAGE_DIRECTORY_ENTRY_RESOURCE, range.virtual_address, len);
+            contents.push((range, content));
+        }
+        let kind = if self.wide { pe::IMAGE_REL_BASED_DIR64 } else { pe::IMAGE_REL_BASED_HIGHLOW };
+        for (section, offset) in &self.relocations {
+            let range = contents.get(*section).ok_or(Error::NotApplicable("a relocation in no section"))?.0;
+            writer.add_reloc(range.virtual_address + offset, kind);
+        }
+        if writer.has_relocs() {
+            writer.reserve_reloc_section();
+        }
+
+        writer.write_dos_header_and_stub()?;
+        writer.write_nt_headers(self.headers(contents.first().map_or(0, |(range, _)| range.virtual_address)));
+        writer.write_section_headers();
+        for (range, content) in &contents {
+            writer.write_section(range.file_offset, content);
+        }
+        writer.write_reloc_section();
+        drop(writer);
+
+        bytes.extend(vec![0xEE; self.tail]);
+        let layout = Layout::of(&bytes)?;
+        if self.directories < 6 {
+            write32(&mut bytes, layout.directory_count, to_u32(self.directories))?;
+        }
+        if self.headers_over > 0 {
+            let first = contents.first().map_or(0, |(range, _)| range.file_offset);
+            write32(&mut bytes, layout.size_of_headers, first + self.headers_over)?;
+        }
+        set_checksum(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn headers(&self, entry: u32) -> NtHeaders {
+        let wide = if self.wide { pe::IMAGE_FILE_LARGE_ADDRESS_AWARE } else { pe::IMAGE_FILE_32BIT_MACHINE };
+        NtHeaders {
+            machine: if self.wide { pe::IMAGE_FILE_MACHINE_AMD64 } else { pe::IMAGE_FILE_MACHINE_I386 },
+            time_date_stamp: 1_700_000_000,
+            characteristics: pe::IMAGE_FILE_EXECUTABLE_IMAGE | wide,
+            major_linker_version: 14,
+            minor_linker_version: 0,
+            address_of_entry_point: entry,
+            image_base: if self.wide { 0x1_4000_0000 } else { 0x40_0000 },
+            major_operating_system_version: 10,
+            minor_operating_system_version: 0,
+            major_image_version: 0,
+            minor_image_version: 0,
+            major_subsystem_version: 6,
+            minor_subsystem_version: 1,
+            subsystem: self.subsystem,
+            dll_characteristics: self.characteristics,
+            size_of_stack_reserve: 0x10_0000,
+            size_of_stack_commit: 0x1000,
+            size_of_heap_reserve: 0x10_0000,
+            size_of_heap_commit: 0x1000,
+        }
+    }
+}
+
+/// Import descriptors, names and the address table for one module, to stand at `at`; and offset and length of the address table.
+fn imports((module, functions): &(&str, Vec<&str>), at: u32, wide: bool) -> (Vec<u8>, (u32, u32)) {
+    let width: u32 = if wide { 8 } else { 4 };
+    let table = (to_u32(functions.len()) + 1) * width;
+    let (lookup, iat) = (40, 40 + table);
+    let mut names = Vec::new();
+    let mut pointers = Vec::new();
+    for function in functions {
+        pointers.push(at + iat + table + to_u32(names.len()));
+        names.extend([0, 0]);
+        names.extend(function.bytes());
+        names.push(0);
+        names.resize(names.len().next_multiple_of(2), 0);
+    }
+    let module_at = at + iat + table + to_u32(names.len());
+    names.extend(module.bytes());
+    names.push(0);
+
+    let mut bytes = Vec::new();
+    for field in [at + lookup, 0, 0, module_at, at + iat, 0, 0, 0, 0, 0] {
+        bytes.extend(field.to_le_bytes());
+    }
+    for _ in 0..2 {
+        for pointer in pointers.iter().copied().chain([0]) {
+            bytes.extend(pointer.to_le_bytes());
+            bytes.extend(vec![0; if wide { 4 } else { 0 }]);
+        }
+    }
+    bytes.extend(names);
+    (bytes, (iat, table))
+}
+
+/// A debug directory with a CodeView record, at this address and file offset.
+fn debug(pdb: &str, address: u32, raw: u32) -> Vec<u8> {
+    let record = [b"RSDS".as_slice(), &[0x5A; 16], &1_u32.to_le_bytes(), pdb.as_bytes(), b"\0"].concat();
+    let fields = [0, 1_700_000_000, 0, pe::IMAGE_DEBUG_TYPE_CODEVIEW, to_u32(record.len()), address + 28, raw + 28];
+    fields.iter().flat_map(|f| f.to_le_bytes()).chain(record).collect()
+}
+
+/// A resource section at `address` with one VS_VERSIONINFO.
+fn resources(version: [u16; 4], address: u32) -> Vec<u8> {
+    let info = version_info(version);
+    let mut bytes = Vec::new();
+    // type 16 (RT_VERSION), name 1, language 0x409: three directories of one entry, then the data entry
+    for (id, next) in [(16, 0x8000_0018_u32), (1, 0x8000_0030), (0x409, 0x48)] {
+        for word in [0_u32, 0, 0, 0x1_0000, id, next] {
+            bytes.extend(word.to_le_bytes());
+        }
+    }
+    for word in [address + 0x58, to_u32(info.len()), 0, 0] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.extend(info);
+    bytes
+}
+
+/// VS_VERSIONINFO with a VS_FIXEDFILEINFO and nothing else.
+fn version_info([a, b, c, d]: [u16; 4]) -> Vec<u8> {
+    let high = u32::from(a) << 16 | u32::from(b);
+    let low = u32::from(c) << 16 | u32::from(d);
+    let mut bytes = vec![0; 6];
+    bytes.extend("VS_VERSION_INFO\0".encode_utf16().flat_map(u16::to_le_bytes));
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    // signature, structure version, file and product version, mask, flags, VOS_NT_WINDOWS32, VFT_DRV, VFT2_DRV_SYSTEM, date
+    for word in [0xFEEF_04BD, 0x1_0000, high, low, high, low, 0x3F, 0, 0x4_0004, 3, 7, 0, 0] {
+        bytes.extend(u32::to_le_bytes(word));
+    }
+    let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    bytes[..2].copy_from_slice(&len.to_le_bytes());
+    bytes[2..4].copy_from_slice(&52_u16.to_le_bytes());
+    bytes
+}
+
+fn section_name(name: &str) -> [u8; 8] {
+    let mut field = [0; 8];
+    field.iter_mut().zip(name.bytes()).for_each(|(f, b)| *f = b);
+    field
+}
+
+/// Changes the name and marks of a section.
+///
+/// # Errors
+/// There is none of this index.
+pub fn set_section_marks(image: &mut [u8], index: usize, marks: u32) -> Result<()> {
+    let at = Layout::of(image)?.section(index) + 36;
+    write(image, at, &marks.to_le_bytes())
+}
