@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser},
+};
 use corpus::report::Format;
 use hvci_engine::{finding::Severity, policy::profile, time::UnixTime};
 
@@ -125,7 +128,7 @@ pub(crate) struct SynthArgs {
 #[derive(Args, Debug)]
 pub(crate) struct FetchArgs {
     /// Which corpus
-    #[arg(value_parser = PossibleValuesParser::new(corpus::fetch::NAMES))]
+    #[arg(value_parser = fetch_names())]
     pub(crate) name: String,
     /// Where to
     pub(crate) dir: PathBuf,
@@ -190,6 +193,10 @@ impl FailOn {
             Self::Never => None,
         }
     }
+}
+
+fn fetch_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(corpus::fetch::NAMES.map(|(name, what)| PossibleValue::new(name).help(what)))
 }
 
 fn profile_names() -> Vec<&'static str> {

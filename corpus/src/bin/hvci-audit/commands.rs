@@ -100,9 +100,12 @@ pub(crate) fn synth(args: &SynthArgs) -> Result<ExitCode> {
 }
 
 pub(crate) fn fetch(args: &FetchArgs) -> Result<ExitCode> {
-    let fetched = fetch::fetch(&args.name, &args.dir)?;
-    anstream::println!("{fetched}");
-    Ok(ExitCode::SUCCESS)
+    let manifest = fetch::fetch(&args.name, &args.dir, &mut |line| anstream::eprintln!("{line}"))?;
+    anstream::println!("{} files in {}; manifest.json says what each is", manifest.files.len(), args.dir.display());
+    for missing in &manifest.missing {
+        anstream::eprintln!("hvci-audit: {} could not be had: {}", missing.package, missing.reason);
+    }
+    Ok(if manifest.missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
 pub(crate) fn schema(of: SchemaOf) -> Result<ExitCode> {
