@@ -136,7 +136,7 @@ fn read_entries<'a>(table: &'a [u8], base: usize, notes: &mut Vec<Note>) -> Vec<
             break;
         }
         let Some(entry) = read_entry(table, at, base, entries.len()) else {
-            notes.push(unreadable(table.get(at..).unwrap_or_default(), rest, entries.len()));
+            check_rest(table.get(at..).unwrap_or_default(), rest, entries.len(), notes);
             break;
         };
         check_entry(&entry, notes);
@@ -196,37 +196,32 @@ fn check_entry(entry: &CertificateEntry<'_>, notes: &mut Vec<Note>) {
     }
     if entry.padding.len() > 7 || entry.padding.iter().any(|b| *b != 0) {
         let padding_at = entry.payload_offset.saturating_add(entry.pkcs7.len());
-        notes.push(padding_note(entry.padding, padding_at, "behind the PKCS#7 inside the entry").of(entry.subject()));
+        notes.push(
+            padding_note(entry.padding, Span::new(padding_at, entry.padding.len()), "behind the PKCS#7 inside the entry")
+                .of(entry.subject()),
+        );
     }
 }
 
 fn check_filler(zeros: &[u8], offset: usize, entry: &CertificateEntry<'_>, notes: &mut Vec<Note>) {
     if zeros.iter().any(|b| *b != 0) {
-        notes.push(padding_note(zeros, offset, "between the entry and the next multiple of 8").of(entry.subject()));
+        notes.push(padding_note(zeros, Span::new(offset, zeros.len()), "between the entry and the next multiple of 8").of(entry.subject()));
     }
 }
 
-/// What stands at the end of the table and is no entry: padding when it can be nothing else, otherwise an entry whose length lies.
-fn unreadable(rest: &[u8], span: Span, position: usize) -> Note {
-    let len = bytes::le32(rest, 0);
-    match len {
-        _ if position > 0 && rest.iter().all(|b| *b == 0) => {
-            Note::new(Code::SigEntry, format!("{} zeros follow the last entry: the table's size is not that of its entries", rest.len()))
-                .at(span)
-        }
-        None | Some(0) if position > 0 => {
-            padding_note(rest, index(u32::try_from(span.offset).unwrap_or(u32::MAX)), "behind the last entry")
-        }
-        Some(len) => {
-            Note::new(Code::SigEntry, format!("dwLength {len:#x} of entry {position} does not fit the {} bytes that are left", rest.len()))
-                .at(span)
-        }
-        None => Note::new(Code::SigEntry, format!("{} bytes are no entry", rest.len())).at(span),
+/// What stands at the end of the table and is no entry. However it came there, the table's size is not that of its entries.
+fn check_rest(rest: &[u8], span: Span, entries: usize, notes: &mut Vec<Note>) {
+    let detail = match bytes::le32(rest, 0) {
+        Some(len) if len != 0 => format!("dwLength {len:#x} of entry {entries} does not fit the {} bytes that are left", rest.len()),
+        _ => format!("{} bytes behind {entries} entries are no entry", rest.len()),
+    };
+    notes.push(Note::new(Code::SigEntry, detail).at(span));
+    if entries > 0 && rest.iter().any(|b| *b != 0) {
+        notes.push(padding_note(rest, span, "behind the last entry"));
     }
 }
 
-fn padding_note(bytes: &[u8], offset: usize, place: &str) -> Note {
+fn padding_note(bytes: &[u8], span: Span, place: &str) -> Note {
     let non_zero = bytes.iter().filter(|b| **b != 0).count();
-    let detail = format!("{} bytes {place}, {non_zero} of them not zero", bytes.len());
-    Note::new(Code::SigPadding, detail).at(Span::new(offset, bytes.len()))
+    Note::new(Code::SigPadding, format!("{} bytes {place}, {non_zero} of them not zero", bytes.len())).at(span)
 }

@@ -1,25 +1,26 @@
 //! Tables that data directories point to: imports, base relocations, version resource, PDB name. `object` takes the records apart; where
 //! they lie, and how much of it is looked at, is decided here, because `object` searches for the end of a name without a bound.
 
-use core::iter;
-
 use object::{
     LittleEndian as LE,
     pe::{IMAGE_DEBUG_TYPE_CODEVIEW, ImageNtHeaders32, ImageNtHeaders64, RT_VERSION},
     read::pe::{
-        ImageNtHeaders, ImageThunkData, ImportTable, RelocationBlockIterator, RelocationIterator, ResourceDirectory,
-        ResourceDirectoryTable, ResourceNameOrId,
+        ImageNtHeaders, ImageThunkData, ImportTable, ResourceDirectory, ResourceDirectoryEntryData, ResourceDirectoryTable,
+        ResourceNameOrId,
     },
 };
 
 use super::{DEBUG_DIRECTORY, IMPORT_DIRECTORY, Pe, RELOCATION_DIRECTORY, RESOURCE_DIRECTORY, Section};
 use crate::{
+    budget::Budget,
     bytes::{self, Span, index},
     finding::{Code, Note},
 };
 
 /// How many imports are looked at. The largest image seen has 6,000.
-const MAX_IMPORTS: usize = 65_536;
+const MAX_IMPORTS: u32 = 65_536;
+/// How many sections are looked at for all imports together: each has its section searched.
+const MAX_SECTION_STEPS: u32 = 1 << 24;
 /// How long an imported name may be; decorated C++ names are below 4 KiB.
 const MAX_NAME: usize = 4_096;
 /// How long a PDB path may be: MAX_PATH of the linkers that write it, several times over.
@@ -83,6 +84,54 @@ impl Relocation {
     }
 }
 
+/// Reads base relocations.
+#[derive(Clone, Debug)]
+pub struct Relocations<'a> {
+    /// blocks that are not begun; `None` when the file does not have the table
+    rest: Option<&'a [u8]>,
+    page: u32,
+    block: &'a [u8],
+    span: Span,
+}
+
+impl Iterator for Relocations<'_> {
+    type Item = Result<Relocation, Note>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some((entry, rest)) = self.block.split_first_chunk::<2>() {
+                self.block = rest;
+                let entry = u16::from_le_bytes(*entry);
+                return Some(Ok(Relocation { address: self.page.wrapping_add(u32::from(entry & 0xFFF)), kind: entry >> 12 }));
+            }
+            if let Err(detail) = self.begin_block()? {
+                self.rest = Some(&[]);
+                return Some(Err(Note::new(Code::ImageRelocations, detail).at(self.span)));
+            }
+        }
+    }
+}
+
+impl Relocations<'_> {
+    /// `None` at the end of the table.
+    fn begin_block(&mut self) -> Option<Result<(), String>> {
+        let Some(rest) = self.rest else { return Some(Err("the table lies outside the file".to_owned())) };
+        if rest.iter().all(|b| *b == 0) {
+            return None;
+        }
+        let (Some(page), Some(size)) = (bytes::le32(rest, 0), bytes::le32(rest, 4)) else {
+            return Some(Err(format!("{} bytes follow the last block", rest.len())));
+        };
+        let Some((block, rest)) = rest.split_at_checked(index(size)).filter(|_| size.is_multiple_of(2)) else {
+            return Some(Err(format!("a block for address {page:#x} of {size} bytes, {} are left", rest.len())));
+        };
+        // a block without its header ends the reading: nothing says where the next one begins
+        let Some(entries) = block.get(8..) else { return Some(Err(format!("a block for address {page:#x} of {size} bytes"))) };
+        (self.page, self.block, self.rest) = (page, entries, Some(rest));
+        Some(Ok(()))
+    }
+}
+
 /// The numbers of a `VS_FIXEDFILEINFO`, most significant first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FixedVersion {
@@ -133,28 +182,13 @@ impl<'a> Pe<'a> {
     }
 
     /// Base relocations in table order; ends after the first error, which is an `ImageRelocations` note.
-    pub fn relocations(&self) -> impl Iterator<Item = Result<Relocation, Note>> + '_ {
+    ///
+    /// Not read by `object`: it refuses blocks whose size is no multiple of 4, such as the 10-byte one that gnu-efi puts into shim.
+    pub fn relocations(&self) -> Relocations<'a> {
         let directory = self.headers.directory(RELOCATION_DIRECTORY);
         let present = !directory.is_empty() && directory.size > 0;
         let table = if present { self.at_address(directory.address).and_then(|t| t.get(..index(directory.size))) } else { Some(&[][..]) };
-        let mut blocks = RelocationBlockIterator::new(table.unwrap_or_default());
-        let mut block: Option<RelocationIterator<'_>> = None;
-        let mut failed = table.is_none().then_some("the table lies outside the file");
-        let span = self.directory_span(RELOCATION_DIRECTORY);
-        iter::from_fn(move || {
-            if let Some(detail) = failed.take() {
-                return Some(Err(Note::new(Code::ImageRelocations, detail).at(span)));
-            }
-            loop {
-                if let Some(relocation) = block.as_mut().and_then(Iterator::next) {
-                    return Some(Ok(Relocation { address: relocation.virtual_address, kind: relocation.typ }));
-                }
-                match blocks.next() {
-                    Ok(next) => block = Some(next?),
-                    Err(error) => return Some(Err(Note::new(Code::ImageRelocations, error.to_string()).at(span))),
-                }
-            }
-        })
+        Relocations { rest: table, page: 0, block: &[], span: self.directory_span(RELOCATION_DIRECTORY) }
     }
 
     /// The first version resource's VS_FIXEDFILEINFO. `None` without one; `resource_note` says whether that is for a fault.
@@ -205,21 +239,22 @@ impl<'a> Pe<'a> {
         if directory.is_empty() {
             return Ok(());
         }
+        let sections = u32::try_from(self.sections.len()).unwrap_or(u32::MAX).max(1);
+        let mut budget = Budget::new(MAX_IMPORTS.min(MAX_SECTION_STEPS.checked_div(sections).unwrap_or(0)));
         let outside = |what: &str, address: u32| format!("{what} at address {address:#x} lies outside the file");
         // a table that begins at its own address: `object` wants the section
         let table = |address: u32| self.at_address(address).map(|data| ImportTable::new(data, address, address));
         let descriptors = table(directory.address).ok_or_else(|| outside("the table", directory.address))?;
         for descriptor in descriptors.descriptors().map_err(|e| e.to_string())? {
             let descriptor = descriptor.map_err(|e| e.to_string())?;
+            budget.spend().map_err(|e| e.to_string())?;
             let (name, slots) = (descriptor.name.get(LE), descriptor.first_thunk.get(LE));
             let lookup = Some(descriptor.original_first_thunk.get(LE)).filter(|address| *address != 0).unwrap_or(slots);
             imports.first_slot = imports.first_slot.or(Some(slots));
             let library = self.at_address(name).and_then(|d| c_string(d, MAX_NAME)).ok_or_else(|| outside("a library's name", name))?;
             let mut thunks = table(lookup).and_then(|t| t.thunks(lookup).ok()).ok_or_else(|| outside("an import lookup table", lookup))?;
             while let Some(thunk) = thunks.next::<H>().map_err(|e| e.to_string())? {
-                if imports.imports.len() >= MAX_IMPORTS {
-                    return Err(format!("more than {MAX_IMPORTS} imports"));
-                }
+                budget.spend().map_err(|e| e.to_string())?;
                 let symbol = if thunk.is_ordinal() {
                     Symbol::Ordinal(thunk.ordinal())
                 } else {
@@ -255,10 +290,7 @@ impl<'a> Pe<'a> {
 }
 
 /// What the first entry of a resource table leads to.
-fn first<'a>(
-    table: Option<ResourceDirectoryTable<'a>>,
-    section: ResourceDirectory<'a>,
-) -> Result<object::read::pe::ResourceDirectoryEntryData<'a>, String> {
+fn first<'a>(table: Option<ResourceDirectoryTable<'a>>, section: ResourceDirectory<'a>) -> Result<ResourceDirectoryEntryData<'a>, String> {
     let entry = table.as_ref().and_then(|t| t.entries.first()).ok_or("a resource directory is empty or missing")?;
     entry.data(section).map_err(|e| e.to_string())
 }

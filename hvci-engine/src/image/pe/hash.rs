@@ -21,7 +21,8 @@ type Ranges = Vec<(usize, usize)>;
 
 impl<'a> Pe<'a> {
     /// The slices to hash, one after the other, for a digest of this form. `None` for a form that the image does not have: section sum where
-    /// a section or the headers reach out of the file (firmware refuses the image then), and the forms that are none of a PE.
+    /// a section or the headers reach out of the file (firmware refuses the image then) or overlap so that more than twice the file would be
+    /// hashed (65,535 sections can each be the whole file), and the forms that are none of a PE.
     pub fn hash_pieces(&self, form: DigestForm) -> Option<Vec<&'a [u8]>> {
         let ranges = self.ranges(form)?;
         let mut pieces = Vec::with_capacity(ranges.len().saturating_add(1));
@@ -43,7 +44,7 @@ impl<'a> Pe<'a> {
 
     /// Whether the linear and the section-sum digest are over different bytes; also where there is no section-sum digest.
     pub fn forms_differ(&self) -> bool {
-        self.section_sum().is_none_or(|ranges| normalised(ranges) != normalised(self.linear()))
+        self.section_sum().is_none_or(|ranges| normalised(&ranges) != normalised(&self.linear()))
     }
 
     /// How many zeros [`DigestForm::LinearPadded`] adds, 0 to 7.
@@ -136,16 +137,20 @@ impl<'a> Pe<'a> {
         if end > sum {
             ranges.push((sum, end));
         }
-        ranges.iter().all(|(start, end)| start <= end && *end <= self.data.len()).then_some(ranges)
+        let bounded = sum <= self.data.len().saturating_mul(2);
+        (bounded && ranges.iter().all(|(start, end)| start <= end && *end <= self.data.len())).then_some(ranges)
     }
 
     /// `ImageDigestForms`, `ImageUnaligned`.
     pub(super) fn digest_notes(&self, notes: &mut Vec<Note>) {
-        if self.section_sum().is_none() {
-            notes.push(Note::new(Code::ImageDigestForms, "headers or sections reach out of the file: there is no section-sum digest"));
-        } else if self.forms_differ() {
-            notes.push(Note::new(Code::ImageDigestForms, "headers and sections do not follow one another without gap and overlap"));
-        }
+        let detail = match self.section_sum() {
+            None => Some("headers or sections reach out of the file: there is no section-sum digest"),
+            Some(sum) if normalised(&sum) != normalised(&self.linear()) => {
+                Some("headers and sections do not follow one another in the file")
+            }
+            Some(_) => None,
+        };
+        notes.extend(detail.map(|detail| Note::new(Code::ImageDigestForms, detail)));
         let missing = self.missing_padding();
         if missing > 0 {
             let detail = format!("{missing} bytes are missing to a multiple of 8");
@@ -155,9 +160,9 @@ impl<'a> Pe<'a> {
 }
 
 /// The same bytes in the same order as the fewest ranges.
-fn normalised(ranges: Ranges) -> Ranges {
+fn normalised(ranges: &[(usize, usize)]) -> Ranges {
     let mut fewest: Ranges = Vec::with_capacity(ranges.len());
-    for (start, end) in ranges.into_iter().filter(|(start, end)| start < end) {
+    for &(start, end) in ranges.iter().filter(|(start, end)| start < end) {
         match fewest.last_mut() {
             Some(last) if last.1 == start => last.1 = end,
             _ => fewest.push((start, end)),

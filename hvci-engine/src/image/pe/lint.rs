@@ -12,19 +12,8 @@ const PAGE: u32 = 0x1000;
 const NX_COMPAT: u16 = 0x0100;
 
 /// Images that export kernel functions. Windows compares without regard to case.
-const KERNEL_LIBRARIES: [&str; 11] = [
-    "classpnp.sys",
-    "clfs.sys",
-    "fltmgr.sys",
-    "hal.dll",
-    "mcd.sys",
-    "ndis.sys",
-    "ntoskrnl.exe",
-    "portcls.sys",
-    "storport.sys",
-    "videoprt.sys",
-    "wdfldr.sys",
-];
+const KERNEL_LIBRARIES: [&str; 9] =
+    ["clfs.sys", "fltmgr.sys", "hal.dll", "mcd.sys", "ndis.sys", "ntoskrnl.exe", "portcls.sys", "storport.sys", "videoprt.sys"];
 
 /// Functions of the list in `implement-hvci-compatible-code.md` that an image can import by name, sorted, with what their parameters can
 /// ask for. Not among them are those that are called through a table: WDF functions, interface methods, display callbacks.

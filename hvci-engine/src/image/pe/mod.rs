@@ -23,7 +23,7 @@ mod pages;
 mod structure;
 
 pub use certificates::{CertificateEntry, CertificateTable};
-pub use directories::{FixedVersion, Import, Imports, Relocation, Symbol};
+pub use directories::{FixedVersion, Import, Imports, Relocation, Relocations, Symbol};
 pub use headers::{
     CERTIFICATE_DIRECTORY, DEBUG_DIRECTORY, Directory, Headers, IAT_DIRECTORY, IMPORT_DIRECTORY, RELOCATION_DIRECTORY, RESOURCE_DIRECTORY,
     Section,

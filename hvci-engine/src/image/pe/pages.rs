@@ -42,12 +42,20 @@ impl<'a> Pe<'a> {
     /// file is left out.
     pub fn pages(&self) -> impl Iterator<Item = Page<'a>> + '_ {
         let size = self.page_size();
+        self.paged_ranges()
+            .flat_map(move |(start, end)| (start..end).step_by(size).filter_map(move |at| self.page(at, end.saturating_sub(at).min(size))))
+    }
+
+    /// How many pages there are, without walking them.
+    fn pages_len(&self) -> usize {
+        self.paged_ranges().fold(0, |n, (start, end)| end.saturating_sub(start).div_ceil(self.page_size()).saturating_add(n))
+    }
+
+    /// File ranges of the headers and the sections, cut at the end of the file.
+    fn paged_ranges(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         let headers = (0, index(self.headers.size_of_headers));
         let sections = self.sections.iter().map(|s| (index(s.file_offset), index(s.file_size)));
-        core::iter::once(headers).chain(sections).flat_map(move |(start, len)| {
-            let end = start.saturating_add(len).min(self.data.len());
-            (start..end).step_by(size).filter_map(move |at| self.page(at, end.saturating_sub(at).min(size)))
-        })
+        core::iter::once(headers).chain(sections).map(|(start, len)| (start, start.saturating_add(len).min(self.data.len())))
     }
 
     /// Verifies a page-hash table page by page. Which `alg` it uses comes from its attribute type: SHA-1 (1.3.6.1.4.1.311.2.3.1) or SHA-256
@@ -55,7 +63,7 @@ impl<'a> Pe<'a> {
     ///
     /// # Errors
     /// `SigPageHashTable` when the table is not whole: another algorithm, a length that is no multiple, pages that are missing, out of order
-    /// or not the image's, or no end with zeros.
+    /// or not the image's, or no end with zeros. Also when sections overlap so that there are more pages than the file has.
     pub fn verify_page_table(&self, table: &[u8], alg: DigestAlg) -> Result<PageHashes, Note> {
         let bad = |detail: String| Note::new(Code::SigPageHashTable, detail);
         let version = match alg {
@@ -66,6 +74,12 @@ impl<'a> Pe<'a> {
         let pair = alg.len().saturating_add(4);
         if !table.len().is_multiple_of(pair) {
             return Err(bad(format!("{} bytes are no multiple of {pair}", table.len())));
+        }
+        // the headers and each section can end in a page that is not full
+        let count = self.pages_len();
+        let most = self.data.len().div_ceil(self.page_size()).saturating_add(self.sections.len()).saturating_add(1);
+        if count > most {
+            return Err(bad(format!("overlapping sections have {count} pages, the file has {most} at most")));
         }
         let mut pairs = table.chunks_exact(pair).filter_map(|pair| Some((bytes::le32(pair, 0)?, pair.get(4..)?)));
         let mut hashes = PageHashes { version, pages: 0, mismatches: Vec::new() };

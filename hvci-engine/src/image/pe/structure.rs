@@ -86,27 +86,27 @@ impl Pe<'_> {
             let name = first.display_name();
             notes.push(Note::new(Code::ImageHeadersCover, format!("SizeOfHeaders {headers:#x} reaches into {name}")).at(covered).of(name));
         }
-        let (mut end, mut before) = (headers, "the headers".to_owned());
-        for (position, section) in sections.iter().enumerate() {
+        let (mut sections_end, mut before) = (0, None::<&Section>);
+        let named = |section: Option<&Section>| section.map_or_else(|| "the headers".to_owned(), Section::display_name);
+        for section in sections {
             let span = section.file_span();
+            let end = headers.max(sections_end);
             if span.offset > end {
                 let gap = Span { offset: end, len: span.offset.saturating_sub(end) };
                 let bytes = usize::try_from(gap.offset).ok().and_then(|at| slice(self.data, at, usize::try_from(gap.len).ok()?));
                 // a gap that reaches out of the file belongs to a section that does
                 if let Some(bytes) = bytes {
                     let filled = if bytes.iter().all(|b| *b == 0) { "all zero" } else { "not all zero" };
-                    let name = section.display_name();
-                    push(
-                        notes,
-                        Note::new(Code::ImageSectionGap, format!("{} bytes, {filled}, between {before} and {name}", gap.len)).at(gap),
-                    );
+                    let detail = format!("{} bytes, {filled}, between {} and {}", gap.len, named(before), section.display_name());
+                    push(notes, Note::new(Code::ImageSectionGap, detail).at(gap));
                 }
-            } else if position > 0 && span.offset < end {
+            } else if span.offset < sections_end {
                 let name = section.display_name();
-                push(notes, Note::new(Code::ImageSectionOverlap, format!("{name} overlaps {before} in the file")).at(span).of(name));
+                let detail = format!("{name} overlaps {} in the file", named(before));
+                push(notes, Note::new(Code::ImageSectionOverlap, detail).at(span).of(name));
             }
-            if let Some(section_end) = span.end().filter(|e| *e > end) {
-                (end, before) = (section_end, section.display_name());
+            if let Some(section_end) = span.end().filter(|e| *e > sections_end) {
+                (sections_end, before) = (section_end, Some(section));
             }
         }
     }
