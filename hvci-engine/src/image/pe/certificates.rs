@@ -225,3 +225,158 @@ fn padding_note(bytes: &[u8], span: Span, place: &str) -> Note {
     let non_zero = bytes.iter().filter(|b| **b != 0).count();
     Note::new(Code::SigPadding, format!("{} bytes {place}, {non_zero} of them not zero", bytes.len())).at(span)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
+
+    use super::{
+        super::sample::{BLOB, CERTIFICATE_ENTRY, END, Sample},
+        *,
+    };
+
+    /// Code, subject, span and detail of every note.
+    fn notes(sample: &Sample) -> Vec<String> {
+        let table = Pe::parse(&sample.0).unwrap().certificate_table();
+        let text = |n: &Note| {
+            let (subject, span) = (n.subject.as_deref().unwrap_or("-"), n.span.map_or_else(String::new, |s| s.to_string()));
+            format!("{} {subject} {span} {}", n.code.alias(), n.detail)
+        };
+        table.notes.iter().map(text).collect()
+    }
+
+    fn signed(entries: &[(u16, u16, &[u8])]) -> Sample {
+        let mut sample = Sample::new();
+        sample.sign(entries);
+        sample
+    }
+
+    #[test]
+    fn several_entries_and_other_types() {
+        let sample = signed(&[(0x200, 2, &BLOB), (0x200, 0xEF1, b"guid"), (0x200, 2, &BLOB)]);
+        let pe = Pe::parse(&sample.0).unwrap();
+        let table = pe.certificate_table();
+        assert_eq!(table.span, Some(Span::new(END, 24 + 16 + 24)));
+        let spans: Vec<_> = table.entries.iter().map(|e| (e.index, e.span.to_string(), e.is_authenticode())).collect();
+        assert_eq!(
+            spans,
+            [(0, "0x800..0x811".to_owned(), true), (1, "0x818..0x824".to_owned(), false), (2, "0x828..0x839".to_owned(), true)]
+        );
+        assert_eq!((table.entries[2].pkcs7, table.entries[2].payload_offset, table.entries[2].padding), (&BLOB[..], 0x830, &[][..]));
+        assert_eq!(notes(&sample), ["certificate-entry-skipped entry 1 0x818..0x824 wCertificateType 0x0ef1 (EFI GUID)"]);
+    }
+
+    #[test]
+    fn unsigned_is_no_finding() {
+        assert_eq!(Pe::parse(&Sample::new().0).unwrap().certificate_table(), CertificateTable::default());
+    }
+
+    #[test]
+    fn alignment_zeros_may_be_inside_the_entry() {
+        let padded = [&BLOB[..], &[0; 7]].concat();
+        let sample = signed(&[(0x200, 2, &padded)]);
+        assert_eq!(notes(&sample), [""; 0]);
+        let pe = Pe::parse(&sample.0).unwrap();
+        assert_eq!(pe.certificate_table().entries[0].pkcs7, BLOB);
+    }
+
+    #[test]
+    fn indefinite_length_ends_where_it_ends() {
+        let ber = [0x30, 0x80, 4, 1, 9, 0, 0, 0xAA];
+        let sample = signed(&[(0x200, 2, &ber)]);
+        assert_eq!(
+            notes(&sample),
+            ["data-behind-signature entry 0 0x80f..0x810 1 bytes behind the PKCS#7 inside the entry, 1 of them not zero"]
+        );
+    }
+
+    #[test]
+    fn smuggled_bytes_are_found_wherever_they_are() {
+        let inside = [&BLOB[..], &[0x41; 64]].concat();
+        assert_eq!(
+            notes(&signed(&[(0x200, 2, &inside)])),
+            ["data-behind-signature entry 0 0x811..0x851 64 bytes behind the PKCS#7 inside the entry, 64 of them not zero"]
+        );
+        let zeros = [&BLOB[..], &[0; 8]].concat();
+        assert_eq!(
+            notes(&signed(&[(0x200, 2, &zeros)])),
+            ["data-behind-signature entry 0 0x811..0x819 8 bytes behind the PKCS#7 inside the entry, 0 of them not zero"]
+        );
+        let mut between = signed(&[(0x200, 2, &BLOB), (0x200, 2, &BLOB)]);
+        between.0[0x817] = 1;
+        assert_eq!(
+            notes(&between),
+            ["data-behind-signature entry 0 0x811..0x818 7 bytes between the entry and the next multiple of 8, 1 of them not zero"]
+        );
+        let mut behind = signed(&[(0x200, 2, &BLOB)]);
+        behind.0.extend_from_slice(&[0, 0, 0, 0, 5, 6, 7, 8]);
+        behind.grow_table(8);
+        assert_eq!(
+            notes(&behind),
+            [
+                "certificate-table-malformed - 0x818..0x820 8 bytes behind 1 entries are no entry",
+                "data-behind-signature - 0x818..0x820 8 bytes behind the last entry, 4 of them not zero"
+            ]
+        );
+    }
+
+    #[test]
+    fn sizes_that_lie() {
+        // m1b of the mutation list: only the directory grows
+        let mut grown = signed(&[(0x200, 2, &BLOB)]);
+        grown.grow_table(8);
+        assert_eq!(
+            notes(&grown),
+            ["certificate-table-malformed - 0x800..0x820 the certificate table 0x800..0x820 reaches past the end of the file"]
+        );
+        let mut zeros = signed(&[(0x200, 2, &BLOB)]);
+        zeros.0.extend_from_slice(&[0; 8]);
+        zeros.grow_table(8);
+        assert_eq!(notes(&zeros), ["certificate-table-malformed - 0x818..0x820 8 bytes behind 1 entries are no entry"]);
+        let mut unrounded = signed(&[(0x200, 2, &BLOB)]);
+        unrounded.0.truncate(0x811);
+        unrounded.set32(CERTIFICATE_ENTRY + 4, 17);
+        assert_eq!(
+            notes(&unrounded),
+            ["certificate-table-malformed entry 0 0x800..0x811 the certificate table's size is not that of its entries rounded up to 8"]
+        );
+        for len in [0_u32, 7, 25, u32::MAX] {
+            let mut lying = signed(&[(0x200, 2, &BLOB)]);
+            lying.set32(END, len);
+            let found = notes(&lying);
+            assert!(found.len() == 1 && found[0].starts_with("certificate-table-malformed - 0x800..0x818"), "{found:?}");
+            assert_eq!(Pe::parse(&lying.0).unwrap().certificate_table().entries, []);
+        }
+    }
+
+    #[test]
+    fn revision_and_place() {
+        assert_eq!(notes(&signed(&[(0x100, 2, &BLOB)])), ["certificate-revision entry 0 0x800..0x811 wRevision 0x0100"]);
+        let mut appended = signed(&[(0x200, 2, &BLOB)]);
+        appended.0.extend_from_slice(b"more");
+        assert_eq!(notes(&appended), ["certificate-table-not-at-end - 0x818..0x81c 4 bytes follow the certificate table"]);
+        let mut odd = Sample::new();
+        odd.0.push(0);
+        odd.sign(&[(0x200, 2, &[BLOB.as_slice(), &[0; 6]].concat())]);
+        assert!(notes(&odd)[0].ends_with("does not start at a multiple of 8"));
+        let mut mapped = signed(&[(0x200, 2, &BLOB)]);
+        mapped.section(1, b".data\0\0\0", [0x200, 0x2000, 0x218, 0x600], 0xC000_0040);
+        assert_eq!(
+            notes(&mapped),
+            ["certificate-table-overlaps .data 0x800..0x818 the certificate table 0x800..0x818 overlaps .data at 0x600..0x818"]
+        );
+        for (address, size) in [(8_u32, 8_u32), (0x900, 8), (0x800, 0), (0, 8), (u32::MAX, u32::MAX)] {
+            let mut nowhere = Sample::new();
+            nowhere.directory(4, address, size);
+            assert!(notes(&nowhere)[0].contains("is empty or outside the file"), "{address:#x}");
+            assert_eq!(Pe::parse(&nowhere.0).unwrap().certificate_table().span, None);
+        }
+    }
+
+    #[test]
+    fn entries_are_bounded() {
+        let sample = signed(&vec![(0x200, 2, &BLOB[..]); MAX_SIGNATURES + 1]);
+        assert_eq!(Pe::parse(&sample.0).unwrap().certificate_table().entries.len(), MAX_SIGNATURES);
+        assert!(notes(&sample)[0].starts_with("too-many-signatures"));
+    }
+}

@@ -315,3 +315,129 @@ fn c_string(data: &[u8], max: usize) -> Option<&[u8]> {
     let data = data.get(..max).unwrap_or(data);
     data.get(..data.iter().position(|b| *b == 0)?)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
+
+    use super::{
+        super::sample::{COFF, OPTIONAL, Sample},
+        *,
+    };
+
+    #[test]
+    fn imports_by_name_and_ordinal() {
+        let sample = Sample::with_tables();
+        let imports = Pe::parse(&sample.0).unwrap().imports();
+        let library = &b"NTOSKRNL.exe"[..];
+        assert_eq!(
+            imports.imports,
+            [Import { library, symbol: Symbol::Name(b"ExAllocatePool") }, Import { library, symbol: Symbol::Ordinal(5) }]
+        );
+        assert_eq!((imports.first_slot, imports.note), (Some(0x2050), None));
+    }
+
+    #[test]
+    fn faults_of_the_import_table_are_named() {
+        let fault = |change: &dyn Fn(&mut Sample)| {
+            let mut sample = Sample::with_tables();
+            change(&mut sample);
+            let note = Pe::parse(&sample.0).unwrap().imports().note.unwrap();
+            assert_eq!(note.code, Code::ImageImports);
+            note.detail
+        };
+        assert!(fault(&|s| s.directory(1, 0x9000, 40)).contains("the table at address 0x9000"));
+        assert!(fault(&|s| s.set32(0x60C, 0x9000)).contains("a library's name"));
+        assert!(fault(&|s| s.set32(0x600, 0x9000)).contains("an import lookup table"));
+        assert!(fault(&|s| s.set32(0x630, 0x9000)).contains("a function's name"));
+        // a descriptor that is repeated to the end of the section
+        assert!(fault(&|s| s.0[0x600..0x800].fill(0xFF)).contains("outside the file"));
+    }
+
+    #[test]
+    fn imports_are_bounded_by_sections_too() {
+        let mut sample = Sample::with_tables();
+        sample.0.resize(0x400 + 65_535 * 40, 0);
+        let data = sample.0[0x600..0x800].to_vec();
+        let count = 60_000_u16;
+        sample.set16(COFF + 2, count);
+        sample.0.extend_from_slice(&data);
+        let at = u32::try_from(sample.0.len() - 0x200).unwrap();
+        for n in 0..usize::from(count) {
+            sample.section(n, b"s\0\0\0\0\0\0\0", [0x1000, 0x10_0000, 0, 0], 0x4000_0040);
+        }
+        // the last one holds an endless list of imports
+        sample.section(usize::from(count) - 1, b"s\0\0\0\0\0\0\0", [0x20_0000, 0x2000, 0x20_0000, at], 0x4000_0040);
+        sample.0.resize(sample.0.len() + 0x20_0000, 0x20);
+        let thunks = usize::try_from(at).unwrap() + 0x30;
+        for n in 0..10_000 {
+            sample.set32(thunks + n * 8, 0x2080);
+        }
+        let imports = Pe::parse(&sample.0).unwrap().imports();
+        assert!(imports.imports.len() < 300, "{}", imports.imports.len());
+        assert_eq!(imports.note.unwrap().detail, "the work budget is used up");
+    }
+
+    #[test]
+    fn relocations_of_every_width() {
+        let sample = Sample::with_tables();
+        let pe = Pe::parse(&sample.0).unwrap();
+        let read: Vec<_> = pe.relocations().map(Result::unwrap).collect();
+        assert_eq!(read, [Relocation { address: 0x1010, kind: 10 }, Relocation { address: 0x1000, kind: 0 }]);
+        assert_eq!((read[0].width(), read[1].width(), Relocation { address: 0, kind: 9 }.width()), (Some(8), Some(0), None));
+    }
+
+    #[test]
+    fn faults_of_the_relocation_table_are_named_once() {
+        let read = |size: u32, block: u32| {
+            let mut sample = Sample::with_tables();
+            sample.directory(5, 0x20A0, size);
+            sample.set32(0x6A4, block);
+            let pe = Pe::parse(&sample.0).unwrap();
+            let results: Vec<_> = pe.relocations().take(20).collect();
+            (
+                results.iter().filter(|r| r.is_ok()).count(),
+                results.into_iter().filter_map(Result::err).map(|n| n.detail).collect::<Vec<_>>(),
+            )
+        };
+        // gnu-efi's block, an empty block, zeros behind the last block
+        assert_eq!(read(10, 10), (1, vec![]));
+        assert_eq!(read(8, 8), (0, vec![]));
+        assert_eq!(read(16, 12), (2, vec![]));
+        assert_eq!(read(12, 7).1.len(), 1);
+        assert_eq!(read(12, 0).1, ["a block for address 0x1000 of 0 bytes"]);
+        assert_eq!(read(12, 14).1, ["a block for address 0x1000 of 14 bytes, 12 are left"]);
+        assert_eq!(read(11, 8), (0, vec!["3 bytes follow the last block".to_owned()]));
+        assert_eq!(read(0x1000, 12), (0, vec!["the table lies outside the file".to_owned()]));
+    }
+
+    #[test]
+    fn faults_of_the_version_resource_are_named() {
+        let sample = Sample::with_tables();
+        let version = FixedVersion { file: [10, 1, 2, 3], product: [11, 0, 0, 7] };
+        assert_eq!(Pe::parse(&sample.0).unwrap().version_info(), Some(version));
+        let fault = |at: usize, value: u32| {
+            let mut sample = Sample::with_tables();
+            sample.set32(at, value);
+            let pe = Pe::parse(&sample.0).unwrap();
+            assert_eq!(pe.version_info(), None);
+            pe.resource_note().map(|n| n.detail)
+        };
+        assert_eq!(fault(0x700, 17), None);
+        assert!(fault(0x770, 0).unwrap().contains("no VS_FIXEDFILEINFO"));
+        assert!(fault(0x738, 0x9000).unwrap().contains("outside the file"));
+        // a directory that is its own child ends after three levels
+        assert!(fault(0x734, 0x8000_0030).unwrap().contains("a directory where"));
+        assert!(fault(OPTIONAL + 128, 0x9000).unwrap().contains("the resources lie outside"));
+    }
+
+    #[test]
+    fn addresses_without_file_bytes() {
+        let mut sample = Sample::new();
+        sample.section(1, b".bss\0\0\0\0", [0x1000, 0x2000, 0x100, 0x600], 0xC000_0080);
+        let pe = Pe::parse(&sample.0).unwrap();
+        assert_eq!((pe.file_offset(0x20FF), pe.file_offset(0x2100), pe.file_offset(0x3000)), (Some(0x6FF), None, None));
+        assert_eq!((pe.file_offset(0x10), pe.file_offset(0x400)), (Some(0x10), None));
+        assert_eq!(pe.at_address(0x2080).map(<[u8]>::len), Some(0x80));
+    }
+}

@@ -170,3 +170,170 @@ fn normalised(ranges: &[(usize, usize)]) -> Ranges {
     }
     fewest
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
+
+    use authenticode::authenticode_digest;
+    use object::read::pe::PeFile64;
+    use proptest::prelude::*;
+
+    use super::{
+        super::sample::{BLOB, CERTIFICATE_ENTRY, CHECKSUM, DIRECTORY_COUNT, END, OPTIONAL, Sample},
+        *,
+    };
+
+    fn pieces(sample: &Sample, form: DigestForm) -> Option<Vec<u8>> {
+        Pe::parse(&sample.0).unwrap().hash_pieces(form).map(|p| p.concat())
+    }
+
+    fn without(sample: &Sample, left_out: &[core::ops::Range<usize>]) -> Vec<u8> {
+        (0..sample.0.len()).filter(|at| !left_out.iter().any(|r| r.contains(at))).map(|at| sample.0[at]).collect()
+    }
+
+    const FIELDS: [core::ops::Range<usize>; 2] = [CHECKSUM..CHECKSUM + 4, CERTIFICATE_ENTRY..CERTIFICATE_ENTRY + 8];
+
+    #[test]
+    fn unsigned_and_signed_hash_the_same() {
+        let unsigned = Sample::new();
+        let expected = without(&unsigned, &FIELDS);
+        for form in [DigestForm::Linear, DigestForm::LinearPadded, DigestForm::SectionSum] {
+            assert_eq!(pieces(&unsigned, form).as_ref(), Some(&expected), "{form}");
+            let mut signed = unsigned.clone();
+            signed.sign(&[(0x200, 2, &BLOB)]);
+            signed.set32(CHECKSUM, 99);
+            assert_eq!(pieces(&signed, form).as_ref(), Some(&expected), "{form}");
+        }
+        assert_eq!(pieces(&unsigned, DigestForm::Flat).as_ref(), Some(&unsigned.0));
+        assert_eq!(pieces(&unsigned, DigestForm::Module), None);
+    }
+
+    #[test]
+    fn padding_is_of_the_hashed_length() {
+        let mut sample = Sample::new();
+        sample.0.extend_from_slice(b"abc");
+        let expected = [without(&sample, &FIELDS), vec![0; 5]].concat();
+        assert_eq!(pieces(&sample, DigestForm::LinearPadded), Some(expected));
+        let pe = Pe::parse(&sample.0).unwrap();
+        let note = pe.notes().iter().find(|n| n.code == Code::ImageUnaligned).unwrap();
+        assert_eq!(note.detail, "5 bytes are missing to a multiple of 8");
+    }
+
+    #[test]
+    fn bytes_behind_the_table_are_hashed() {
+        let mut sample = Sample::new();
+        sample.sign(&[(0x200, 2, &BLOB)]);
+        sample.0.extend_from_slice(b"appended");
+        let expected = without(&sample, &[FIELDS[0].clone(), FIELDS[1].clone(), END..END + 24]);
+        assert_eq!(pieces(&sample, DigestForm::Linear), Some(expected));
+    }
+
+    #[test]
+    fn without_a_certificate_entry_only_the_checksum_is_left_out() {
+        let mut sample = Sample::new();
+        sample.set32(DIRECTORY_COUNT, 4);
+        let expected = without(&sample, &FIELDS[..1]);
+        assert_eq!(pieces(&sample, DigestForm::Linear), Some(expected.clone()));
+        assert_eq!(pieces(&sample, DigestForm::SectionSum), Some(expected));
+    }
+
+    #[test]
+    fn forms_differ_over_gaps_and_covered_sections() {
+        let differ = |sample: &Sample| {
+            let pe = Pe::parse(&sample.0).unwrap();
+            assert_eq!(pe.forms_differ(), pieces(sample, DigestForm::Linear) != pieces(sample, DigestForm::SectionSum));
+            assert_eq!(pe.forms_differ(), pe.notes().iter().any(|n| n.code == Code::ImageDigestForms));
+            pe.forms_differ()
+        };
+        assert!(!differ(&Sample::new()));
+        // as UPX leaves it
+        let mut covered = Sample::new();
+        covered.set32(OPTIONAL + 60, 0x500);
+        assert!(differ(&covered));
+        let mut gap = Sample::new();
+        gap.section(1, b".data\0\0\0", [0x1F0, 0x2000, 0x1F0, 0x610], 0xC000_0040);
+        assert!(differ(&gap));
+        let mut outside = Sample::new();
+        outside.section(1, b".data\0\0\0", [0x200, 0x2000, 0x208, 0x600], 0xC000_0040);
+        assert_eq!(pieces(&outside, DigestForm::SectionSum), None);
+        assert!(differ(&outside));
+        let mut overlay = Sample::new();
+        overlay.0.extend_from_slice(&[1; 8]);
+        assert!(!differ(&overlay));
+    }
+
+    #[test]
+    fn section_sum_does_not_hash_a_file_many_times() {
+        let mut sample = Sample::new();
+        for n in 0..2 {
+            sample.section(n, b"whole\0\0\0", [0x800, 0x1000, 0x800, 0], 0x6000_0020);
+        }
+        assert_eq!(pieces(&sample, DigestForm::SectionSum), None);
+    }
+
+    #[test]
+    fn checksum_is_that_of_the_word_by_word_sum() {
+        let mut sample = Sample::new();
+        sample.0.extend_from_slice(&[0xFF, 0xFE, 0xFD]);
+        sample.set32(CHECKSUM, 0x1234_5678);
+        let mut sum = 0_u32;
+        let plain = Sample({
+            let mut zeroed = sample.clone();
+            zeroed.set32(CHECKSUM, 0);
+            zeroed.0
+        });
+        for word in plain.0.chunks(2) {
+            sum += u32::from(word[0]) + 256 * u32::from(word.get(1).copied().unwrap_or(0));
+            sum = (sum & 0xFFFF) + (sum >> 16);
+        }
+        let right = sum + u32::try_from(sample.0.len()).unwrap();
+        assert_eq!(Pe::parse(&sample.0).unwrap().checksum(), right);
+        assert!(Pe::parse(&sample.0).unwrap().checksum_note().is_some());
+        sample.set32(CHECKSUM, right);
+        assert_eq!(Pe::parse(&sample.0).unwrap().checksum_note(), None);
+        // nobody looks at 0 in an application
+        sample.set32(CHECKSUM, 0);
+        assert!(Pe::parse(&sample.0).unwrap().checksum_note().is_some());
+        sample.set16(OPTIONAL + 68, 3);
+        assert_eq!(Pe::parse(&sample.0).unwrap().checksum_note(), None);
+    }
+
+    #[derive(Default)]
+    struct Recorder(Vec<u8>);
+    impl sha2::digest::Update for Recorder {
+        fn update(&mut self, data: &[u8]) {
+            self.0.extend_from_slice(data);
+        }
+    }
+
+    proptest! {
+        /// The `authenticode` crate has the specification's algorithm too.
+        #[test]
+        fn section_sum_is_that_of_the_authenticode_crate(
+            headers in 0x188..0x700_u32,
+            a in (0x180..0x800_u32, 0..0x400_u32),
+            b in (0x180..0x800_u32, 0..0x400_u32),
+            signed: bool,
+            tail in 0..40_usize,
+        ) {
+            let mut sample = Sample::new();
+            sample.0.resize(END + tail * 8, 0xC3);
+            sample.set32(OPTIONAL + 60, headers);
+            sample.section(0, b"a\0\0\0\0\0\0\0", [0x100, 0x1000, a.1, a.0], 0x6000_0020);
+            sample.section(1, b"b\0\0\0\0\0\0\0", [0x100, 0x2000, b.1, b.0], 0x6000_0020);
+            if signed {
+                sample.sign(&[(0x200, 2, &BLOB)]);
+            }
+            let theirs = PeFile64::parse(&*sample.0).ok().and_then(|pe| {
+                let mut recorder = Recorder::default();
+                authenticode_digest(&pe, &mut recorder).ok().map(|()| recorder.0)
+            });
+            let ours = pieces(&sample, DigestForm::SectionSum);
+            // where they give up although there are no bytes left to hash (the sum is past the end), firmware goes on
+            if let Some(theirs) = theirs {
+                prop_assert_eq!(ours, Some(theirs));
+            }
+        }
+    }
+}

@@ -187,3 +187,101 @@ impl Pe<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::{
+        super::sample::{OPTIONAL, Sample},
+        *,
+    };
+
+    fn lint(sample: &Sample) -> Vec<(Code, String)> {
+        Pe::parse(&sample.0)
+            .unwrap()
+            .lint()
+            .into_iter()
+            .map(|n| (n.code, format!("{} {}", n.subject.unwrap_or_default(), n.detail)))
+            .collect()
+    }
+
+    #[test]
+    fn risky_functions_are_sorted() {
+        assert!(RISKY.is_sorted_by(|a, b| a.0 < b.0));
+    }
+
+    #[test]
+    fn a_clean_driver_is_clean() {
+        assert_eq!(lint(&Sample::new()), []);
+    }
+
+    #[test]
+    fn sections() {
+        let text = |characteristics| {
+            let mut sample = Sample::new();
+            sample.section(0, b"INIT\0\0\0\0", [0x1F0, 0x1000, 0x200, 0x400], characteristics);
+            lint(&sample)
+        };
+        let (wx, init) = ("INIT rwx-d is writable and executable: Driver Verifier 0x2003", "INIT rwx-d is discardable and executable");
+        assert_eq!(text(0xE200_0020), [(Code::ImageWx, wx.to_owned()), (Code::ImageInitExecutable, init.to_owned())]);
+        assert_eq!(text(0xD000_0040), [(Code::ImageSharedWritable, "INIT rw-s- is shared and writable".to_owned())]);
+        assert_eq!(text(0x6000_0020), []);
+    }
+
+    #[test]
+    fn alignment() {
+        let mut low = Sample::new();
+        low.set32(OPTIONAL + 32, 0x200);
+        assert_eq!(
+            lint(&low),
+            [(Code::ImageSectionAlignment, " SectionAlignment is 0x200, no multiple of 0x1000: Driver Verifier 0x2004".to_owned())]
+        );
+        let mut moved = Sample::new();
+        moved.section(1, b".data\0\0\0", [0x200, 0x2010, 0x200, 0x600], 0xC000_0040);
+        assert_eq!(lint(&moved), [(Code::ImageSectionAlignment, ".data begins at address 0x2010: Driver Verifier 0x2004".to_owned())]);
+    }
+
+    #[test]
+    fn nx_compat() {
+        let mut sample = Sample::new();
+        sample.set16(OPTIONAL + 70, 0x0060);
+        assert_eq!(lint(&sample), [(Code::ImageNoNxCompat, " DllCharacteristics is 0x0060".to_owned())]);
+    }
+
+    #[test]
+    fn risky_imports_of_kernel_libraries_only() {
+        let mut sample = Sample::with_tables();
+        let risk = "ExAllocatePool imports ExAllocatePool (Driver Verifier 0x2000)";
+        assert_eq!(lint(&sample), [(Code::ImageRiskyImport, risk.to_owned())]);
+        sample.bytes(0x670, b"myother.dll\0");
+        assert_eq!(lint(&sample), []);
+    }
+
+    #[test]
+    fn import_address_table_in_code() {
+        let mut sample = Sample::with_tables();
+        sample.bytes(0x670, b"myother.dll\0");
+        sample.section(1, b".text2\0\0", [0x200, 0x2000, 0x200, 0x600], 0x6000_0020);
+        let expected = "the import address table at address 0x2050 lies in .text2 (r-x--): Driver Verifier 0x2005";
+        assert_eq!(lint(&sample), [(Code::ImageIatExecutable, format!(".text2 {expected}"))]);
+        // without the directory the descriptors say where it is
+        sample.directory(12, 0, 0);
+        assert_eq!(lint(&sample), [(Code::ImageIatExecutable, format!(".text2 {expected}"))]);
+    }
+
+    #[test]
+    fn relocations_over_the_end_of_a_page() {
+        let straddles = |entry: u16| {
+            let mut sample = Sample::with_tables();
+            sample.directory(1, 0, 0);
+            sample.set16(0x6A8, entry);
+            lint(&sample)
+        };
+        assert_eq!(straddles(0xAFF8), []);
+        assert_eq!(straddles(0x3FFC), []);
+        let note = " 1 relocations cross the end of a page, the first one at address 0x1ff9 (8 bytes)";
+        assert_eq!(straddles(0xAFF9), [(Code::ImageRelocStraddle, note.to_owned())]);
+        assert_eq!(straddles(0x3FFD).len(), 1);
+    }
+}

@@ -20,6 +20,8 @@ mod hash;
 mod headers;
 mod lint;
 mod pages;
+#[cfg(test)]
+mod sample;
 mod structure;
 
 pub use certificates::{CertificateEntry, CertificateTable};
@@ -190,4 +192,228 @@ fn subsystem_name(subsystem: u16) -> String {
         _ => return format!("{subsystem:#06x}"),
     };
     name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
+
+    use proptest::prelude::*;
+
+    use super::{sample::*, *};
+    use crate::{digest::DigestAlg, facts::DigestForm, finding::Code};
+
+    fn codes(pe: &Pe<'_>) -> Vec<Code> {
+        pe.notes().iter().map(|n| n.code).collect()
+    }
+
+    fn error(data: &[u8]) -> Code {
+        Pe::parse(data).unwrap_err().code
+    }
+
+    #[test]
+    fn reads_what_is_there() {
+        let sample = Sample::with_tables();
+        let pe = Pe::parse(&sample.0).unwrap();
+        assert_eq!(pe.notes(), []);
+        assert_eq!(pe.kind(), FileKind::PeDriver);
+        let facts = pe.facts();
+        assert_eq!((facts.format.as_str(), facts.machine.as_str(), facts.subsystem.as_str()), ("PE32+", "AMD64", "NATIVE"));
+        assert_eq!((facts.entry, facts.image_base, facts.image_size), (0x1000, 0x1_0001_0000, 0x3000));
+        assert_eq!((facts.characteristics, facts.timestamp, facts.section_alignment), (0x0160, 0x5F00_0000, 0x1000));
+        assert_eq!(facts.file_version.as_deref(), Some("10.1.2.3"));
+        assert_eq!(facts.product_version.as_deref(), Some("11.0.0.7"));
+        assert_eq!(facts.pdb.as_deref(), Some(r"a\b.pdb"));
+        let text = &facts.sections[0];
+        assert_eq!((text.name.as_str(), text.permissions.as_str(), text.memory_size), (".text", "r-x--", 0x1F0));
+        assert_eq!(text.file.unwrap().to_string(), "0x400..0x600");
+    }
+
+    #[test]
+    fn kinds_come_from_the_subsystem() {
+        for (subsystem, kind) in [(1, FileKind::PeDriver), (10, FileKind::PeEfi), (13, FileKind::PeEfi), (3, FileKind::PeUser)] {
+            let mut sample = Sample::new();
+            sample.set16(OPTIONAL + 68, subsystem);
+            assert_eq!(Pe::parse(&sample.0).unwrap().kind(), kind);
+        }
+    }
+
+    #[test]
+    fn refuses_only_what_is_no_image() {
+        let good = Sample::new();
+        assert_eq!(error(b""), Code::InputNotImage);
+        assert_eq!(error(b"MZ"), Code::InputNotImage);
+        assert_eq!(error(&good.0[..0x7F]), Code::InputNotImage);
+        assert_eq!(error(&good.0[..0x99]), Code::ImageTruncated);
+        assert_eq!(error(&good.0[..0x180]), Code::ImageTruncated);
+        assert_eq!(error(&good.0[..SECTIONS + 79]), Code::ImageTruncated);
+        assert!(Pe::parse(&good.0[..SECTIONS + 80]).is_ok());
+        let changed = |at, value| {
+            let mut sample = good.clone();
+            sample.set16(at, value);
+            error(&sample.0)
+        };
+        assert_eq!(changed(0x80, 0x454E), Code::InputNotImage);
+        assert_eq!(changed(OPTIONAL, 0x107), Code::ImageUnsupported);
+        assert_eq!(changed(OPTIONAL, 0x30B), Code::ImageUnsupported);
+        assert_eq!(changed(COFF + 16, 0), Code::ImageHeader);
+        assert_eq!(changed(COFF + 2, 0xFFFF), Code::ImageTruncated);
+    }
+
+    #[test]
+    fn pe32_has_its_own_offsets() {
+        let mut sample = Sample::new();
+        sample.set16(OPTIONAL, 0x10B);
+        sample.set16(COFF, 0x014C);
+        let directories = sample.0[OPTIONAL + 108..OPTIONAL + 240].to_vec();
+        sample.bytes(OPTIONAL + 92, &directories);
+        let pe = Pe::parse(&sample.0).unwrap();
+        assert_eq!((pe.facts().format.as_str(), pe.headers().image_base), ("PE32", 1));
+        assert_eq!(pe.headers().certificate_directory_span().unwrap().offset, 0x98 + 96 + 32);
+    }
+
+    #[test]
+    fn directory_counts_outside_5_to_16() {
+        let mut sample = Sample::new();
+        sample.set32(DIRECTORY_COUNT, 17);
+        let pe = Pe::parse(&sample.0).unwrap();
+        assert!(pe.notes().iter().any(|n| n.code == Code::ImageHeader && n.detail.contains("NumberOfRvaAndSizes is 17")));
+        // `object` goes by SizeOfOptionalHeader and refuses it, which is worth knowing
+        assert!(codes(&pe).contains(&Code::ImageDivergence));
+
+        let mut sample = Sample::new();
+        sample.sign(&[(0x200, 2, &BLOB)]);
+        sample.set32(DIRECTORY_COUNT, 4);
+        let pe = Pe::parse(&sample.0).unwrap();
+        assert_eq!(codes(&pe), [Code::ImageFewDirectories]);
+        assert_eq!(pe.certificate_table(), CertificateTable::default());
+    }
+
+    #[test]
+    fn sections_that_lie_badly() {
+        let with = |which, place, characteristics| {
+            let mut sample = Sample::new();
+            sample.section(which, b"odd\xFF\0\0\0\0", place, characteristics);
+            sample
+        };
+        let note = |sample: &Sample, code| Pe::parse(&sample.0).unwrap().notes().iter().find(|n| n.code == code).cloned();
+
+        let outside = with(1, [0x200, 0x2000, 0x201, 0x600], 0xC000_0040);
+        let found = note(&outside, Code::ImageSectionBounds).unwrap();
+        assert_eq!((found.subject.as_deref(), found.span.unwrap().to_string().as_str()), (Some(r"odd\xff"), "0x600..0x801"));
+
+        let overlapping = with(1, [0x200, 0x2000, 0x220, 0x5E0], 0xC000_0040);
+        assert_eq!(note(&overlapping, Code::ImageSectionOverlap).unwrap().detail, r"odd\xff overlaps .text in the file");
+
+        let mapped_over = with(1, [0x200, 0x1100, 0x200, 0x600], 0xC000_0040);
+        assert!(note(&mapped_over, Code::ImageSectionOverlap).unwrap().detail.contains("begins before"));
+
+        let gap = with(1, [0x200, 0x2000, 0x1F0, 0x610], 0xC000_0040);
+        let found = note(&gap, Code::ImageSectionGap).unwrap();
+        assert_eq!(found.detail, r"16 bytes, not all zero, between .text and odd\xff");
+        assert_eq!(found.span.unwrap().to_string(), "0x600..0x610");
+
+        let mut covered = Sample::new();
+        covered.set32(OPTIONAL + 60, 0x500);
+        assert_eq!(note(&covered, Code::ImageHeadersCover).unwrap().span.unwrap().to_string(), "0x400..0x500");
+        assert_eq!(note(&covered, Code::ImageSectionOverlap), None);
+
+        let mut cut = Sample::new();
+        cut.0.truncate(0x300);
+        assert!(note(&cut, Code::ImageTruncated).is_some() && note(&cut, Code::ImageSectionBounds).is_some());
+    }
+
+    #[test]
+    fn parsers_disagree_about_a_short_optional_header() {
+        let mut sample = Sample::new();
+        // the section table then starts within the data directories
+        sample.set16(COFF + 16, 112 + 8);
+        let pe = Pe::parse(&sample.0).unwrap();
+        let note = pe.notes().iter().find(|n| n.code == Code::ImageDivergence).unwrap();
+        assert!(note.detail.contains("object refuses"), "{}", note.detail);
+    }
+
+    #[test]
+    fn notes_are_bounded() {
+        let mut sample = Sample::new();
+        sample.0.resize(0x400 + 65_535 * 40, 0);
+        sample.set16(COFF + 2, 65_535);
+        for n in 0..65_535 {
+            sample.section(n, b"s\0\0\0\0\0\0\0", [0x1000, 1, 0xFFFF_FFFF, 0x200], 0xE000_0020);
+        }
+        let pe = Pe::parse(&sample.0).unwrap();
+        for code in [Code::ImageSectionBounds, Code::ImageSectionOverlap] {
+            let notes: Vec<_> = pe.notes().iter().filter(|n| n.code == code).collect();
+            assert_eq!(notes.len(), MAX_NOTES_PER_CODE);
+            assert!(notes[MAX_NOTES_PER_CODE - 1].detail.ends_with("(more like it are not listed)"));
+        }
+        assert!(pe.lint().len() <= 4 * MAX_NOTES_PER_CODE);
+    }
+
+    /// Everything that can be asked of an image.
+    fn exercise(data: &[u8]) {
+        let Ok(pe) = Pe::parse(data) else { return };
+        let _ = (pe.kind(), pe.facts(), pe.lint(), pe.forms_differ(), pe.checksum_note(), pe.resource_note());
+        let table = pe.certificate_table();
+        for entry in &table.entries {
+            assert_eq!(entry.payload, [entry.pkcs7, entry.padding].concat());
+            assert_eq!(&data[entry.payload_offset..entry.payload_offset + entry.payload.len()], entry.payload);
+        }
+        let linear = pe.hash_pieces(DigestForm::Linear).unwrap().concat();
+        let fields = 4 + pe.headers().certificate_directory_span().map_or(0, |_| 8);
+        let table_len = table.span.map_or(0, |s| usize::try_from(s.len).unwrap());
+        assert_eq!(linear.len(), data.len() - fields - table_len);
+        let _ = pe.hash_pieces(DigestForm::SectionSum);
+        let pages: Vec<_> = pe.pages().take(1_000).collect();
+        assert!(pages.iter().all(|p| p.pieces.iter().map(|piece| piece.len()).sum::<usize>() <= pe.page_size()));
+        let _ = pe.verify_page_table(data, DigestAlg::Sha1);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_on_a_prefix(len in 0..END + 64) {
+            let mut sample = Sample::with_tables();
+            sample.sign(&[(0x200, 2, &BLOB), (0x200, 0xEF1, &BLOB)]);
+            exercise(&sample.0[..len.min(sample.0.len())]);
+        }
+
+        #[test]
+        fn never_panics_on_changed_headers(changes in prop::collection::vec((0x3C..0x1E0_usize, any::<u8>()), 1..6)) {
+            let mut sample = Sample::with_tables();
+            sample.sign(&[(0x200, 2, &BLOB), (0x200, 0xEF1, &BLOB)]);
+            for (at, value) in changes {
+                sample.0[at] = value;
+            }
+            exercise(&sample.0);
+        }
+
+        #[test]
+        fn never_panics_on_changed_fields(changes in prop::collection::vec((0x20..0x20C_usize, prop::sample::select(vec![0, 1, 7, 8, 0x1F8, 0x400, 0x7FF, 0x800, 0x1000, 0x2000, 0x7FFF_FFFF, 0xFFFF_FFF8, u32::MAX])), 1..8)) {
+            let mut sample = Sample::with_tables();
+            sample.sign(&[(0x200, 2, &BLOB), (0x200, 0xEF1, &BLOB)]);
+            for (at, value) in changes {
+                sample.set32(at * 4, value);
+            }
+            exercise(&sample.0);
+        }
+
+        #[test]
+        fn never_panics_on_changed_tables(changes in prop::collection::vec((0x600..0x830_usize, any::<u8>()), 1..20)) {
+            let mut sample = Sample::with_tables();
+            sample.sign(&[(0x200, 2, &BLOB), (0x200, 0xEF1, &BLOB)]);
+            for (at, value) in changes {
+                sample.0[at] = value;
+            }
+            exercise(&sample.0);
+        }
+
+        #[test]
+        fn never_panics_on_anything(tail in prop::collection::vec(any::<u8>(), 0..1024)) {
+            exercise(&tail);
+            let mut sample = Sample::new();
+            sample.0.truncate(OPTIONAL + 2);
+            sample.0.extend_from_slice(&tail);
+            exercise(&sample.0);
+        }
+    }
 }

@@ -136,3 +136,100 @@ impl Page<'_> {
         self.offset.saturating_add(widen(page_size.saturating_sub(zeros.len())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
+
+    use super::{
+        super::sample::{CHECKSUM, COFF, OPTIONAL, Sample},
+        *,
+    };
+
+    /// `.data` has 0x2100 bytes: two whole pages and a part of one.
+    fn large() -> (Sample, Vec<(usize, usize)>) {
+        let mut sample = Sample::new();
+        sample.0.resize(0x600 + 0x2100, 0x5A);
+        sample.section(1, b".data\0\0\0", [0x2100, 0x2000, 0x2100, 0x600], 0xC000_0040);
+        (sample, vec![(0, 0x400), (0x400, 0x200), (0x600, 0x1000), (0x1600, 0x1000), (0x2600, 0x100)])
+    }
+
+    #[test]
+    fn pages_are_4_kib_whatever_the_section_alignment() {
+        let (mut sample, pages) = large();
+        for alignment in [0x1000, 0x2000, 0x200] {
+            sample.set32(OPTIONAL + 32, alignment);
+            for (version, alg) in [(1, DigestAlg::Sha1), (2, DigestAlg::Sha256)] {
+                let table = sample.page_table(alg, &pages);
+                let pe = Pe::parse(&sample.0).unwrap();
+                assert_eq!(pe.verify_page_table(&table, alg), Ok(PageHashes { version, pages: 5, mismatches: vec![] }));
+            }
+        }
+        sample.set16(COFF, MACHINE_IA64);
+        let offsets: Vec<_> = Pe::parse(&sample.0).unwrap().pages().map(|p| p.offset).collect();
+        assert_eq!(offsets, [0, 0x400, 0x600, 0x2600]);
+    }
+
+    #[test]
+    fn names_the_page_that_differs() {
+        let (mut sample, pages) = large();
+        let table = sample.page_table(DigestAlg::Sha256, &pages);
+        sample.0[0x1601] ^= 1;
+        sample.0[0x10] ^= 1;
+        sample.set32(CHECKSUM, 7);
+        let pe = Pe::parse(&sample.0).unwrap();
+        assert_eq!(pe.verify_page_table(&table, DigestAlg::Sha256).unwrap().mismatches, [0, 0x1600]);
+    }
+
+    #[test]
+    fn refuses_a_table_that_is_not_whole() {
+        let (sample, pages) = large();
+        let pe = Pe::parse(&sample.0).unwrap();
+        let table = sample.page_table(DigestAlg::Sha256, &pages);
+        let refused = |table: &[u8], alg| {
+            let note = pe.verify_page_table(table, alg).unwrap_err();
+            assert_eq!(note.code, Code::SigPageHashTable);
+            note.detail
+        };
+        assert!(refused(&table, DigestAlg::Sha384).contains("not sha384"));
+        assert!(refused(&table[..table.len() - 1], DigestAlg::Sha256).contains("no multiple"));
+        assert!(refused(&table[..table.len() - 36], DigestAlg::Sha256).contains("last, empty pair is missing"));
+        assert!(refused(&table[36..], DigestAlg::Sha256).contains("pair 0 is for 0x400"));
+        assert!(refused(&[], DigestAlg::Sha256).contains("the page at 0x0 is missing"));
+        assert!(refused(&[&table[..], &[0; 36]].concat(), DigestAlg::Sha256).contains("a pair for 0x0 follows"));
+        for (at, what) in [(5 * 36, "the last pair is"), (5 * 36 + 4, "digest is not zero"), (36, "pair 1 is for")] {
+            let mut changed = table.clone();
+            changed[at] ^= 1;
+            assert!(refused(&changed, DigestAlg::Sha256).contains(what), "{at}");
+        }
+    }
+
+    #[test]
+    fn overlapping_sections_do_not_multiply_the_work() {
+        let mut sample = Sample::new();
+        sample.0.resize(0x8000, 0);
+        for n in 0..2 {
+            sample.section(n, b"whole\0\0\0", [0x8000, 0x1000, 0x8000, 0], 0x6000_0020);
+        }
+        let pe = Pe::parse(&sample.0).unwrap();
+        assert!(pe.verify_page_table(&[], DigestAlg::Sha256).unwrap_err().detail.contains("overlapping sections"));
+    }
+
+    #[test]
+    fn a_field_may_lie_across_two_pages() {
+        // the PE header so far back that the certificate table's entry is cut by the end of the first page
+        let shift = 0x1000 - (OPTIONAL + 112 + 32) - 4;
+        let mut sample = Sample::new();
+        let head: Vec<u8> = sample.0.drain(0x80..0x400).collect();
+        sample.0.splice(0x80..0x80, [vec![0xEE; shift], head, vec![0; 0x1000]].concat());
+        sample.set32(0x3C, u32::try_from(0x80 + shift).unwrap());
+        sample.set32(OPTIONAL + shift + 60, 0x1800);
+        let pe = Pe::parse(&sample.0).unwrap();
+        let field = pe.headers().certificate_directory_span().unwrap();
+        assert_eq!(field.to_string(), "0xffc..0x1004");
+        let mut pages = pe.pages();
+        let (first, second) = (pages.next().unwrap().pieces.concat(), pages.next().unwrap().pieces.concat());
+        assert_eq!((first.len(), second.len()), (4096 - 8, 4096 - 4));
+        assert_eq!(second[..0x7FC], sample.0[0x1004..0x1800]);
+    }
+}
