@@ -4,7 +4,7 @@
 //! Trusts nothing; every entry that lies in the file is handed out, and every fault is a note. No certificate is decoded, only the length
 //! of the outermost ASN.1 element is read, to find what hides behind it (CVE-2013-3900: no signature covers the table).
 
-use super::{Pe, headers::CERTIFICATE_DIRECTORY};
+use super::{CERTIFICATE_DIRECTORY, Pe, push};
 use crate::{
     budget::MAX_SIGNATURES,
     bytes::{self, Span, der, index, widen},
@@ -114,13 +114,10 @@ impl<'a> Pe<'a> {
             notes.push(Note::new(Code::SigTableOverlap, format!("the certificate table {claimed} overlaps the headers")).at(claimed));
         }
         for section in self.sections.iter().filter(|s| s.file_span().overlaps(claimed)) {
-            let (name, place) = (section.display_name(), section.file_span());
-            super::push(
-                notes,
-                Note::new(Code::SigTableOverlap, format!("the certificate table {claimed} overlaps {name} at {place}"))
-                    .at(claimed)
-                    .of(name),
-            );
+            push(notes, Code::SigTableOverlap, || {
+                let (name, place) = (section.display_name(), section.file_span());
+                Note::new(Code::SigTableOverlap, format!("the certificate table {claimed} overlaps {name} at {place}")).at(claimed).of(name)
+            });
         }
     }
 }

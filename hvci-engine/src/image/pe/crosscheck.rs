@@ -1,6 +1,8 @@
 //! Second opinion: `object` reads the same headers and section table, independently of `goblin`. Where two parsers disagree, a file can be
 //! one thing to who checks it and another to who loads it.
 
+use core::fmt;
+
 use object::{
     LittleEndian as LE,
     pe::{ImageDosHeader, ImageNtHeaders32, ImageNtHeaders64},
@@ -88,6 +90,8 @@ impl Pe<'_> {
     }
 }
 
-fn diverge(notes: &mut Vec<Note>, what: &str, goblin: &dyn core::fmt::Debug, object: &dyn core::fmt::Debug) {
-    push(notes, Note::new(Code::ImageDivergence, format!("{what}: goblin reads {goblin:?}, object {object:?}")).of(what));
+fn diverge(notes: &mut Vec<Note>, what: &str, goblin: &dyn fmt::Debug, object: &dyn fmt::Debug) {
+    push(notes, Code::ImageDivergence, || {
+        Note::new(Code::ImageDivergence, format!("{what}: goblin reads {goblin:?}, object {object:?}")).of(what)
+    });
 }

@@ -4,7 +4,7 @@
 //! Sources: Microsoft windows-driver-docs, `devtest/code-integrity-checking.md` and `driversecurity/implement-hvci-compatible-code.md`.
 //! 0x2003 to 0x2005 are violations; 0x2000 to 0x2002 depend on arguments at run time, so that an import is only a risk.
 
-use super::{IAT_DIRECTORY, IMPORT_DIRECTORY, Imports, Pe, Symbol, push};
+use super::{IAT_DIRECTORY, IMPORT_DIRECTORY, Imports, Pe, Symbol, push_section};
 use crate::finding::{Code, Note};
 
 const PAGE: u32 = 0x1000;
@@ -98,10 +98,7 @@ impl Pe<'_> {
 
     fn section_lint(&self, notes: &mut Vec<Note>) {
         for section in &self.sections {
-            let mut add = |code, detail: &str| {
-                let detail = format!("{} {detail}", section.permissions());
-                push(notes, Note::new(code, detail).at(section.file_span()).of(section.display_name()));
-            };
+            let mut add = |code, detail: &str| push_section(notes, code, section, || format!("{} {detail}", section.permissions()));
             if section.is_writable() && section.is_executable() {
                 add(Code::ImageWx, "is writable and executable: Driver Verifier 0x2003");
             }
@@ -121,8 +118,8 @@ impl Pe<'_> {
             notes.push(Note::new(Code::ImageSectionAlignment, detail));
         }
         for section in self.sections.iter().filter(|s| !s.address.is_multiple_of(PAGE)) {
-            let detail = format!("begins at address {:#x}: Driver Verifier 0x2004", section.address);
-            push(notes, Note::new(Code::ImageSectionAlignment, detail).at(section.file_span()).of(section.display_name()));
+            let detail = || format!("begins at address {:#x}: Driver Verifier 0x2004", section.address);
+            push_section(notes, Code::ImageSectionAlignment, section, detail);
         }
     }
 

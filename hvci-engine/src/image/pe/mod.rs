@@ -34,7 +34,7 @@ pub use pages::Page;
 
 use crate::{
     facts::{FileKind, ImageFacts, SectionFacts},
-    finding::Note,
+    finding::{Code, Note},
     image::ImageError,
 };
 
@@ -124,16 +124,21 @@ impl<'a> Pe<'a> {
     }
 }
 
-/// Adds a note, unless there are [`MAX_NOTES_PER_CODE`] of its code: a hostile section table holds 65,535 reasons for one.
-fn push(notes: &mut Vec<Note>, note: Note) {
+/// Makes and adds a note of `code`, unless there are [`MAX_NOTES_PER_CODE`] of them: a hostile section table holds 65,535 reasons for one.
+fn push(notes: &mut Vec<Note>, code: Code, note: impl FnOnce() -> Note) {
     const MORE: &str = " (more like it are not listed)";
-    if notes.iter().filter(|n| n.code == note.code).count() < MAX_NOTES_PER_CODE {
-        notes.push(note);
-    } else if let Some(last) = notes.iter_mut().rfind(|n| n.code == note.code)
+    if notes.iter().filter(|n| n.code == code).count() < MAX_NOTES_PER_CODE {
+        notes.push(note());
+    } else if let Some(last) = notes.iter_mut().rfind(|n| n.code == code)
         && !last.detail.ends_with(MORE)
     {
         last.detail.push_str(MORE);
     }
+}
+
+/// Makes and adds a note that blames `section`; see [`push`].
+fn push_section(notes: &mut Vec<Note>, code: Code, section: &Section, detail: impl FnOnce() -> String) {
+    push(notes, code, || Note::new(code, detail()).at(section.file_span()).of(section.display_name()));
 }
 
 fn section_facts(section: &Section) -> SectionFacts {
@@ -201,7 +206,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{sample::*, *};
-    use crate::{digest::DigestAlg, facts::DigestForm, finding::Code};
+    use crate::{digest::DigestAlg, facts::DigestForm};
 
     fn codes(pe: &Pe<'_>) -> Vec<Code> {
         pe.notes().iter().map(|n| n.code).collect()

@@ -1,6 +1,6 @@
 //! What is odd about header fields and where sections lie, told from the headers alone.
 
-use super::{Pe, Section, push};
+use super::{Pe, Section, push, push_section};
 use crate::{
     bytes::{Span, index, slice, widen},
     finding::{Code, Note},
@@ -68,11 +68,8 @@ impl Pe<'_> {
         for section in self.sections.iter().filter(|s| s.file_size > 0) {
             let span = section.file_span();
             if span.end().is_none_or(|end| end > file) {
-                let name = section.display_name();
-                push(
-                    notes,
-                    Note::new(Code::ImageSectionBounds, format!("{name} is at {span}, the file has {file:#x} bytes")).at(span).of(name),
-                );
+                let detail = || format!("{} is at {span}, the file has {file:#x} bytes", section.display_name());
+                push_section(notes, Code::ImageSectionBounds, section, detail);
             }
         }
     }
@@ -96,14 +93,15 @@ impl Pe<'_> {
                 let bytes = usize::try_from(gap.offset).ok().and_then(|at| slice(self.data, at, usize::try_from(gap.len).ok()?));
                 // a gap that reaches out of the file belongs to a section that does
                 if let Some(bytes) = bytes {
-                    let filled = if bytes.iter().all(|b| *b == 0) { "all zero" } else { "not all zero" };
-                    let detail = format!("{} bytes, {filled}, between {} and {}", gap.len, named(before), section.display_name());
-                    push(notes, Note::new(Code::ImageSectionGap, detail).at(gap));
+                    push(notes, Code::ImageSectionGap, || {
+                        let filled = if bytes.iter().all(|b| *b == 0) { "all zero" } else { "not all zero" };
+                        let detail = format!("{} bytes, {filled}, between {} and {}", gap.len, named(before), section.display_name());
+                        Note::new(Code::ImageSectionGap, detail).at(gap)
+                    });
                 }
             } else if span.offset < sections_end {
-                let name = section.display_name();
-                let detail = format!("{name} overlaps {} in the file", named(before));
-                push(notes, Note::new(Code::ImageSectionOverlap, detail).at(span).of(name));
+                let detail = || format!("{} overlaps {} in the file", section.display_name(), named(before));
+                push_section(notes, Code::ImageSectionOverlap, section, detail);
             }
             if let Some(section_end) = span.end().filter(|e| *e > sections_end) {
                 (sections_end, before) = (section_end, Some(section));
@@ -117,9 +115,9 @@ impl Pe<'_> {
         for section in &self.sections {
             let start = u64::from(section.address);
             if start < end {
-                let name = section.display_name();
-                let detail = format!("{name} at address {start:#x} begins before the section ahead of it ends ({end:#x})");
-                push(notes, Note::new(Code::ImageSectionOverlap, detail).at(section.file_span()).of(name));
+                let detail =
+                    || format!("{} at address {start:#x} begins before the section ahead of it ends ({end:#x})", section.display_name());
+                push_section(notes, Code::ImageSectionOverlap, section, detail);
             }
             end = start.saturating_add(u64::from(section.mapped_size())).max(end);
         }
