@@ -34,8 +34,8 @@ const SIZEOF_DEBUG_ENTRY: usize = 28;
 pub struct Imports<'a> {
     /// Imported functions, in table order.
     pub imports: Vec<Import<'a>>,
-    /// Address of the first import address table slot, relative to the image base; `None` without imports.
-    pub first_slot: Option<u32>,
+    /// Where each library's part of the import address table is, relative to the image base.
+    pub slots: Vec<u32>,
     /// `ImageImports`, when reading had to stop.
     pub note: Option<Note>,
 }
@@ -91,7 +91,7 @@ pub struct Relocations<'a> {
     rest: Option<&'a [u8]>,
     page: u32,
     block: &'a [u8],
-    span: Span,
+    span: Option<Span>,
 }
 
 impl Iterator for Relocations<'_> {
@@ -106,7 +106,7 @@ impl Iterator for Relocations<'_> {
             }
             if let Err(detail) = self.begin_block()? {
                 self.rest = Some(&[]);
-                return Some(Err(Note::new(Code::ImageRelocations, detail).at(self.span)));
+                return Some(Err(Note { span: self.span, ..Note::new(Code::ImageRelocations, detail) }));
             }
         }
     }
@@ -176,7 +176,7 @@ impl<'a> Pe<'a> {
             self.read_imports::<ImageNtHeaders32>(&mut imports)
         };
         if let Err(detail) = read {
-            imports.note = Some(Note::new(Code::ImageImports, detail).at(self.directory_span(IMPORT_DIRECTORY)));
+            imports.note = Some(self.directory_note(Code::ImageImports, IMPORT_DIRECTORY, detail));
         }
         imports
     }
@@ -188,7 +188,7 @@ impl<'a> Pe<'a> {
         let directory = self.headers.directory(RELOCATION_DIRECTORY);
         let present = !directory.is_empty() && directory.size > 0;
         let table = if present { self.at_address(directory.address).and_then(|t| t.get(..index(directory.size))) } else { Some(&[][..]) };
-        Relocations { rest: table, page: 0, block: &[], span: self.directory_span(RELOCATION_DIRECTORY) }
+        Relocations { rest: table, page: 0, block: &[], span: self.place(directory.address, directory.size) }
     }
 
     /// The first version resource's VS_FIXEDFILEINFO. `None` without one; `resource_note` says whether that is for a fault.
@@ -198,7 +198,7 @@ impl<'a> Pe<'a> {
 
     /// `ImageResources`, when the way to the version resource is broken.
     pub fn resource_note(&self) -> Option<Note> {
-        self.read_version().err().map(|detail| Note::new(Code::ImageResources, detail).at(self.directory_span(RESOURCE_DIRECTORY)))
+        self.read_version().err().map(|detail| self.directory_note(Code::ImageResources, RESOURCE_DIRECTORY, detail))
     }
 
     /// Path of the PDB file in the first CodeView record, escaped where it is not printable ASCII.
@@ -224,14 +224,15 @@ impl<'a> Pe<'a> {
     }
 
     /// Where the file has `len` bytes from an address, as far as it has them.
-    pub(super) fn place(&self, address: u32, len: u32) -> Span {
-        let offset = self.file_offset(address).unwrap_or_default();
-        Span::new(offset, index(len).min(self.data.len().saturating_sub(offset)))
+    pub(super) fn place(&self, address: u32, len: u32) -> Option<Span> {
+        let offset = self.file_offset(address).filter(|offset| *offset < self.data.len())?;
+        Some(Span::new(offset, index(len).min(self.data.len().saturating_sub(offset))))
     }
 
-    fn directory_span(&self, which: usize) -> Span {
+    /// A note that blames the table of a data directory.
+    fn directory_note(&self, code: Code, which: usize, detail: impl Into<String>) -> Note {
         let directory = self.headers.directory(which);
-        self.place(directory.address, directory.size)
+        Note { span: self.place(directory.address, directory.size), ..Note::new(code, detail) }
     }
 
     fn read_imports<H: ImageNtHeaders>(&self, imports: &mut Imports<'a>) -> Result<(), String> {
@@ -250,7 +251,7 @@ impl<'a> Pe<'a> {
             budget.spend().map_err(|e| e.to_string())?;
             let (name, slots) = (descriptor.name.get(LE), descriptor.first_thunk.get(LE));
             let lookup = Some(descriptor.original_first_thunk.get(LE)).filter(|address| *address != 0).unwrap_or(slots);
-            imports.first_slot = imports.first_slot.or(Some(slots));
+            imports.slots.push(slots);
             let library = self.at_address(name).and_then(|d| c_string(d, MAX_NAME)).ok_or_else(|| outside("a library's name", name))?;
             let mut thunks = table(lookup).and_then(|t| t.thunks(lookup).ok()).ok_or_else(|| outside("an import lookup table", lookup))?;
             while let Some(thunk) = thunks.next::<H>().map_err(|e| e.to_string())? {
@@ -334,7 +335,7 @@ mod tests {
             imports.imports,
             [Import { library, symbol: Symbol::Name(b"ExAllocatePool") }, Import { library, symbol: Symbol::Ordinal(5) }]
         );
-        assert_eq!((imports.first_slot, imports.note), (Some(0x2050), None));
+        assert_eq!((imports.slots, imports.note), (vec![0x2050], None));
     }
 
     #[test]

@@ -124,17 +124,18 @@ impl Pe<'_> {
     }
 
     fn iat_lint(&self, imports: &Imports<'_>, notes: &mut Vec<Note>) {
-        // old linkers leave the directory empty
+        // old linkers leave the directory empty, and nothing makes it and the descriptors name the same place
         let directory = self.headers.directory(IAT_DIRECTORY);
-        let address = if directory.is_empty() { imports.first_slot } else { Some(directory.address) };
-        let Some((address, section)) = address.and_then(|a| Some((a, self.section_at(a)?))) else { return };
-        if section.is_executable() {
+        let places = Some(directory.address).filter(|_| !directory.is_empty()).into_iter().chain(imports.slots.iter().copied());
+        let executable = places.filter_map(|address| Some((address, self.section_at(address)?))).find(|(_, s)| s.is_executable());
+        if let Some((address, section)) = executable {
             let name = section.display_name();
             let detail = format!(
                 "the import address table at address {address:#x} lies in {name} ({}): Driver Verifier 0x2005",
                 section.permissions()
             );
-            notes.push(Note::new(Code::ImageIatExecutable, detail).at(self.place(address, directory.size)).of(name));
+            let note = Note { span: self.place(address, directory.size), ..Note::new(Code::ImageIatExecutable, detail) };
+            notes.push(note.of(name));
         }
     }
 
@@ -157,8 +158,9 @@ impl Pe<'_> {
             let names: Vec<&str> = found.iter().map(|(name, _)| *name).collect();
             let details: Vec<String> =
                 found.iter().map(|(name, risk)| format!("{name} (Driver Verifier {})", risk.verifier_code())).collect();
-            let at = self.place(self.headers.directory(IMPORT_DIRECTORY).address, self.headers.directory(IMPORT_DIRECTORY).size);
-            notes.push(Note::new(Code::ImageRiskyImport, format!("imports {}", details.join(", "))).at(at).of(names.join(", ")));
+            let table = self.headers.directory(IMPORT_DIRECTORY);
+            let note = Note::new(Code::ImageRiskyImport, format!("imports {}", details.join(", ")));
+            notes.push(Note { span: self.place(table.address, table.size), ..note }.of(names.join(", ")));
         }
     }
 
@@ -180,7 +182,7 @@ impl Pe<'_> {
         }
         if let Some((address, width)) = first {
             let detail = format!("{straddling} relocations cross the end of a page, the first one at address {address:#x} ({width} bytes)");
-            notes.push(Note::new(Code::ImageRelocStraddle, detail).at(self.place(address, width)));
+            notes.push(Note { span: self.place(address, width), ..Note::new(Code::ImageRelocStraddle, detail) });
         }
     }
 }
@@ -262,8 +264,10 @@ mod tests {
         sample.section(1, b".text2\0\0", [0x200, 0x2000, 0x200, 0x600], 0x6000_0020);
         let expected = "the import address table at address 0x2050 lies in .text2 (r-x--): Driver Verifier 0x2005";
         assert_eq!(lint(&sample), [(Code::ImageIatExecutable, format!(".text2 {expected}"))]);
-        // without the directory the descriptors say where it is
+        // the descriptors say where it is, whatever the directory says
         sample.directory(12, 0, 0);
+        assert_eq!(lint(&sample), [(Code::ImageIatExecutable, format!(".text2 {expected}"))]);
+        sample.directory(12, 0x10, 8);
         assert_eq!(lint(&sample), [(Code::ImageIatExecutable, format!(".text2 {expected}"))]);
     }
 
