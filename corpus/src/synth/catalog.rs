@@ -31,8 +31,7 @@ pub struct Member {
     digest: Vec<u8>,
     alg: DigestAlg,
     image: bool,
-    /// Whether it has a tag and nothing else, as the SHA-1 twins of SHA-256 members do.
-    pub bare: bool,
+    bare: bool,
 }
 
 impl Member {
@@ -49,6 +48,12 @@ impl Member {
     /// Any file, by the digest of all of it.
     pub fn flat(bytes: &[u8], alg: DigestAlg) -> Self {
         Self { digest: hash(alg, bytes), alg, image: false, bare: false }
+    }
+
+    /// The same with a tag and nothing else, as the SHA-1 twins of SHA-256 members have.
+    #[must_use]
+    pub fn bare(self) -> Self {
+        Self { bare: true, ..self }
     }
 
     fn node(&self, tags: Tags) -> Node {

@@ -125,10 +125,13 @@ impl Image {
                 let at = address + to_u32(content.len());
                 let (tables, iat) = imports(&self.imports, at, self.wide);
                 writer.set_data_directory(pe::IMAGE_DIRECTORY_ENTRY_IMPORT, at, 40);
-                writer.set_data_directory(pe::IMAGE_DIRECTORY_ENTRY_IAT, at + iat.0, iat.1);
+                // the table is found through the import directory where there is no room for its own
+                if self.directories > pe::IMAGE_DIRECTORY_ENTRY_IAT {
+                    writer.set_data_directory(pe::IMAGE_DIRECTORY_ENTRY_IAT, at + iat.0, iat.1);
+                }
                 content.extend(tables);
             }
-            if let Some(pdb) = self.pdb.filter(|_| index == 1) {
+            if let Some(pdb) = self.pdb.filter(|_| index == 1 && self.directories > pe::IMAGE_DIRECTORY_ENTRY_DEBUG) {
                 pad(&mut content);
                 let at = address + to_u32(content.len());
                 // the file offset that this section will get

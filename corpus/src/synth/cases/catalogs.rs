@@ -18,12 +18,12 @@ pub(super) fn add(studio: &mut Studio<'_>) -> Result<()> {
     let inf = b"; a setup file\r\n[Version]\r\nSignature=\"$WINDOWS NT$\"\r\nCatalogFile=drivers.cat\r\n".to_vec();
     let members = [
         Member::image(&new, DigestAlg::Sha256)?,
-        Member { bare: true, ..Member::image(&new, DigestAlg::Sha1)? },
+        Member::image(&new, DigestAlg::Sha1)?.bare(),
         Member::image(&tail, DigestAlg::Sha256)?,
         Member::flat(&inf, DigestAlg::Sha256),
     ];
     let drivers = catalog(&members, Tags::Raw, time()?, &signing(studio, "whql")?)?;
-    let old_members = [Member::image(&old, DigestAlg::Sha1)?, Member { bare: true, ..Member::image(&twin, DigestAlg::Sha1)? }];
+    let old_members = [Member::image(&old, DigestAlg::Sha1)?, Member::image(&twin, DigestAlg::Sha1)?.bare()];
     let legacy = catalog(&old_members, Tags::Text, time()?, &signing(studio, "whql")?)?;
 
     let both = |codes: &[Code]| vec![accept(KERNEL, codes), accept(USER, codes)];

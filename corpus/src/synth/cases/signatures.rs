@@ -42,8 +42,26 @@ fn forms(studio: &mut Studio<'_>) -> Result<()> {
         good,
         vec![accept(USER, &[])],
     );
-    let good = studio.signed(&of("bare-hash"), "whql", |a| a.signing.bare_hash = true)?;
-    pair(studio, "bare-hash", &[25], "an RSA signature over the bare hash, without DigestInfo", good, &[Code::SigBareHash])?;
+    let good = studio.signed(&of("bare-hash"), "whql", |a| {
+        a.signing.bare_hash = true;
+        a.signing.digest = DigestAlg::Sha1;
+    })?;
+    pair(
+        studio,
+        "bare-hash",
+        &[25],
+        "an RSA signature over the bare SHA-1 hash, without DigestInfo",
+        good,
+        &[Code::SigBareHash, Code::SigWeakDigest],
+    )?;
+    let bad = studio.signed(&of("bare-sha256"), "whql", |a| a.signing.bare_hash = true)?;
+    studio.add(
+        "signature/bare-sha256.sys",
+        &[25],
+        "the same with SHA-256, which nobody ever signed so",
+        bad,
+        vec![refuse(KERNEL, &[Code::SigInvalid])],
+    );
     for (name, who) in [("ecdsa-p256", "whql p256"), ("ecdsa-p384", "whql p384")] {
         let alg = if who.ends_with("p384") { DigestAlg::Sha384 } else { DigestAlg::Sha256 };
         let good = studio.signed(&of(name), who, |a| a.signing.digest = alg)?;

@@ -134,5 +134,9 @@ fn with<'a>(stamp: &Stamp<'a>, change: impl FnOnce(&mut Stamp<'a>)) -> Stamp<'a>
 }
 
 fn bare<'a>(stamp: &Stamp<'a>) -> Stamp<'a> {
-    with(stamp, |s| s.bare_hash = true).pkcs9()
+    with(stamp, |s| {
+        s.bare_hash = true;
+        s.digest = DigestAlg::Sha1;
+    })
+    .pkcs9()
 }
