@@ -60,6 +60,8 @@ pub struct Context {
     pub max_size: u64,
     /// Number of threads, at least one.
     pub jobs: usize,
+    /// A folder whose name is left out of paths, because it means nothing to anybody.
+    pub base: Option<String>,
     /// Paths that were named one by one: these are reported even if they are no images.
     pub named: HashSet<PathBuf>,
 }
@@ -194,6 +196,10 @@ impl Worker<'_> {
         for (found, buffer) in unit.into_iter().zip(&mut buffers) {
             files += 1;
             let Found { path, display, result } = found;
+            let display = match self.context.base.as_deref().and_then(|base| display.strip_prefix(base)) {
+                Some(rest) => rest.trim_start_matches('/').to_owned(),
+                None => display,
+            };
             let opened = result.and_then(|()| Content::open(&path, self.context.max_size, buffer));
             let content = match opened {
                 Ok(content) => content,

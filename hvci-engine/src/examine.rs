@@ -219,9 +219,6 @@ impl Examiner<'_> {
         facts.digests = forms.iter().zip(digests).map(|(form, digest)| FormDigest { form: *form, digest: *digest }).collect();
         match body {
             Body::Pe { pe, signatures } => {
-                if pe.forms_differ() {
-                    facts.notes.push(Note::new(Code::ImageDigestForms, forms_detail(&facts)));
-                }
                 for authenticode::Read { mut signature, page_table } in signatures {
                     if let Some(coverage) = &mut signature.coverage {
                         coverage.calculated = facts.digest(DigestForm::Linear, coverage.signed.alg()).copied();
@@ -331,9 +328,4 @@ fn remap(signature: &mut Signature, place: &[usize]) {
 
 fn verify_pages(pe: &Pe<'_>, table: &PageTable<'_>) -> Result<PageHashes, Note> {
     pe.verify_page_table(&table.table, table.alg)
-}
-
-fn forms_detail(facts: &Facts) -> String {
-    let sha256 = |form| facts.digest(form, DigestAlg::Sha256).map(Digest::hex).unwrap_or_default();
-    format!("linear {}, section sum {}", sha256(DigestForm::Linear), sha256(DigestForm::SectionSum))
 }

@@ -53,6 +53,7 @@ pub(crate) fn scan(mut args: ScanArgs) -> Result<ExitCode> {
         digests: if args.all_digests { ALL_DIGESTS } else { &[] },
         max_size: args.max_size,
         jobs: jobs(args.jobs),
+        base: starter.as_ref().map(|_| args.paths.iter().map(|p| p.display().to_string()).collect()),
         named: args.paths.iter().filter(|p| p.is_file()).cloned().collect::<HashSet<_>>(),
     };
     let progress = Progress::start(args.files_from.is_none().then(|| args.paths.clone()), args.output.quiet);
