@@ -242,7 +242,7 @@ fn dependency(meta: &str) -> Result<String, String> {
         .filter_map(|line| line.trim().strip_prefix("Depends: "))
         .find(|name| name.starts_with(prefix))
         .map(str::to_owned)
-        .ok_or_else(|| format!("{meta} depends on no {prefix}-…: run `apt-get update`, or use Debian"))
+        .ok_or_else(|| format!("{meta} depends on no {prefix}-…; `apt-get update` may help"))
 }
 
 /// `1:2.3-4` out of `name_1%3a2.3-4_amd64.deb`.
@@ -254,6 +254,7 @@ fn debian_version(file: &Path) -> Option<String> {
 /// Runs the first of `clients` that exists and hands back what it printed.
 fn run(clients: &[&str], arguments: &[&str], directory: &Path) -> Result<String, String> {
     for client in clients {
+        let hint = if client.starts_with("apt-") { "; `apt-get update` may help" } else { "" };
         let result = Command::new(client)
             .args(arguments)
             .current_dir(directory)
@@ -272,7 +273,7 @@ fn run(clients: &[&str], arguments: &[&str], directory: &Path) -> Result<String,
         let said = if output.stderr.trim_ascii().is_empty() { &output.stdout } else { &output.stderr };
         let lines: Vec<_> = said.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()).map(escape).collect();
         let last = lines.get(lines.len().saturating_sub(4)..).unwrap_or_default().join(" | ");
-        return Err(format!("{client} refused ({}): {last}", output.status));
+        return Err(format!("{client} refused ({}): {last}{hint}", output.status));
     }
     Err(match clients {
         ["pip3", ..] => "pip is not installed: install python3-pip (or Python from python.org)".to_owned(),

@@ -42,9 +42,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For members of at most `max_size` bytes: four levels, and sixteen times that size unpacked.
+    /// For members of at most `max_size` bytes: four levels, and sixteen times that size unpacked, but no less than 8 GiB, so that a
+    /// smaller size leaves out large members and not whole packages (the largest seen, a kernel with debugging symbols, unpacks to 6 GiB).
     pub fn new(max_size: u64) -> Self {
-        Self { max_size, max_unpacked: max_size.saturating_mul(16), max_nesting: 4 }
+        Self { max_size, max_unpacked: max_size.saturating_mul(16).max(8 << 30), max_nesting: 4 }
     }
 }
 
