@@ -128,7 +128,7 @@ pub enum FetchError {
         source: serde_json::Error,
     },
     /// Not one of the packages could be had.
-    #[error("nothing could be fetched: {}", .0.iter().map(|m| format!("{}: {}", m.package, m.reason)).collect::<Vec<_>>().join("; "))]
+    #[error("nothing could be fetched: {}", .0.first().map_or("", |first| &first.reason))]
     Nothing(Vec<Missing>),
 }
 
@@ -195,14 +195,17 @@ impl Package {
         if !place.is_dir() {
             let partial = fresh(store, &key).map_err(|err| err.to_string())?;
             say(&format!("{name}: downloading with {client}"));
-            match self {
-                Self::Apt(_) | Self::AptBehind(_) => run(&["apt-get"], &["download", "-qq", &name], &partial)?,
-                Self::Pip(name, version) => run(&["pip3", "pip"], &pip_arguments(&format!("{name}=={version}")), &partial)?,
+            let result = match self {
+                Self::Apt(_) | Self::AptBehind(_) => run(&["apt-get"], &["download", "-qq", &name], &partial),
+                Self::Pip(name, version) => run(&["pip3", "pip"], &pip_arguments(&format!("{name}=={version}")), &partial),
                 Self::Npm(name, version) => {
-                    run(&["npm"], &["pack", "--silent", "--ignore-scripts", &format!("{name}@{version}")], &partial)?
+                    run(&["npm"], &["pack", "--silent", "--ignore-scripts", &format!("{name}@{version}")], &partial)
                 }
             };
-            only_file(&partial)?;
+            if let Err(reason) = result.and_then(|_| only_file(&partial)) {
+                let _ = remove(&partial);
+                return Err(reason);
+            }
             fs::rename(&partial, &place).map_err(|err| format!("{}: {err}", place.display()))?;
         }
         let file = only_file(&place)?;
@@ -294,10 +297,13 @@ fn unpack(got: &Downloaded, dir: &Path, keep: Keep<'_>, manifest: &mut Manifest,
     }
     let place = plain(&format!("{}-{}", got.name, got.version));
     let partial = fresh(dir, &place).map_err(|err| err.to_string())?;
-    let entries = take_out(&got.file, &partial, keep, say)?;
-    if entries.is_empty() {
-        return Err(format!("nothing of use is in {}", got.file.display()));
-    }
+    let entries = match take_out(&got.file, &partial, keep, say) {
+        Ok(entries) if !entries.is_empty() => entries,
+        outcome => {
+            let _ = remove(&partial);
+            return Err(outcome.err().unwrap_or_else(|| format!("nothing of use is in {}", got.file.display())));
+        }
+    };
     let target = dir.join(&place);
     remove(&target).and_then(|()| fs::rename(&partial, &target)).map_err(|err| format!("{}: {err}", target.display()))?;
     say(&format!("{} {}: {} files", got.name, got.version, entries.len()));

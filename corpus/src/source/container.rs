@@ -16,7 +16,6 @@ mod zipped;
 use std::{
     borrow::Cow,
     cell::Cell,
-    fmt,
     io::{self, Read},
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -246,12 +245,6 @@ impl<R: Read> Read for Metered<R> {
         let left = self.left.get().saturating_sub(n as u64);
         self.left.set(left);
         if left == 0 && n > 0 { Err(io::Error::other("unpacks to more than the limit")) } else { Ok(n) }
-    }
-}
-
-impl fmt::Debug for Visit<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Visit").field("limits", &self.limits).field("left", &self.left).finish_non_exhaustive()
     }
 }
 
