@@ -128,7 +128,7 @@ pub enum FetchError {
         source: serde_json::Error,
     },
     /// Not one of the packages could be had.
-    #[error("nothing could be fetched: {}", .0.iter().map(|m| format!("{}: {}", m.package, m.reason)).collect::<Vec<_>>().join("; "))]
+    #[error("nothing could be fetched: {}", .0.first().map_or("", |first| &first.reason))]
     Nothing(Vec<Missing>),
 }
 
@@ -195,14 +195,17 @@ impl Package {
         if !place.is_dir() {
             let partial = fresh(store, &key).map_err(|err| err.to_string())?;
             say(&format!("{name}: downloading with {client}"));
-            match self {
-                Self::Apt(_) | Self::AptBehind(_) => run(&["apt-get"], &["download", "-qq", &name], &partial)?,
-                Self::Pip(name, version) => run(&["pip3", "pip"], &pip_arguments(&format!("{name}=={version}")), &partial)?,
+            let result = match self {
+                Self::Apt(_) | Self::AptBehind(_) => run(&["apt-get"], &["download", "-qq", &name], &partial),
+                Self::Pip(name, version) => run(&["pip3", "pip"], &pip_arguments(&format!("{name}=={version}")), &partial),
                 Self::Npm(name, version) => {
-                    run(&["npm"], &["pack", "--silent", "--ignore-scripts", &format!("{name}@{version}")], &partial)?
+                    run(&["npm"], &["pack", "--silent", "--ignore-scripts", &format!("{name}@{version}")], &partial)
                 }
             };
-            only_file(&partial)?;
+            if let Err(reason) = result.and_then(|_| only_file(&partial)) {
+                let _ = remove(&partial);
+                return Err(reason);
+            }
             fs::rename(&partial, &place).map_err(|err| format!("{}: {err}", place.display()))?;
         }
         let file = only_file(&place)?;
@@ -242,7 +245,7 @@ fn dependency(meta: &str) -> Result<String, String> {
         .filter_map(|line| line.trim().strip_prefix("Depends: "))
         .find(|name| name.starts_with(prefix))
         .map(str::to_owned)
-        .ok_or_else(|| format!("{meta} depends on no {prefix}-…: run `apt-get update`, or use Debian"))
+        .ok_or_else(|| format!("{meta} depends on no {prefix}-…; `apt-get update` may help"))
 }
 
 /// `1:2.3-4` out of `name_1%3a2.3-4_amd64.deb`.
@@ -254,6 +257,7 @@ fn debian_version(file: &Path) -> Option<String> {
 /// Runs the first of `clients` that exists and hands back what it printed.
 fn run(clients: &[&str], arguments: &[&str], directory: &Path) -> Result<String, String> {
     for client in clients {
+        let hint = if client.starts_with("apt-") { "; `apt-get update` may help" } else { "" };
         let result = Command::new(client)
             .args(arguments)
             .current_dir(directory)
@@ -272,7 +276,7 @@ fn run(clients: &[&str], arguments: &[&str], directory: &Path) -> Result<String,
         let said = if output.stderr.trim_ascii().is_empty() { &output.stdout } else { &output.stderr };
         let lines: Vec<_> = said.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()).map(escape).collect();
         let last = lines.get(lines.len().saturating_sub(4)..).unwrap_or_default().join(" | ");
-        return Err(format!("{client} refused ({}): {last}", output.status));
+        return Err(format!("{client} refused ({}): {last}{hint}", output.status));
     }
     Err(match clients {
         ["pip3", ..] => "pip is not installed: install python3-pip (or Python from python.org)".to_owned(),
@@ -293,10 +297,13 @@ fn unpack(got: &Downloaded, dir: &Path, keep: Keep<'_>, manifest: &mut Manifest,
     }
     let place = plain(&format!("{}-{}", got.name, got.version));
     let partial = fresh(dir, &place).map_err(|err| err.to_string())?;
-    let entries = take_out(&got.file, &partial, keep, say)?;
-    if entries.is_empty() {
-        return Err(format!("nothing of use is in {}", got.file.display()));
-    }
+    let entries = match take_out(&got.file, &partial, keep, say) {
+        Ok(entries) if !entries.is_empty() => entries,
+        outcome => {
+            let _ = remove(&partial);
+            return Err(outcome.err().unwrap_or_else(|| format!("nothing of use is in {}", got.file.display())));
+        }
+    };
     let target = dir.join(&place);
     remove(&target).and_then(|()| fs::rename(&partial, &target)).map_err(|err| format!("{}: {err}", target.display()))?;
     say(&format!("{} {}: {} files", got.name, got.version, entries.len()));

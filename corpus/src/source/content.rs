@@ -88,6 +88,8 @@ impl<'b> Content<'b> {
     }
 
     /// Whether the file was written to since it was opened. Ask when done with the bytes: if it was, nothing concluded from them holds.
+    /// Told by length, time of modification and pages that went missing; two writes within one tick of the file system's clock
+    /// (about 4 ms), one before opening and one after, look like one.
     pub fn changed(&self) -> Option<Note> {
         let changed = |detail: String| Some(Note::new(Code::InputChanged, detail));
         if matches!(&self.bytes, Bytes::Mapped(mapping) if mapping.torn()) {

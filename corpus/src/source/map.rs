@@ -200,6 +200,38 @@ mod unix {
     }
 }
 
+#[cfg(all(test, unix))]
+mod tests {
+    use std::{env, hint::black_box, os::unix::process::ExitStatusExt, process::Command};
+
+    use super::*;
+
+    /// In a process of its own: it uses up the slots, and ends by the signal.
+    #[test]
+    fn only_faults_in_its_own_mappings_are_answered() {
+        const CHILD: &str = "HVCI_TEST_FOREIGN_FAULT";
+        if env::var_os(CHILD).is_some() {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(1 << 20).unwrap();
+            // slots run out, which is no error, and are given back
+            let all: Vec<_> = std::iter::from_fn(|| Mapping::new(&file, 1 << 20)).take(5000).collect();
+            assert_eq!(all.len(), 1024);
+            drop(all);
+            assert!(Mapping::new(&file, 0).is_none());
+            let ours = Mapping::new(&file, 1 << 20).unwrap();
+            // SAFETY: the fault that this provokes is what is tested.
+            let foreign = unsafe { memmap2::Mmap::map(&file) }.unwrap();
+            file.set_len(0).unwrap();
+            assert_eq!((black_box(ours.bytes())[0], ours.torn()), (0, true));
+            black_box(black_box(&foreign)[0]);
+            return;
+        }
+        let test = "source::map::tests::only_faults_in_its_own_mappings_are_answered";
+        let child = Command::new(env::current_exe().unwrap()).args(["--exact", test]).env(CHILD, "1").output().unwrap();
+        assert_eq!(child.status.signal(), Some(libc::SIGBUS), "{child:?}");
+    }
+}
+
 #[cfg(not(unix))]
 mod portable {
     use std::fs::File;

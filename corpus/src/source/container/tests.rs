@@ -1,4 +1,7 @@
-use std::io::{Cursor, Write};
+use std::{
+    io::{Cursor, Write},
+    sync::LazyLock,
+};
 
 use proptest::prelude::*;
 use zip::write::SimpleFileOptions;
@@ -349,7 +352,7 @@ fn signed_data_is_told_in_every_length_form() {
     assert_eq!(sniff(&[0x30], "x"), Kind::Other);
 }
 
-fn packages() -> Vec<Vec<u8>> {
+static PACKAGES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let (pe, elf) = (pe(), elf());
     let content: &[(&str, &[u8])] = &[("a.sys", &pe), ("readme", b"text"), ("b.ko", &elf)];
     let tar = tar_of(content);
@@ -358,15 +361,15 @@ fn packages() -> Vec<Vec<u8>> {
     all.extend([Compression::Gzip, Compression::Xz, Compression::Zstd, Compression::Bzip2].map(|c| compress(c, &tar)));
     all.push(deb_of(&[("debian-binary", b"2.0\n"), ("data.tar.zst", &compress(Compression::Zstd, &tar))]));
     all
-}
+});
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     /// Any prefix, with any few bytes changed, ends without a panic, hang or more than the limits allow.
     #[test]
     fn damaged_packages_are_bounded(which in 0_usize..9, cut in any::<Option<prop::sample::Index>>(), changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..6)) {
-        let mut package = packages().swap_remove(which);
+        let mut package = PACKAGES[which].clone();
         if let Some(cut) = cut {
             package.truncate(cut.index(package.len()));
         }
@@ -391,7 +394,7 @@ proptest! {
 
     #[test]
     fn noise_in_every_format_is_bounded(noise in prop::collection::vec(any::<u8>(), 0..600), head in 0_usize..9) {
-        let mut data = packages().swap_remove(head);
+        let mut data = PACKAGES[head].clone();
         data.truncate(30);
         data.extend(noise);
         if let Kind::Package(format) = sniff(&data, NAME) {
