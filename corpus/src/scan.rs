@@ -322,7 +322,7 @@ fn audit(batch: Vec<Waiting<'_>>, context: &Context) -> (Vec<Audited>, u64) {
             }
         };
         facts.notes.extend(notes);
-        if !named && is_beside_the_point(&facts, &path) {
+        if !named && (is_beside_the_point(&facts, &path) || is_for_another(&facts, context.profile)) {
             skipped += 1;
             continue;
         }
@@ -330,6 +330,12 @@ fn audit(batch: Vec<Waiting<'_>>, context: &Context) -> (Vec<Audited>, u64) {
         records.push(Audited { path, facts, verdict });
     }
     (records, skipped)
+}
+
+/// A file that the chosen profile does not judge, such as a library beside the drivers, unless something is wrong with it as a file.
+fn is_for_another(facts: &Facts, profile: Option<&Profile>) -> bool {
+    let whole = !facts.notes.iter().any(|n| n.code.id().starts_with("HVCI-INP"));
+    whole && profile.is_some_and(|p| !p.kinds.contains(&facts.kind))
 }
 
 /// Programs and libraries that a walk comes across: ELF files that are no modules, PKCS#7 that is no catalog, flat files that no catalog lists.

@@ -120,7 +120,10 @@ impl Examiner<'_> {
         let pe = match Pe::parse(bytes) {
             Ok(pe) => pe,
             Err(e) => {
-                reading.facts.kind = FileKind::PeUser;
+                // a DOS program is no image at all, whatever its first two bytes
+                if e.code != Code::InputNotImage {
+                    reading.facts.kind = FileKind::PeUser;
+                }
                 reading.facts.notes.push(e.into());
                 return;
             }

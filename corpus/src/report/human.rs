@@ -55,7 +55,11 @@ impl Sink for Human<'_> {
             decided(Decision::Accept),
             decided(Decision::Refuse),
             decided(Decision::Unknown),
-            if summary.skipped > 0 { format!("; {} no images and passed over", were(summary.skipped)) } else { String::new() }
+            if summary.skipped > 0 {
+                format!("; {} passed over (no images, or none for this profile)", summary.skipped)
+            } else {
+                String::new()
+            }
         )?;
         let findings: BTreeMap<String, u64> = summary.findings.iter().map(|(id, n)| (titled(id), *n)).collect();
         top(out, "findings", &findings)?;
@@ -145,10 +149,6 @@ fn top(out: &mut dyn Write, what: &str, counts: &BTreeMap<String, u64>) -> io::R
 
 fn plural(n: u64, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
-fn were(n: u64) -> String {
-    if n == 1 { "1 was".to_owned() } else { format!("{n} were") }
 }
 
 fn color(color: AnsiColor) -> Style {

@@ -18,7 +18,7 @@ pub struct Summary {
     pub files: u64,
     /// Bytes of them, after decompression.
     pub bytes: u64,
-    /// Files passed over because they are no images.
+    /// Files passed over because they are no images, or none that the chosen profile judges.
     pub skipped: u64,
     /// Files by decision.
     pub decisions: BTreeMap<String, u64>,

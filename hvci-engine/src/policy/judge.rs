@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     digest::DigestAlg,
-    facts::{Facts, FileKind, Signature, SignatureCheck, Signer, Timestamp},
+    facts::{DigestForm, Facts, FileKind, Signature, SignatureCheck, Signer, Timestamp},
     finding::{Code, Note, Severity},
     oid,
     signature::{
@@ -237,8 +237,12 @@ impl Judge<'_> {
 /// Whether the file is the one that was signed, in the form that the profile's loader hashes.
 fn examine_coverage(facts: &Facts, signature: &Signature, profile: &Profile, notes: &mut Vec<Note>) {
     if let Some(coverage) = &signature.coverage {
-        // the facts hold a second form only where it differs from the first
-        let calculated = facts.digest(profile.form, coverage.signed.alg()).copied().or(coverage.calculated);
+        // firmware hashes another form; the facts hold it only where it differs
+        let section_sum = || facts.digest(DigestForm::SectionSum, coverage.signed.alg()).copied();
+        let calculated = match (profile.form, coverage.form) {
+            (DigestForm::SectionSum, DigestForm::Linear) => section_sum().or(coverage.calculated),
+            _ => coverage.calculated,
+        };
         if calculated != Some(coverage.signed) {
             let calculated = calculated.map_or_else(|| "none".to_owned(), |c| c.hex());
             let note = Note::new(Code::SigDigestMismatch, format!("signed {}, calculated {calculated}", coverage.signed));

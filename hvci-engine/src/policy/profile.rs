@@ -79,7 +79,7 @@ use Severity::{Error, Note, Warning};
 pub static WINDOWS_KERNEL: Profile = Profile {
     name: "windows-kernel",
     summary: "Windows 10 1607 and later: signed by Microsoft (WHQL, attested, system component)",
-    kinds: &[PeDriver, PeUser, Catalog, Flat],
+    kinds: &[PeDriver, Catalog, Flat],
     anchors: Purposes::KERNEL,
     usage: Usage::Kernel,
     counts: Counts::Any,
@@ -175,7 +175,13 @@ pub static WINDOWS_USER: Profile = Profile {
     counts: Counts::First,
     validity: Validity::AtSigning,
     form: DigestForm::Linear,
-    severities: &[(Code::SigPadding, Error), (Code::ImageWx, Warning), (Code::ImageChecksum, Note)],
+    severities: &[
+        (Code::SigPadding, Error),
+        (Code::ImageChecksum, Note),
+        // what these are about is the kernel's affair; every .NET program has its import table in a code section
+        (Code::ImageSectionAlignment, Note),
+        (Code::ImageIatExecutable, Note),
+    ],
 };
 
 /// Every profile.

@@ -102,7 +102,19 @@ pub(crate) fn synth(args: &SynthArgs) -> Result<ExitCode> {
 
 pub(crate) fn fetch(args: &FetchArgs) -> Result<ExitCode> {
     let manifest = fetch::fetch(&args.name, &args.dir, &mut |line| anstream::eprintln!("{line}"))?;
-    anstream::println!("{} files in {}; manifest.json says what each is", manifest.files.len(), args.dir.display());
+    let files = args.dir.join(fetch::FILES);
+    anstream::println!(
+        "{} files in {}; {} says what each is",
+        manifest.files.len(),
+        files.display(),
+        args.dir.join("manifest.json").display()
+    );
+    let kernels = manifest.files.iter().filter(|e| e.file.rsplit('/').next().is_some_and(|n| n.starts_with("vmlinuz")));
+    let kernels: Vec<String> = kernels.map(|e| format!(" --kernel {}", args.dir.join(&e.file).display())).collect();
+    match args.name.as_str() {
+        "trust" => anstream::println!("trust them with\n  hvci-audit scan PATH --roots {}", files.display()),
+        _ => anstream::println!("scan them with\n  hvci-audit scan {}{}", files.display(), kernels.concat()),
+    }
     for missing in &manifest.missing {
         anstream::eprintln!("hvci-audit: {} could not be had: {}", missing.package, missing.reason);
     }
