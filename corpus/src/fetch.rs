@@ -493,7 +493,7 @@ mod tests {
         }
         let both = fetch("windows-drivers", dir, &mut |_| ()).unwrap();
         assert_eq!(both.files.len(), 6);
-        assert!(both.missing.is_empty() && both.files.iter().any(|e| e.file == "pydivert-2.1.0/d/x.sys"));
+        assert!(both.missing.is_empty() && both.files.iter().any(|e| e.file == "files/pydivert-2.1.0/d/x.sys"));
         assert_eq!(read_manifest(dir).unwrap(), both);
     }
 
