@@ -33,6 +33,8 @@ pub struct Authenticode<'a> {
     pub spc_type: ObjectIdentifier,
     /// Program name and link of SpcSpOpusInfo.
     pub opus: Option<(&'a str, &'a str)>,
+    /// Whether the content stands in an OCTET STRING, as CMS has it and PKCS#7 does not.
+    pub octets: bool,
     /// Levels of the outermost elements that get indefinite lengths; 0 for DER.
     pub indefinite: usize,
 }
@@ -47,6 +49,7 @@ impl<'a> Authenticode<'a> {
             page_hashes: None,
             spc_type: oid::SPC_PE_IMAGE_DATA,
             opus: None,
+            octets: false,
             indefinite: 0,
         }
     }
@@ -71,6 +74,7 @@ impl<'a> Authenticode<'a> {
         let alg = self.image_digest.unwrap_or(self.signing.digest);
         let digest = if self.section_sum { section_sum(&image, alg)? } else { authentihash(&image, alg)? };
         let content = indirect_data(self.spc_type, data, alg, &digest);
+        let content = if self.octets { Node::octets(content.encode()) } else { content };
 
         let mut signing = self.signing.clone();
         if let Some(attributes) = &mut signing.attributes {

@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use der::oid::ObjectIdentifier;
-use hvci_engine::facts::FileKind;
+use hvci_engine::{digest::DigestAlg, facts::FileKind};
 use lzma_rust2::{CheckType, XzOptions, XzWriter};
 use object::{
     Architecture, BinaryFormat, Endianness, SectionFlags, SectionKind, elf,
@@ -93,7 +93,7 @@ pub fn append_with(module: &[u8], pkcs7: &[u8], fields: [u8; 8], sig_len: u32) -
 /// # Errors
 /// None that occurs.
 pub fn ml_dsa(module: &[u8], key: &Identity, algorithm: ObjectIdentifier) -> Result<Vec<u8>> {
-    let signing = Signing { digest: hvci_engine::digest::DigestAlg::Sha512, ..signing(key) };
+    let signing = Signing { digest: DigestAlg::Sha512, ..signing(key) };
     let mut root = Node::parse(&signing.detached(module)?)?;
     let info = root.at_mut(&[1, 0])?.children_mut()?.last_mut().ok_or(Error::NotApplicable("no SignerInfo"))?.at_mut(&[0])?;
     *info.at_mut(&[3])? = Node::sequence(vec![Node::oid(algorithm)]);

@@ -41,7 +41,7 @@ const KEYS: &[(&str, KeyKind)] = &[
     ("stranger", KeyKind::P256),
     ("tsa root", KeyKind::P384),
     ("tsa", KeyKind::Rsa(2048)),
-    ("uefi ca", KeyKind::Rsa(2048)),
+    ("uefi ca", KeyKind::P256),
     ("uefi ca 2", KeyKind::P384),
     ("uefi publisher", KeyKind::P256),
     ("module", KeyKind::Rsa(2048)),

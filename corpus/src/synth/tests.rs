@@ -7,4 +7,6 @@ use super::*;
 static PKI: LazyLock<Pki> = LazyLock::new(|| Pki::new(DEFAULT_SEED).unwrap());
 static CORPUS: LazyLock<Corpus> = LazyLock::new(|| cases::all(&PKI).unwrap());
 
+mod corpus;
 mod engine;
+mod tools;

@@ -13,6 +13,7 @@ mod signatures;
 mod timestamps;
 
 use hvci_engine::{finding::Code, policy::Decision, time::UnixTime};
+use rayon::prelude::*;
 
 use super::{
     Result,
@@ -55,8 +56,8 @@ pub struct Expected {
 /// The time that all verdicts are for.
 pub const TIME: &str = "2025-06-01";
 
-/// Everything that the cases need from outside.
-#[derive(Clone, Debug)]
+/// The files and what speaks for them from outside.
+#[derive(Clone, Debug, Default)]
 pub struct Corpus {
     /// The files.
     pub cases: Vec<Case>,
@@ -69,16 +70,20 @@ pub struct Corpus {
 /// # Errors
 /// None that occurs: what goes in is constant but for the keys.
 pub fn all(pki: &Pki) -> Result<Corpus> {
-    let mut studio = Studio { pki, corpus: Corpus { cases: Vec::new(), catalogs: Vec::new() } };
-    container::add(&mut studio)?;
-    lint::add(&mut studio)?;
-    signatures::add(&mut studio)?;
-    timestamps::add(&mut studio)?;
-    chains::add(&mut studio)?;
-    catalogs::add(&mut studio)?;
-    modules::add(&mut studio)?;
-    mutations::add(&mut studio)?;
-    Ok(studio.corpus)
+    type Group = fn(&mut Studio<'_>) -> Result<()>;
+    const GROUPS: [Group; 8] =
+        [container::add, lint::add, signatures::add, timestamps::add, chains::add, catalogs::add, modules::add, mutations::add];
+    let groups = GROUPS.into_par_iter().map(|add| {
+        let mut studio = Studio { pki, corpus: Corpus::default() };
+        add(&mut studio)?;
+        Ok(studio.corpus)
+    });
+    let mut all = Corpus::default();
+    for mut group in groups.collect::<Result<Vec<_>>>()? {
+        all.cases.append(&mut group.cases);
+        all.catalogs.append(&mut group.catalogs);
+    }
+    Ok(all)
 }
 
 /// The cases of the starter corpus, and the catalogs.

@@ -31,6 +31,11 @@ fn forms(studio: &mut Studio<'_>) -> Result<()> {
     let of = |name| Image::of(PeDriver, name);
     let good = studio.signed(&of("v3"), "whql", |a| a.signing.version = Some(CmsVersion::V3))?;
     pair(studio, "version-3", &[22], "SignedData version 3", good, &[])?;
+    let good = studio.signed(&of("octets"), "whql", |a| {
+        a.signing.version = Some(CmsVersion::V3);
+        a.octets = true;
+    })?;
+    pair(studio, "version-3-octets", &[22], "SignedData version 3 with its content in an OCTET STRING, as CMS has it", good, &[])?;
     let good = studio.signed(&of("key-id"), "whql", |a| a.signing.by_key_id = true)?;
     pair(studio, "by-key-id", &[24], "the signer named by subjectKeyIdentifier", good, &[])?;
     let decoy = studio.who("decoy")?.certificate.clone();
@@ -165,7 +170,7 @@ fn attributes(studio: &mut Studio<'_>) -> Result<()> {
     let good = studio.signed(&of("opus"), "whql", opus)?;
     pair(studio, "opus-info", &[31], "program name and link in SpcSpOpusInfo", good, &[])?;
 
-    let marker = attribute(ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.2.6.1"), vec![any(&Node::sequence(vec![Node::integer(1)]))?])?;
+    let marker = attribute(ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.2.6.1"), vec![any(&Node::integer(1))?])?;
     let good = studio.signed(&of("marker"), "whql", |a| a.signing.attributes.iter_mut().for_each(|list| list.push(marker.clone())))?;
     pair(studio, "relaxed-marker", &[32], "SpcRelaxedPEMarkerCheck among the signed attributes", good, &[])?;
 
