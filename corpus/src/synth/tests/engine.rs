@@ -13,10 +13,6 @@ use hvci_engine::{
 
 use super::*;
 
-/// Faults of the engine that are known, with what is wrong; one that is mended fails the test until it is taken out.
-const KNOWN: &[(&str, &str)] =
-    &[("catalog/listed-tail.sys", "a catalog's padded digest is held against the profile's form, which is not padded")];
-
 #[test]
 fn verdicts_are_the_expected_ones() {
     let cache = Cache::default();
@@ -38,12 +34,7 @@ fn verdicts_are_the_expected_ones() {
         for expected in &case.expected {
             let verdict = judge.judge(&facts, Some(Profile::find(expected.profile).unwrap()));
             let missing: Vec<_> = expected.codes.iter().filter(|c| verdict.findings.iter().all(|f| f.code != **c)).collect();
-            let as_expected = verdict.decision == expected.decision && missing.is_empty();
-            let known = KNOWN.iter().find(|(path, _)| *path == case.path);
-            if let (Some((_, why)), true) = (known, as_expected) {
-                wrong.push(format!("{}: mended, but listed: {why}", case.path));
-            }
-            if !as_expected && known.is_none() {
+            if verdict.decision != expected.decision || !missing.is_empty() {
                 let findings: Vec<_> = verdict.findings.iter().map(|f| format!("{} {} {}", f.severity, f.code, f.detail)).collect();
                 wrong.push(format!(
                     "{} under {}: {:?}, expected {:?}; missing {missing:?}\n    {}\n    {}",
