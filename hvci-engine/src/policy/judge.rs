@@ -76,7 +76,7 @@ impl Judge<'_> {
 
         let publisher = deciding
             .or_else(|| facts.signatures.iter().position(|s| s.signer.as_ref().is_some_and(|s| s.check.is_valid())))
-            .and_then(|i| publisher(facts, i, &signatures));
+            .and_then(|i| signatures.get(i)?.publisher.clone());
         Verdict { profile: profile.name.to_owned(), time: self.time, decision: decide(&findings), publisher, findings, signatures }
     }
 
@@ -85,6 +85,7 @@ impl Judge<'_> {
         let mut verdict = SignatureVerdict {
             source: signature.source.clone(),
             decision: Decision::Refuse,
+            publisher: None,
             signing_time: None,
             path: Vec::new(),
             timestamp_path: Vec::new(),
@@ -102,6 +103,7 @@ impl Judge<'_> {
                 return (verdict, notes);
             }
         };
+        verdict.publisher = Some(leaf.subject_short());
         if let Some(weak) = leaf.public_key().ok().and_then(|k| weak_key(k.kind())) {
             notes.push(Note::new(Code::SigWeakKey, weak).of(leaf.subject()));
         }
@@ -171,6 +173,7 @@ impl Judge<'_> {
                 // module signatures never were bare hashes
                 SignatureCheck::Valid => {
                     verdict.path = vec![step(&anchor.certificate, Some(&anchor.origin))];
+                    verdict.publisher = Some(anchor.certificate.subject_short());
                     return;
                 }
                 SignatureCheck::Unsupported => unsupported = true,
@@ -291,14 +294,6 @@ fn decide(findings: &[Finding]) -> Decision {
         Some(Severity::Error) => Decision::Refuse,
         Some(Severity::Unknown) => Decision::Unknown,
         _ => Decision::Accept,
-    }
-}
-
-fn publisher(facts: &Facts, index: usize, signatures: &[SignatureVerdict]) -> Option<String> {
-    let signer = facts.signatures.get(index)?.signer.as_ref()?;
-    match signer.certificate.and_then(|i| facts.certificates.get(i)) {
-        Some(certificate) => Some(certificate.subject_short()),
-        None => signatures.get(index)?.path.first().map(|s| s.subject.clone()),
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Verdict {
     pub time: UnixTime,
     /// What it would do.
     pub decision: Decision,
-    /// Who signed it: the subject of the certificate behind the signature that counts; with none, of the first one that is intact.
+    /// Who signed it: the publisher of the signature that counts; with none, of the first one that is intact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publisher: Option<String>,
     /// Why, worst first.
@@ -96,6 +96,9 @@ pub struct SignatureVerdict {
     pub source: Source,
     /// Whether the loader would take it.
     pub decision: Decision,
+    /// What a person calls the signer: common name, else organisation, of its certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publisher: Option<String>,
     /// The time that a trusted timestamp proves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
