@@ -31,6 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "policy",
         &[
+            "budget",
             "bytes::Span",
             "crypto::KeyKind",
             "digest",
