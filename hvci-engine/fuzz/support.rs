@@ -1,6 +1,6 @@
 //! What several targets do with a file.
 
-#![expect(dead_code, reason = "each target uses a part of it")]
+#![allow(dead_code, reason = "each target uses a part of it")]
 
 use std::sync::LazyLock;
 

@@ -6,8 +6,12 @@
 pub const MAX_SIGNATURES: usize = 64;
 /// How deep signatures may nest inside one another's unsigned attributes.
 pub const MAX_NESTING: usize = 8;
-/// How many certificates of a file are looked at.
+/// How many certificates of a file are looked at, those of all its signatures and timestamps together.
 pub const MAX_CERTIFICATES: usize = 256;
+/// How many timestamps of one signature are looked at.
+pub const MAX_TIMESTAMPS: usize = 16;
+/// How many signature values of a file are verified: each with every certificate that bears the signer's name.
+pub const MAX_VERIFICATIONS: u32 = 512;
 /// How many attributes of one `SignerInfo`, signed and unsigned each, are looked at.
 pub const MAX_ATTRIBUTES: usize = 128;
 /// How deep DER/BER elements may nest.
@@ -25,10 +29,10 @@ pub struct Budget(u32);
 pub struct Exhausted;
 
 impl Budget {
-    /// For building the paths of one chain: certificate pairs looked at. Every real chain seen needs fewer than 40
+    /// For building the paths of one file's signers and timestamps: certificate pairs looked at. Every real chain seen needs fewer than 40
     /// (path explosion through cross-certificates: CVE-2018-16875 in Go, rustls/webpki `verify_cert.rs`).
     pub const fn path_building() -> Self {
-        Self(2_000)
+        Self(4_000)
     }
 
     /// A budget of `units`.

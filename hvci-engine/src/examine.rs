@@ -142,7 +142,7 @@ impl Examiner<'_> {
         let mut pool = Pool::new(self.cache);
         let mut signatures = Vec::new();
         for entry in table.entries.iter().filter(|e| e.is_authenticode()) {
-            signatures.extend(authenticode::read(entry.pkcs7, entry.payload_offset, entry.index, &mut pool));
+            authenticode::read(entry.pkcs7, entry.payload_offset, entry.index, &mut pool, &mut signatures);
         }
         reading.certificates = pool.list;
 

@@ -16,8 +16,8 @@ fuzz_target!(|data: &[u8]| {
     for form in [Flat, Linear, LinearPadded, Module, SectionSum] {
         if let (Some(pieces), Some(ranges)) = (pe.hash_pieces(form), pe.hash_ranges(form)) {
             let hashed: usize = pieces.iter().map(|p| p.len()).sum();
-            // padding is the only thing that is hashed and not there
-            assert!(hashed <= image.len() + 8, "{form}: {hashed} bytes of {}", image.len());
+            // sections may overlap, so that bytes are hashed twice; padding is hashed and not there
+            assert!(hashed <= 2 * image.len() + 8, "{form}: {hashed} bytes of {}", image.len());
             assert!(ranges.iter().all(|r| r.end().is_some_and(|end| end <= image.len() as u64 + 8)), "{form}: {ranges:?}");
         }
     }

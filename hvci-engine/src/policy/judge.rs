@@ -8,8 +8,9 @@ use super::{
     profile::{Counts, Profile, Usage, Validity},
 };
 use crate::{
-    digest::DigestAlg,
-    facts::{DigestForm, Facts, FileKind, Signature, SignatureCheck, Signer, Timestamp},
+    budget::Budget,
+    digest::{Digest, DigestAlg},
+    facts::{Coverage, DigestForm, Facts, FileKind, Signature, SignatureCheck, Signer, Source, Timestamp},
     finding::{Code, Note, Severity},
     oid,
     signature::{
@@ -42,10 +43,14 @@ impl Judge<'_> {
         let profile = profile.unwrap_or_else(|| Profile::for_kind(facts.kind));
         let mut findings: Vec<Finding> = facts.notes.iter().map(|n| finding(n.clone(), profile, None)).collect();
 
+        let mut budget = Budget::path_building();
         let mut signatures: Vec<SignatureVerdict> = Vec::with_capacity(facts.signatures.len());
         let mut of_signatures: Vec<Vec<Finding>> = Vec::with_capacity(facts.signatures.len());
         for (index, signature) in facts.signatures.iter().enumerate() {
-            let (verdict, notes) = self.judge_signature(facts, signature, profile);
+            let (verdict, mut notes) = self.judge_signature(facts, signature, profile, &mut budget);
+            if !is_proven(facts, signature, profile, &verdict) && notes.iter().all(|n| profile.severity(n.code) < Severity::Unknown) {
+                notes.push(Note::new(Code::SigInvalid, "nothing in the facts shows that it verifies"));
+            }
             of_signatures.push(notes.into_iter().map(|n| finding(n, profile, Some(index))).collect());
             signatures.push(verdict);
         }
@@ -80,7 +85,13 @@ impl Judge<'_> {
         Verdict { profile: profile.name.to_owned(), time: self.time, decision: decide(&findings), publisher, findings, signatures }
     }
 
-    fn judge_signature(&self, facts: &Facts, signature: &Signature, profile: &Profile) -> (SignatureVerdict, Vec<Note>) {
+    fn judge_signature(
+        &self,
+        facts: &Facts,
+        signature: &Signature,
+        profile: &Profile,
+        budget: &mut Budget,
+    ) -> (SignatureVerdict, Vec<Note>) {
         let mut notes = signature.notes.clone();
         let mut verdict = SignatureVerdict {
             source: signature.source.clone(),
@@ -90,6 +101,9 @@ impl Judge<'_> {
             path: Vec::new(),
             timestamp_path: Vec::new(),
         };
+        if !profile.catalogs && matches!(signature.source, Source::Catalog { .. }) {
+            notes.push(Note::new(Code::SigNone, format!("a catalog lists it, and {} looks at none", profile.name)));
+        }
         examine_coverage(facts, signature, profile, &mut notes);
         let Some(signer) = &signature.signer else { return (verdict, notes) };
 
@@ -108,7 +122,7 @@ impl Judge<'_> {
             notes.push(Note::new(Code::SigWeakKey, weak).of(leaf.subject()));
         }
         if profile.validity == Validity::AtSigning {
-            self.judge_timestamps(facts, signature, &leaf, &mut verdict, &mut notes);
+            self.judge_timestamps(facts, signature, &leaf, budget, &mut verdict, &mut notes);
         }
         let weak = signer.signed_digest.is_some_and(|d| matches!(d.alg(), DigestAlg::Md5 | DigestAlg::Sha1));
         if weak
@@ -123,7 +137,7 @@ impl Judge<'_> {
             notes.push(Note::new(Code::TspLifetime, format!("valid until {}", leaf.not_after())).of(leaf.subject()));
         }
 
-        match chain::build(&leaf, &facts.certificates, self.trust, self.cache) {
+        match chain::build(&leaf, &facts.certificates, self.trust, self.cache, budget) {
             Ok(paths) => {
                 let judged = paths.iter().map(|p| (p, examine_path(p, profile, at)));
                 let worst = |notes: &[Note]| notes.iter().map(|n| profile.severity(n.code)).max();
@@ -188,6 +202,7 @@ impl Judge<'_> {
         facts: &Facts,
         signature: &Signature,
         leaf: &Certificate,
+        budget: &mut Budget,
         verdict: &mut SignatureVerdict,
         notes: &mut Vec<Note>,
     ) {
@@ -196,7 +211,7 @@ impl Judge<'_> {
         }
         for timestamp in &signature.timestamps {
             notes.extend(timestamp.notes.iter().cloned());
-            match self.proven_time(facts, timestamp) {
+            match self.proven_time(facts, timestamp, budget) {
                 Ok(Some((time, path))) if verdict.signing_time.is_none() => {
                     verdict.signing_time = Some(time);
                     verdict.timestamp_path = steps(&path);
@@ -211,7 +226,7 @@ impl Judge<'_> {
     }
 
     /// The time that a timestamp proves; `None` where its own notes say why it proves none.
-    fn proven_time(&self, facts: &Facts, timestamp: &Timestamp) -> Result<Option<(UnixTime, Path<'_>)>, Note> {
+    fn proven_time(&self, facts: &Facts, timestamp: &Timestamp, budget: &mut Budget) -> Result<Option<(UnixTime, Path<'_>)>, Note> {
         let broken = timestamp.notes.iter().any(|n| {
             matches!(
                 n.code,
@@ -222,7 +237,7 @@ impl Judge<'_> {
         let Some(leaf) = signer.certificate.and_then(|i| facts.certificates.get(i)).filter(|_| signer.check.is_valid()) else {
             return Ok(None);
         };
-        let paths = chain::build(leaf, &facts.certificates, self.trust, self.cache).map_err(|e| {
+        let paths = chain::build(leaf, &facts.certificates, self.trust, self.cache, budget).map_err(|e| {
             let Note { code, detail, subject, .. } = e.note();
             Note { code: Code::TspUntrusted, span: None, subject, detail: format!("{}: {detail}", code.title()) }
         })?;
@@ -237,15 +252,36 @@ impl Judge<'_> {
     }
 }
 
+/// Whether the facts say everything that a signature which counts must have: the absence of faults is no proof, for whoever wrote the facts
+/// may have left them out.
+fn is_proven(facts: &Facts, signature: &Signature, profile: &Profile, verdict: &SignatureVerdict) -> bool {
+    let Some(signer) = &signature.signer else { return false };
+    // without a certificate it has a path only if a key of the keyring made it
+    let by_key = signer.certificate.is_none() || signer.check.is_valid();
+    let of_file = match &signature.coverage {
+        Some(coverage) => calculated(facts, coverage, profile) == Some(coverage.signed),
+        None => signature.source == Source::CatalogItself,
+    };
+    by_key && of_file && !verdict.path.is_empty()
+}
+
+/// The file's digest in the form that the profile's loader hashes.
+fn calculated(facts: &Facts, coverage: &Coverage, profile: &Profile) -> Option<Digest> {
+    if (profile.form, coverage.form) != (DigestForm::SectionSum, DigestForm::Linear) {
+        return coverage.calculated;
+    }
+    // the facts hold firmware's form only where it differs from Windows'; where it differs and is not there, the image has none
+    let differs = facts.notes.iter().any(|n| n.code == Code::ImageDigestForms);
+    match facts.digest(DigestForm::SectionSum, coverage.signed.alg()) {
+        None if !differs => coverage.calculated,
+        own => own.copied(),
+    }
+}
+
 /// Whether the file is the one that was signed, in the form that the profile's loader hashes.
 fn examine_coverage(facts: &Facts, signature: &Signature, profile: &Profile, notes: &mut Vec<Note>) {
     if let Some(coverage) = &signature.coverage {
-        // firmware hashes another form; the facts hold it only where it differs
-        let section_sum = || facts.digest(DigestForm::SectionSum, coverage.signed.alg()).copied();
-        let calculated = match (profile.form, coverage.form) {
-            (DigestForm::SectionSum, DigestForm::Linear) => section_sum().or(coverage.calculated),
-            _ => coverage.calculated,
-        };
+        let calculated = calculated(facts, coverage, profile);
         if calculated != Some(coverage.signed) {
             let calculated = calculated.map_or_else(|| "none".to_owned(), |c| c.hex());
             let note = Note::new(Code::SigDigestMismatch, format!("signed {}, calculated {calculated}", coverage.signed));

@@ -26,6 +26,8 @@ pub struct Profile {
     pub validity: Validity,
     /// Which digest of the image must be the signed one.
     pub form: DigestForm,
+    /// Whether a catalog can speak for a file. Firmware and the Linux kernel know none.
+    pub catalogs: bool,
     /// Severities that differ from [`Code::default_severity`].
     pub severities: &'static [(Code, Severity)],
 }
@@ -85,6 +87,7 @@ pub static WINDOWS_KERNEL: Profile = Profile {
     counts: Counts::Any,
     validity: Validity::AtSigning,
     form: DigestForm::Linear,
+    catalogs: true,
     severities: KERNEL_SEVERITIES,
 };
 
@@ -98,6 +101,7 @@ pub static WINDOWS_KERNEL_CROSS_SIGNED: Profile = Profile {
     counts: Counts::Any,
     validity: Validity::AtSigning,
     form: DigestForm::Linear,
+    catalogs: true,
     severities: KERNEL_SEVERITIES,
 };
 
@@ -114,6 +118,7 @@ pub static HVCI: Profile = Profile {
     counts: Counts::Any,
     validity: Validity::AtSigning,
     form: DigestForm::Linear,
+    catalogs: true,
     severities: &[
         (Code::PkiExpired, Warning),
         (Code::PkiNotYetValid, Warning),
@@ -142,6 +147,7 @@ pub static UEFI: Profile = Profile {
     counts: Counts::Any,
     validity: Validity::Ignored,
     form: DigestForm::SectionSum,
+    catalogs: false,
     severities: &[
         (Code::PkiExpired, Note),
         (Code::PkiNotYetValid, Note),
@@ -162,6 +168,7 @@ pub static LINUX_MODULE: Profile = Profile {
     counts: Counts::Any,
     validity: Validity::Ignored,
     form: DigestForm::Module,
+    catalogs: false,
     severities: &[],
 };
 
@@ -175,6 +182,7 @@ pub static WINDOWS_USER: Profile = Profile {
     counts: Counts::First,
     validity: Validity::AtSigning,
     form: DigestForm::Linear,
+    catalogs: true,
     severities: &[
         (Code::SigPadding, Error),
         (Code::ImageChecksum, Note),

@@ -12,7 +12,7 @@ use super::{
     timestamp,
 };
 use crate::{
-    budget::{MAX_NESTING, MAX_SIGNATURES},
+    budget::{MAX_NESTING, MAX_SIGNATURES, MAX_TIMESTAMPS},
     bytes::{
         Span,
         der::{DerErrorKind, Reader, Result, Tlv, tag},
@@ -42,12 +42,10 @@ pub(crate) struct Read<'a> {
     pub(crate) page_table: Option<PageTable<'a>>,
 }
 
-/// Reads the PKCS#7 `blob`, which stands at `offset` in the file as entry `entry` of the certificate table: its own signature first,
-/// then the nested ones, outermost first.
-pub(crate) fn read<'a>(blob: &'a [u8], offset: usize, entry: u32, pool: &mut Pool<'_>) -> Vec<Read<'a>> {
-    let mut found = Vec::new();
-    read_level(blob, offset, Source::Embedded(entry), pool, &mut found);
-    found
+/// Reads the PKCS#7 `blob`, which stands at `offset` in the file as entry `entry` of the certificate table: behind what was `found` in the
+/// file before, its own signature first, then the nested ones, outermost first.
+pub(crate) fn read<'a>(blob: &'a [u8], offset: usize, entry: u32, pool: &mut Pool<'_>, found: &mut Vec<Read<'a>>) {
+    read_level(blob, offset, Source::Embedded(entry), pool, found);
 }
 
 fn read_level<'a>(blob: &'a [u8], offset: usize, source: Source, pool: &mut Pool<'_>, found: &mut Vec<Read<'a>>) {
@@ -77,6 +75,7 @@ fn read_level<'a>(blob: &'a [u8], offset: usize, source: Source, pool: &mut Pool
     };
     let nested = read_signed_data(&data, &mut signature, pool);
     let source = signature.source.clone();
+    let own = found.len();
     found.push(Read { signature, page_table });
 
     for (index, value) in nested.into_iter().enumerate() {
@@ -88,7 +87,7 @@ fn read_level<'a>(blob: &'a [u8], offset: usize, source: Source, pool: &mut Pool
         };
         path.push(index);
         if path.len() > MAX_NESTING || found.len() >= MAX_SIGNATURES {
-            if let Some(outer) = found.first_mut() {
+            if let Some(outer) = found.get_mut(own) {
                 outer.signature.notes.push(
                     Note::new(Code::SigTooMany, format!("the limit is {MAX_SIGNATURES}, nested {MAX_NESTING} deep")).at(value.span()),
                 );
@@ -150,11 +149,12 @@ pub(super) fn read_signed_data<'a>(data: &SignedData<'a>, signature: &mut Signat
         };
         match attribute.oid {
             Some(oid::COUNTERSIGNATURE) => {
-                let stamps = values.into_iter().map(|v| timestamp::read_pkcs9(v, &info.signature, &signature.certificates, pool));
-                signature.timestamps.extend(stamps);
+                for value in first_timestamps(values, signature) {
+                    signature.timestamps.push(timestamp::read_pkcs9(value, &info.signature, &signature.certificates, pool));
+                }
             }
             Some(oid::RFC3161_COUNTERSIGN | oid::TIMESTAMP_TOKEN) => {
-                for value in values {
+                for value in first_timestamps(values, signature) {
                     signature.timestamps.push(timestamp::read_rfc3161(value, &info.signature, digest_alg, &signature.certificates, pool));
                 }
             }
@@ -169,6 +169,16 @@ pub(super) fn read_signed_data<'a>(data: &SignedData<'a>, signature: &mut Signat
         }
     }
     nested
+}
+
+/// As many of `values`, which are timestamps, as are still looked at.
+fn first_timestamps<'a>(mut values: Vec<Tlv<'a>>, signature: &mut Signature) -> Vec<Tlv<'a>> {
+    let left = MAX_TIMESTAMPS.saturating_sub(signature.timestamps.len());
+    if let Some(more) = values.get(left) {
+        signature.notes.push(Note::new(Code::SigTooMany, format!("the limit is {MAX_TIMESTAMPS} timestamps")).at(more.span()));
+        values.truncate(left);
+    }
+    values
 }
 
 fn read_signed_attributes(attributes: &Attributes<'_>, signature: &mut Signature) {

@@ -83,7 +83,7 @@ impl PathError {
     }
 }
 
-/// Every path from `leaf` over `pool` to an anchor of `trust`, shortest first.
+/// Every path from `leaf` over `pool` to an anchor of `trust`, shortest first. The `budget` is shared by the chains of a file.
 ///
 /// # Errors
 /// There is none; the most useful reason.
@@ -92,12 +92,13 @@ pub fn build<'t>(
     pool: &[Arc<Certificate>],
     trust: &'t TrustStore,
     cache: &Cache,
+    budget: &mut Budget,
 ) -> Result<Vec<Path<'t>>, PathError> {
     let mut search = Search {
         pool,
         trust,
         cache,
-        budget: Budget::path_building(),
+        budget,
         path: vec![Arc::clone(leaf)],
         found: Vec::new(),
         error: PathError { kind: PathErrorKind::NoIssuer, certificate: Arc::clone(leaf) },
@@ -114,7 +115,7 @@ struct Search<'a, 't> {
     pool: &'a [Arc<Certificate>],
     trust: &'t TrustStore,
     cache: &'a Cache,
-    budget: Budget,
+    budget: &'a mut Budget,
     path: Vec<Arc<Certificate>>,
     found: Vec<Path<'t>>,
     error: PathError,

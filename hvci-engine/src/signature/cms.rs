@@ -14,7 +14,7 @@ use super::{
     cert::{Certificate, name_text},
 };
 use crate::{
-    budget::{MAX_ATTRIBUTES, MAX_CERTIFICATES, MAX_SIGNATURES},
+    budget::{Budget, MAX_ATTRIBUTES, MAX_CERTIFICATES, MAX_SIGNATURES, MAX_VERIFICATIONS},
     bytes::der::{DerErrorKind, Result, Tlv, der_header, tag},
     crypto::{self, SignatureForm, VerifyError},
     digest::{Digest, DigestAlg},
@@ -268,22 +268,27 @@ impl Role {
     }
 }
 
-/// The certificates of one file, each once.
+/// The certificates of one file, each once, and how many more signature values of it are verified.
 #[derive(Debug)]
 pub(crate) struct Pool<'c> {
     cache: &'c Cache,
     pub(crate) list: Vec<Arc<Certificate>>,
+    verifications: Budget,
 }
 
 impl<'c> Pool<'c> {
     pub(crate) fn new(cache: &'c Cache) -> Self {
-        Self { cache, list: Vec::new() }
+        Self { cache, list: Vec::new(), verifications: Budget::new(MAX_VERIFICATIONS) }
     }
 
     /// Adds what a SignedData carries and returns their indexes; one that cannot be read becomes a note.
     pub(super) fn add_all(&mut self, certificates: &[Tlv<'_>], notes: &mut Vec<Note>) -> Vec<usize> {
         let mut indexes = Vec::with_capacity(certificates.len());
         for tlv in certificates {
+            if self.list.len() >= MAX_CERTIFICATES {
+                notes.push(Note::new(Code::SigTooMany, format!("the limit is {MAX_CERTIFICATES} certificates")).at(tlv.span()));
+                break;
+            }
             match self.cache.certificate(tlv.raw) {
                 Ok(certificate) => {
                     let index = self.index_of(certificate);
@@ -322,7 +327,7 @@ pub(super) fn check_signer(
     content_type: Oid,
     content_digest: Option<Digest>,
     candidates: &[usize],
-    pool: &Pool<'_>,
+    pool: &mut Pool<'_>,
     role: Role,
     notes: &mut Vec<Note>,
 ) -> Signer {
@@ -390,8 +395,12 @@ pub(super) fn check_signer(
 
     // several certificates may bear the name; the one whose key made the signature is the signer's
     for index in candidates.iter().copied() {
-        let Some(certificate) = pool.get(index).filter(|c| info.id.names(c)) else { continue };
-        let check = check_with(&signer, certificate);
+        let Some(certificate) = pool.get(index).filter(|c| info.id.names(c)).map(Arc::clone) else { continue };
+        if pool.verifications.spend().is_err() {
+            notes.push(Note::new(Code::SigTooMany, format!("the limit is {MAX_VERIFICATIONS} verifications")).at(info.tlv.span()));
+            break;
+        }
+        let check = check_with(&signer, &certificate);
         if signer.certificate.is_none() || check.is_valid() {
             signer.certificate = Some(index);
             signer.check = check;

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Reads a countersignature on `signature_value`; its certificate is among `candidates`, those of the signature it stands on.
-pub(super) fn read_pkcs9(value: Tlv<'_>, signature_value: &[u8], candidates: &[usize], pool: &Pool<'_>) -> Timestamp {
+pub(super) fn read_pkcs9(value: Tlv<'_>, signature_value: &[u8], candidates: &[usize], pool: &mut Pool<'_>) -> Timestamp {
     let mut timestamp = empty(TimestampKind::Pkcs9, &value);
     let info = match SignerInfo::parse(value) {
         Ok(info) => info,
