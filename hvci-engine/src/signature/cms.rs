@@ -438,6 +438,26 @@ pub fn check_with(signer: &Signer, certificate: &Certificate) -> SignatureCheck 
     }
 }
 
+/// Reads a PKCS#7 blob and the timestamp tokens in it, with their certificates, and checks nothing. Returns how many certificates there are.
+/// For measuring the reader by itself; [`crate::examine`] reads files.
+///
+/// # Errors
+/// Not a SignedData.
+#[doc(hidden)]
+pub fn read_blob(blob: &[u8], cache: &Cache) -> Result<usize> {
+    let count = |data: &SignedData<'_>| data.certificates.iter().filter(|c| cache.certificate(c.raw).is_ok()).count();
+    let data = SignedData::parse(blob, 0)?;
+    let mut certificates = count(&data);
+    for attribute in data.signers.iter().flat_map(|s| &s.unsigned_attributes).flat_map(Attributes::iter) {
+        if matches!(attribute.oid, Some(oid::RFC3161_COUNTERSIGN | oid::TIMESTAMP_TOKEN)) {
+            for token in attribute.values()? {
+                certificates = certificates.saturating_add(count(&SignedData::parse(token.raw, token.offset)?));
+            }
+        }
+    }
+    Ok(certificates)
+}
+
 /// How a certificate that is not there is named.
 pub(super) fn wanted_certificate(signer: &Signer) -> String {
     if signer.key_id.is_empty() {
