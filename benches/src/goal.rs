@@ -73,14 +73,7 @@ pub fn table(goals: &[Goal]) -> Table {
                 number(values.iter().copied().fold(f64::NEG_INFINITY, f64::max))
             ),
         };
-        table.push([
-            goal.row.to_owned(),
-            goal.what.clone(),
-            number(median(&goal.values)),
-            range,
-            limit,
-            verdict.to_owned(),
-        ]);
+        table.push([goal.row.to_owned(), goal.what.clone(), number(median(&goal.values)), range, limit, verdict.to_owned()]);
     }
     table
 }

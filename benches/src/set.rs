@@ -46,8 +46,7 @@ impl Sets {
         let all = dir.join("pe");
         let all_pe = if laid_out && all.is_dir() { Some(Set::read(&all, b"MZ")?) } else { None };
         let (modules, key) = (dir.join("ko/amd64"), dir.join("ko/amd64.pem"));
-        let modules =
-            if modules.is_dir() && key.is_file() { Some((Set::read(&modules, b"\x7fELF")?, key)) } else { None };
+        let modules = if modules.is_dir() && key.is_file() { Some((Set::read(&modules, b"\x7fELF")?, key)) } else { None };
         Ok(Self { pe, all_pe, modules })
     }
 }

@@ -27,7 +27,14 @@ use hvci_engine::{
     examine::Examiner,
     image::pe::Pe,
     policy::{Decision, Judge, Profile},
-    signature::{cache::Cache, catalog::CatalogIndex, check_with, modsig::ModuleTrailer, read_blob, trust::TrustStore},
+    signature::{
+        cache::Cache,
+        catalog::CatalogIndex,
+        check_with,
+        modsig::ModuleTrailer,
+        read_blob,
+        trust::{Purposes, TrustStore},
+    },
     time::UnixTime,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -142,9 +149,9 @@ pub fn answer() -> Result<()> {
         Work::BlobsByCms => serde_json::to_vec(&blobs(files, decodes_by_cms)?)?,
         Work::ObviousPe => serde_json::to_vec(&each_file(files, |file| obvious::pe(file)))?,
         Work::ObviousModules => {
-            let pem = std::fs::read(request.trust.module_key.as_ref().context("no key")?)?;
-            let certificate = Certificate::load_pem_chain(&pem)?.into_iter().next().context("no certificate")?;
-            let key = obvious::key(&certificate).context("no RSA key")?;
+            let (trust, _) = trust(&request.trust)?;
+            let anchor = trust.anchors().iter().find(|a| a.purposes.any_of(Purposes::MODULE)).context("no key")?;
+            let key = obvious::key(&Certificate::from_der(anchor.certificate.der())?).context("no RSA key")?;
             serde_json::to_vec(&each_file(files, |file| obvious::module(file, &key)))?
         }
         Work::Judge => serde_json::to_vec(&verdicts::judge(&request)?)?,
@@ -204,6 +211,7 @@ fn whole_scan(request: &Request) -> Result<Measured> {
         max_size: MAX_SIZE,
         jobs: request.jobs,
         named: HashSet::new(),
+        base: None,
     };
     let mut valid = Count(0);
     let (wall, before) = (Instant::now(), cpu::process());
@@ -259,8 +267,7 @@ fn bound(request: &Request) -> Result<Measured> {
             signers.extend(examiner.examine(buffer, buffer.len()).signatures.pop().and_then(|s| s.signer));
         }
         let algorithm = |i: usize| signers.get(i).and_then(|s| Some(s.signed_digest?.alg())).unwrap_or(DigestAlg::Sha256);
-        let jobs: Vec<Job<'_>> =
-            trailers.iter().enumerate().map(|(i, t)| Job { alg: algorithm(i), pieces: vec![t.content] }).collect();
+        let jobs: Vec<Job<'_>> = trailers.iter().enumerate().map(|(i, t)| Job { alg: algorithm(i), pieces: vec![t.content] }).collect();
 
         let work = cpu::thread();
         let digests = digest_jobs(&jobs);

@@ -338,8 +338,7 @@ impl<'a> Comparison<'a> {
             self.report.goals.push(Goal::new("19", what, Must::Nought, Vec::new()));
             return Ok(());
         }
-        let trust =
-            Trust { builtin: false, roots: Some(bundle.clone()), module_key: None, profile: Some("windows-user".to_owned()) };
+        let trust = Trust { builtin: false, roots: Some(bundle.clone()), module_key: None, profile: Some("windows-user".to_owned()) };
         let judged: Judged = task::run(&Request { trust, ..self.request(Work::Judge, &set, 1) })?;
         let theirs = peer::each_file(&set.files, |f| peer::osslsigncode(f, bundle))?.success;
         self.report.disagreements = verdicts::disagreements(&set.files, &judged, &theirs);
