@@ -12,10 +12,12 @@
 //! | [`forged`] | forgeries of real files that must not be accepted |
 //! | [`goal`] | ratios against what they must be |
 //! | [`table`] | aligned text |
+//! | [`inputs`] | files made in code, for the criterion benches |
 
 pub mod cpu;
 pub mod forged;
 pub mod goal;
+pub mod inputs;
 pub mod obvious;
 pub mod peer;
 pub mod set;

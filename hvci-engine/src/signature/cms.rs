@@ -375,7 +375,7 @@ pub(super) fn check_signer(
         SignerId::KeyId(id) => (&[][..], &[][..], id),
     };
     let mut signer = Signer {
-        issuer: if issuer_der.is_empty() { String::new() } else { name_text(issuer_der) },
+        issuer: String::new(),
         issuer_der: issuer_der.to_vec(),
         serial: serial.to_vec(),
         key_id: key_id.to_vec(),
@@ -403,7 +403,10 @@ pub(super) fn check_signer(
     if signer.certificate.is_none() && (signer.scheme.is_none() || signer.signed_digest.is_none()) {
         signer.check = SignatureCheck::Unsupported;
     }
-    let subject = signer.certificate.and_then(|i| pool.get(i)).map(|c| c.subject());
+    let certificate = signer.certificate.and_then(|i| pool.get(i));
+    if !issuer_der.is_empty() {
+        signer.issuer = certificate.map_or_else(|| name_text(issuer_der), |c| c.issuer());
+    }
     let note = match signer.check {
         SignatureCheck::Valid => None,
         SignatureCheck::ValidBareHash => Some(Note::new(Code::SigBareHash, "")),
@@ -418,8 +421,8 @@ pub(super) fn check_signer(
     };
     if let Some(note) = note {
         let note = note.at(info.tlv.span());
-        notes.push(match subject {
-            Some(subject) => note.of(subject),
+        notes.push(match certificate {
+            Some(certificate) => note.of(certificate.subject()),
             None => note,
         });
     }
