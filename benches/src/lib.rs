@@ -1,1 +1,26 @@
-//! x
+//! Side-by-side runs against peers: the engine and other verifiers over the same files, in the same run, in processor time.
+//!
+//! Absolute times depend on the machine, so nothing here judges one: goals are ratios of two things measured in turn.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`cpu`] | processor time and peak memory of this process and of children |
+//! | [`set`] | the files of a run |
+//! | [`task`] | what is measured inside a process of its own: the engine, its bound, the obvious Rust |
+//! | [`peer`] | programs and Python libraries |
+//! | [`verdicts`] | which roots a corpus needs; whether osslsigncode says the same |
+//! | [`forged`] | forgeries of real files that must not be accepted |
+//! | [`goal`] | ratios against what they must be |
+//! | [`table`] | aligned text |
+//! | [`inputs`] | files made in code, for the criterion benches |
+
+pub mod cpu;
+pub mod forged;
+pub mod goal;
+pub mod inputs;
+pub mod obvious;
+pub mod peer;
+pub mod set;
+pub mod table;
+pub mod task;
+pub mod verdicts;

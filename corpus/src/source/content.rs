@@ -68,6 +68,7 @@ impl<'b> Content<'b> {
                 buffer.clear();
                 // one more byte, to see whether it grew; files of proc(5) have no length before they are read
                 let most = if before.len == 0 { max_size } else { before.len };
+                buffer.reserve_exact(usize::try_from(before.len.min(MAP_FROM).saturating_add(1)).unwrap_or(0));
                 (&mut file).take(most.saturating_add(1)).read_to_end(buffer).map_err(unreadable)?;
                 if buffer.len() as u64 > max_size {
                     return Err(Note::new(Code::InputTooLarge, format!("more than {max_size} bytes")));

@@ -32,6 +32,8 @@ pub struct Certificate {
     fields: Fields,
     key: OnceLock<core::result::Result<PublicKey, KeyError>>,
     sha256: OnceLock<Digest>,
+    subject: OnceLock<String>,
+    issuer: OnceLock<String>,
 }
 
 /// Where the parts stand in the DER, and the parts that are no bytes.
@@ -88,7 +90,14 @@ impl Certificate {
     /// Not a certificate, or one whose fields cannot be read.
     pub fn parse(der: &[u8]) -> Result<Self> {
         let fields = parse_certificate(Tlv::parse_exact(der, 0)?)?;
-        Ok(Self { der: der.into(), fields, key: OnceLock::new(), sha256: OnceLock::new() })
+        Ok(Self {
+            der: der.into(),
+            fields,
+            key: OnceLock::new(),
+            sha256: OnceLock::new(),
+            subject: OnceLock::new(),
+            issuer: OnceLock::new(),
+        })
     }
 
     /// The whole certificate as it stands.
@@ -194,14 +203,14 @@ impl Certificate {
         crypto::digest(alg, &[self.tbs()])
     }
 
-    /// Subject as RFC 4514 text, most specific attribute first.
+    /// Subject as RFC 4514 text, most specific attribute first; made once.
     pub fn subject(&self) -> String {
-        name_text(self.subject_der())
+        self.subject.get_or_init(|| name_text(self.subject_der())).clone()
     }
 
-    /// Issuer as RFC 4514 text, most specific attribute first.
+    /// Issuer as RFC 4514 text, most specific attribute first; made once.
     pub fn issuer(&self) -> String {
-        name_text(self.issuer_der())
+        self.issuer.get_or_init(|| name_text(self.issuer_der())).clone()
     }
 
     /// What a person calls the subject: its common name, else its organisation, else all of it.

@@ -380,7 +380,7 @@ pub(super) fn check_signer(
         SignerId::KeyId(id) => (&[][..], &[][..], id),
     };
     let mut signer = Signer {
-        issuer: if issuer_der.is_empty() { String::new() } else { name_text(issuer_der) },
+        issuer: String::new(),
         issuer_der: issuer_der.to_vec(),
         serial: serial.to_vec(),
         key_id: key_id.to_vec(),
@@ -412,7 +412,10 @@ pub(super) fn check_signer(
     if signer.certificate.is_none() && (signer.scheme.is_none() || signer.signed_digest.is_none()) {
         signer.check = SignatureCheck::Unsupported;
     }
-    let subject = signer.certificate.and_then(|i| pool.get(i)).map(|c| c.subject());
+    let certificate = signer.certificate.and_then(|i| pool.get(i));
+    if !issuer_der.is_empty() {
+        signer.issuer = certificate.map_or_else(|| name_text(issuer_der), |c| c.issuer());
+    }
     let note = match signer.check {
         SignatureCheck::Valid => None,
         SignatureCheck::ValidBareHash => Some(Note::new(Code::SigBareHash, "")),
@@ -427,8 +430,8 @@ pub(super) fn check_signer(
     };
     if let Some(note) = note {
         let note = note.at(info.tlv.span());
-        notes.push(match subject {
-            Some(subject) => note.of(subject),
+        notes.push(match certificate {
+            Some(certificate) => note.of(certificate.subject()),
             None => note,
         });
     }
@@ -445,6 +448,26 @@ pub fn check_with(signer: &Signer, certificate: &Certificate) -> SignatureCheck 
         Err(VerifyError::Unsupported(_)) => SignatureCheck::Unsupported,
         Err(_) => SignatureCheck::Invalid,
     }
+}
+
+/// Reads a PKCS#7 blob and the timestamp tokens in it, with their certificates, and checks nothing. Returns how many certificates there are.
+/// For measuring the reader by itself; [`crate::examine`] reads files.
+///
+/// # Errors
+/// Not a SignedData.
+#[doc(hidden)]
+pub fn read_blob(blob: &[u8], cache: &Cache) -> Result<usize> {
+    let count = |data: &SignedData<'_>| data.certificates.iter().filter(|c| cache.certificate(c.raw).is_ok()).count();
+    let data = SignedData::parse(blob, 0)?;
+    let mut certificates = count(&data);
+    for attribute in data.signers.iter().flat_map(|s| &s.unsigned_attributes).flat_map(Attributes::iter) {
+        if matches!(attribute.oid, Some(oid::RFC3161_COUNTERSIGN | oid::TIMESTAMP_TOKEN)) {
+            for token in attribute.values()? {
+                certificates = certificates.saturating_add(count(&SignedData::parse(token.raw, token.offset)?));
+            }
+        }
+    }
+    Ok(certificates)
 }
 
 /// How a certificate that is not there is named.

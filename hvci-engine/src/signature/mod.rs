@@ -18,3 +18,5 @@ mod timestamp;
 pub mod trust;
 
 pub use cms::check_with;
+#[doc(hidden)]
+pub use cms::read_blob;
