@@ -333,7 +333,7 @@ fn audit(batch: Vec<Waiting<'_>>, context: &Context) -> (Vec<Audited>, u64) {
 }
 
 /// A file that the chosen profile does not judge, such as a library beside the drivers, unless something is wrong with it as a file.
-fn is_for_another(facts: &Facts, profile: Option<&Profile>) -> bool {
+pub fn is_for_another(facts: &Facts, profile: Option<&Profile>) -> bool {
     let whole = !facts.notes.iter().any(|n| n.code.id().starts_with("HVCI-INP"));
     whole && profile.is_some_and(|p| !p.kinds.contains(&facts.kind))
 }

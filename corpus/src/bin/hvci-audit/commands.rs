@@ -15,7 +15,7 @@ use clap::CommandFactory;
 use corpus::{
     fetch,
     report::{Audited, FactsLine, ReportDocument, Summary},
-    scan::{Context, Watcher, scan as scan_walk},
+    scan::{Context, Watcher, is_for_another, scan as scan_walk},
     source::walk::{walk, walk_list},
     synth, trust,
 };
@@ -82,6 +82,10 @@ pub(crate) fn judge(args: JudgeArgs) -> Result<ExitCode> {
             if facts.schema_version != SCHEMA_VERSION {
                 return Err(anyhow::anyhow!("facts of schema {}, this program reads {SCHEMA_VERSION}", facts.schema_version))
                     .with_context(place);
+            }
+            if is_for_another(&facts, profile) {
+                summary.skipped += 1;
+                continue;
             }
             let verdict = judge.judge(&facts, profile);
             let audited = Audited { path, facts, verdict };
