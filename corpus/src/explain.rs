@@ -206,7 +206,7 @@ fn signer_in_full(out: &mut dyn Write, facts: &Facts, signer: &Signer, indent: &
     match signer.certificate.and_then(|i| facts.certificates.get(i)) {
         Some(certificate) => certificate_in_full(out, certificate, indent)?,
         None if signer.key_id.is_empty() => {
-            writeln!(out, "{indent}signer       issuer {}, serial {}", signer.issuer, hex::encode(&signer.serial))?
+            writeln!(out, "{indent}signer       issuer {}, serial {}", signer.issuer, hex::encode(&signer.serial))?;
         }
         None => writeln!(out, "{indent}signer       key identifier {}", hex::encode(&signer.key_id))?,
     }

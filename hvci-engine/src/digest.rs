@@ -33,6 +33,7 @@ impl DigestAlg {
         [Self::Md5, Self::Sha1, Self::Sha224, Self::Sha256, Self::Sha384, Self::Sha512, Self::Sha3_256, Self::Sha3_384, Self::Sha3_512];
 
     /// Length of a value in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "an algorithm is no collection")]
     pub const fn len(self) -> usize {
         match self {
             Self::Md5 => 16,

@@ -162,7 +162,7 @@ impl<'a> Tlv<'a> {
     /// Another tag; more than [`Oid::MAX`] octets; an encoding that is no identifier.
     pub fn oid(&self) -> Result<Oid> {
         self.expect(tag::OID)?;
-        Oid::from_bytes(self.content).ok_or(self.error(DerErrorKind::Value))
+        Oid::from_bytes(self.content).ok_or_else(|| self.error(DerErrorKind::Value))
     }
 
     /// Content octets of an INTEGER as they stand: big endian, two's complement, at least one octet.
@@ -294,15 +294,15 @@ impl<'a> Reader<'a> {
         let fail = |kind| DerError { kind, offset: self.offset };
         let header = header(self.rest).map_err(fail)?;
         let (content_len, raw_len) = match header.content_len {
-            Some(len) => (len, header.len.checked_add(len).ok_or(fail(DerErrorKind::Length))?),
+            Some(len) => (len, header.len.checked_add(len).ok_or_else(|| fail(DerErrorKind::Length))?),
             None => {
-                let body = self.rest.get(header.len..).ok_or(fail(DerErrorKind::Truncated))?;
+                let body = self.rest.get(header.len..).ok_or_else(|| fail(DerErrorKind::Truncated))?;
                 let len = indefinite_len(body).map_err(fail)?;
-                (len, header.len.checked_add(len).and_then(|n| n.checked_add(2)).ok_or(fail(DerErrorKind::Length))?)
+                (len, header.len.checked_add(len).and_then(|n| n.checked_add(2)).ok_or_else(|| fail(DerErrorKind::Length))?)
             }
         };
-        let (raw, rest) = self.rest.split_at_checked(raw_len).ok_or(fail(DerErrorKind::Truncated))?;
-        let content = slice(raw, header.len, content_len).ok_or(fail(DerErrorKind::Truncated))?;
+        let (raw, rest) = self.rest.split_at_checked(raw_len).ok_or_else(|| fail(DerErrorKind::Truncated))?;
+        let content = slice(raw, header.len, content_len).ok_or_else(|| fail(DerErrorKind::Truncated))?;
         let tlv = Tlv {
             tag: header.tag,
             raw,

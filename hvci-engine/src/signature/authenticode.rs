@@ -242,7 +242,7 @@ impl<'a> IndirectData<'a> {
         let digest_algorithm = Algorithm::parse(info.next()?)?;
         let octets = info.expect(tag::OCTET_STRING)?;
         let digest = match digest_algorithm.digest() {
-            Some(alg) => Some(Digest::new(alg, octets.content).ok_or(octets.error(DerErrorKind::Value))?),
+            Some(alg) => Some(Digest::new(alg, octets.content).ok_or_else(|| octets.error(DerErrorKind::Value))?),
             None => None,
         };
         Ok(Self { attribute_type, attribute_value, digest, digest_algorithm, tlv })

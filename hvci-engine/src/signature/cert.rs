@@ -409,8 +409,10 @@ fn parse_certificate(tlv: Tlv<'_>) -> Result<Fields> {
     let mut tbs = tbs.reader()?;
     if let Some(version) = tbs.optional(tag::context_constructed(0))? {
         let number = version.reader()?.next()?;
-        fields.version =
-            u8::try_from(number.small_uint()?.saturating_add(1)).ok().filter(|v| *v <= 3).ok_or(number.error(DerErrorKind::Value))?;
+        fields.version = u8::try_from(number.small_uint()?.saturating_add(1))
+            .ok()
+            .filter(|v| *v <= 3)
+            .ok_or_else(|| number.error(DerErrorKind::Value))?;
     }
     let serial = tbs.next()?;
     serial.integer()?;

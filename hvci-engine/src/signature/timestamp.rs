@@ -50,7 +50,7 @@ pub(super) fn read_rfc3161(
 ) -> Timestamp {
     let mut timestamp = empty(TimestampKind::Rfc3161, &value);
     let parsed = SignedData::parse(value.raw, value.offset).and_then(|token| {
-        let octets = token.content_octets()?.ok_or(value.error(DerErrorKind::Value))?;
+        let octets = token.content_octets()?.ok_or_else(|| value.error(DerErrorKind::Value))?;
         Ok((token, octets))
     });
     let (token, octets) = match parsed {
@@ -134,7 +134,7 @@ fn ess_certificate_matches(attributes: &Attributes<'_>, certificate: &Certificat
         let v2 = value.reader()?.expect(tag::SEQUENCE)?;
         let mut id = v2.reader()?.expect(tag::SEQUENCE)?.reader()?;
         let alg = match id.optional(tag::SEQUENCE)? {
-            Some(alg) => Algorithm::parse(alg)?.digest().ok_or(alg.error(DerErrorKind::Value))?,
+            Some(alg) => Algorithm::parse(alg)?.digest().ok_or_else(|| alg.error(DerErrorKind::Value))?,
             None => DigestAlg::Sha256,
         };
         Ok((alg, id.expect(tag::OCTET_STRING)?.content.to_vec()))
