@@ -39,6 +39,13 @@ const KEYS: &[(&str, KeyKind)] = &[
     ("legacy publisher", KeyKind::Rsa(1024)),
     ("loop", KeyKind::P256),
     ("stranger", KeyKind::P256),
+    ("maze 0", KeyKind::P256),
+    ("maze 1", KeyKind::P256),
+    ("maze 2", KeyKind::P256),
+    ("maze 3", KeyKind::P256),
+    ("maze 4", KeyKind::P256),
+    ("maze 5", KeyKind::P256),
+    ("maze 6", KeyKind::P256),
     ("tsa root", KeyKind::P384),
     ("tsa", KeyKind::Rsa(2048)),
     ("uefi ca", KeyKind::P256),
@@ -53,6 +60,7 @@ const KEYS: &[(&str, KeyKind)] = &[
 pub struct Pki {
     identities: HashMap<&'static str, Identity>,
     issuers: HashMap<&'static str, &'static str>,
+    maze: Vec<Certificate>,
 }
 
 impl Pki {
@@ -62,7 +70,7 @@ impl Pki {
     /// None that occurs: the templates are constants.
     pub fn new(seed: u64) -> Result<Self> {
         let keys = KEYS.par_iter().map(|(name, kind)| Ok((*name, Key::derive(seed, name, *kind)?))).collect::<Result<HashMap<_, _>>>()?;
-        let mut maker = Maker { keys, pki: Self { identities: HashMap::new(), issuers: HashMap::new() } };
+        let mut maker = Maker { keys, pki: Self { identities: HashMap::new(), issuers: HashMap::new(), maze: Vec::new() } };
         maker.kernel()?;
         maker.commercial()?;
         maker.timestamping()?;
@@ -94,6 +102,12 @@ impl Pki {
             at = Some(above);
         }
         Ok(found)
+    }
+
+    /// Certificates by each of seven keys of one name for each of the others: so many paths from "in maze", none of which leads out, that
+    /// nobody can follow them all (CVE-2018-16875).
+    pub fn maze(&self) -> &[Certificate] {
+        &self.maze
     }
 }
 
@@ -193,7 +207,17 @@ impl Maker {
         self.add("loop a", &Template::ca("CN=Loop A,C=XX", None), "loop", Some("loop b first"))?;
         self.add("loop b", &Template::ca("CN=Loop B,C=XX", None), "stranger", Some("loop a"))?;
         self.add("loop a rooted", &Template::ca("CN=Loop A,C=XX", None), "loop", Some("code root"))?;
-        self.add("in loop", &Template::leaf("CN=In A Loop,C=XX", CODE), key, Some("loop a"))
+        self.add("in loop", &Template::leaf("CN=In A Loop,C=XX", CODE), key, Some("loop a"))?;
+        let corner = Template::ca("CN=Maze,C=XX", None);
+        self.add("maze first", &corner, "maze 0", None)?;
+        let corners: Vec<&Key> = (0..7).filter_map(|i| self.keys.get(format!("maze {i}").as_str())).collect();
+        for (index, issuer) in corners.iter().enumerate() {
+            let issuer = corner.issue(issuer, None)?;
+            for subject in corners.iter().enumerate().filter(|(i, _)| *i != index) {
+                self.pki.maze.push(corner.issue(subject.1, Some(&issuer))?.certificate);
+            }
+        }
+        self.add("in maze", &Template::leaf("CN=In A Maze,C=XX", CODE), key, Some("maze first"))
     }
 
     fn timestamping(&mut self) -> Result<()> {

@@ -113,6 +113,15 @@ fn paths(studio: &mut Studio<'_>) -> Result<()> {
         way_out,
         vec![accept(USER, &[])],
     );
+    let maze = studio.pki.maze();
+    let lost = studio.signed(&Image::of(PeUser, "maze"), "in maze", |a| a.signing.certificates.extend_from_slice(maze))?;
+    studio.add(
+        "chain/maze.exe",
+        &[43],
+        "more paths than anybody can follow, none of which leads out",
+        lost,
+        vec![refuse(USER, &[Code::PkiBudget])],
+    );
     let incomplete = studio.signed(&Image::of(PeUser, "incomplete"), "code", |a| a.signing.certificates.truncate(1))?;
     studio.add(
         "chain/issuer-missing.exe",

@@ -45,7 +45,7 @@ fn rows(mutation: &str) -> &'static [u8] {
         "section-over-table" => &[9],
         "entry-of-other-type" => &[11],
         "revision" => &[12],
-        "directory-grown" => &[13],
+        "directory-grown" | "directory-past-end" => &[13],
         "entry-grown" | "entry-gap" | "table-with-data" => &[14],
         "checksum" => &[18],
         "truncated-headers" | "truncated-section" | "truncated-table" | "entry-length-zero" | "entry-length-huge" | "blob-garbage" => &[19],

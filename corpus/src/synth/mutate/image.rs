@@ -89,7 +89,14 @@ pub(super) fn entry_gap(image: &[u8], _: &[u8]) -> Result<Vec<u8>> {
     Ok(image)
 }
 
-pub(super) fn directory_grown(image: &[u8], _: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn directory_grown(image: &[u8], other: &[u8]) -> Result<Vec<u8>> {
+    let mut image = directory_past_end(image, other)?;
+    image.extend([0; 64]);
+    set_checksum(&mut image)?;
+    Ok(image)
+}
+
+pub(super) fn directory_past_end(image: &[u8], _: &[u8]) -> Result<Vec<u8>> {
     let mut image = image.to_vec();
     let table = signed(&image)?;
     let at = directory(&image)?;

@@ -84,9 +84,10 @@ mutations! {
     // the certificate table
     "entry-grown" Smuggled image::entry_grown, [SigPadding] "64 bytes behind the PKCS#7 inside its entry, every length adjusted (CVE-2013-3900, m1)";
     "entry-gap" Smuggled image::entry_gap, [SigPadding] "bytes that are not zero in the padding of an entry up to a multiple of 8 (CVE-2013-3900)";
-    "directory-grown" File image::directory_grown, [SigEntry] "a directory entry larger than the table (m1b)";
+    "directory-grown" File image::directory_grown, [SigEntry] "zeros behind the last entry and the directory entry grown over them: its size is not that of the entries (m1b)";
+    "directory-past-end" File image::directory_past_end, [SigEntry] "a directory entry that reaches past the end of the file";
     "data-behind-table" File image::data_behind_table, [SigNotAtEof] "data behind the table, at the end of the file (MS12-024, m2)";
-    "table-with-data" Smuggled image::table_with_data, [SigPadding] "data behind the last entry, the directory entry grown over it (CVE-2013-3900)";
+    "table-with-data" File image::table_with_data, [SigPadding SigEntry] "data behind the last entry, the directory entry grown over it (CVE-2013-3900)";
     "revision" File image::revision, [SigRevision] "wRevision 0x0100 (m8)";
     "entry-of-other-type" Nothing image::entry_of_other_type, [SigEntryType] "another entry, of type 0x0EF1 (m9)";
     "entry-length-zero" File image::entry_length_zero, [SigEntry] "dwLength 0: a reader that trusts it does not end";

@@ -155,7 +155,7 @@ fn a_table_taken_apart_and_joined_is_the_same_file() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     /// The fuzzers feed mutations what they have.
     #[test]
