@@ -1,8 +1,9 @@
 //! Which certificate is the signer's, and what a timestamp proves.
 
 use corpus::synth::{
-    authenticode::Authenticode,
+    authenticode::{Authenticode, Entry, Table},
     certificate::{CODE, Template, instant},
+    der::Node,
     pe::Image,
     signed_data::Signing,
     timestamp::Stamp,
@@ -83,16 +84,34 @@ fn a_timestamp_proves_its_time_only_with_every_link() {
     }
 }
 
+/// Where a PKCS#7 has its first token.
+const TOKEN: &[usize] = &[1, 0, 4, 0, 6, 0, 1, 0];
+/// Where a token has its certificates, and how it names its signer.
+const SAYS_WHO: [&[usize]; 2] = [&[1, 0, 3], &[1, 0, 4, 0, 1]];
+
 #[test]
-fn a_token_bound_to_another_certificate_of_the_authority_proves_nothing() {
-    // signingCertificateV2 names "tsa old", "tsa" made the signature: both have the same key
-    let stamp = Stamp::new(who("tsa old"), &[], instant("2021-03-04").unwrap());
-    let mut signature = Authenticode::new(signing("code expired"));
-    let named = stamp.clone();
-    signature.signing.stamps = vec![named];
-    let old = attach(&program("bound"), &signature);
-    // the same key, the same token, the other certificate in its place: issuer and serial number no longer name it
-    assert_verdict(&verdict(&old, USER), Refuse, &[Code::TspExpired, Code::PkiExpired]);
+fn a_token_that_names_another_certificate_of_the_same_key_proves_nothing() {
+    // both certificates are of one key. One has expired; the token of that one gets the other in its place: neither certificates nor the
+    // signer's name are signed, only signingCertificateV2 is
+    let image = program("bound");
+    let blob = |authority: &str, no_certificate_id: bool| {
+        let mut signature = Authenticode::new(signing("code expired"));
+        let stamp = Stamp::new(who(authority), &[], instant("2021-03-04").unwrap());
+        signature.signing.stamps = vec![Stamp { no_certificate_id, ..stamp }];
+        Node::parse(&signature.sign(&image).unwrap()).unwrap()
+    };
+    let swapped = |no_certificate_id: bool| {
+        let (mut blob, mut other) = (blob("tsa old", no_certificate_id), blob("tsa", no_certificate_id));
+        let (token, other) = (blob.at_mut(TOKEN).unwrap(), other.at_mut(TOKEN).unwrap());
+        for part in SAYS_WHO {
+            *token.at_mut(part).unwrap() = other.at_mut(part).unwrap().clone();
+        }
+        let table = Table { entries: vec![Entry::pkcs7(blob.encode())], ..Table::split(&image).unwrap() };
+        verdict(&table.join().unwrap(), USER)
+    };
+    assert_verdict(&swapped(false), Refuse, &[Code::TspBinding, Code::PkiExpired]);
+    // a token that binds itself to no certificate can be had of either
+    assert_verdict(&swapped(true), Accept, &[]);
 }
 
 #[test]
