@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
     let formats = match sniff(data, "fuzz") {
         Kind::Package(format) => vec![format],
         // what a wrong guess leads to
-        _ => vec![Format::Ar, Format::Zip, Format::Cab, Format::Ole, Format::Tar],
+        _ => vec![Format::Deb, Format::Zip, Format::Cab, Format::Ole, Format::Tar],
     };
     for format in formats {
         let mut total = 0;

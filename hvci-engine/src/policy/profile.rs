@@ -152,7 +152,6 @@ pub static UEFI: Profile = Profile {
         (Code::PkiExpired, Note),
         (Code::PkiNotYetValid, Note),
         (Code::PkiKeyUsage, Note),
-        (Code::ImageChecksum, Note),
         (Code::ImageSectionAlignment, Note),
         (Code::ImageIatExecutable, Note),
     ],
@@ -185,7 +184,6 @@ pub static WINDOWS_USER: Profile = Profile {
     catalogs: true,
     severities: &[
         (Code::SigPadding, Error),
-        (Code::ImageChecksum, Note),
         // what these are about is the kernel's affair; every .NET program has its import table in a code section
         (Code::ImageSectionAlignment, Note),
         (Code::ImageIatExecutable, Note),
