@@ -30,7 +30,6 @@ use hvci_engine::{
     signature::{
         cache::Cache,
         catalog::CatalogIndex,
-        check_with,
         modsig::ModuleTrailer,
         read_blob,
         trust::{Purposes, TrustStore},
@@ -273,7 +272,7 @@ fn bound(request: &Request) -> Result<Measured> {
         let digests = digest_jobs(&jobs);
         for (signer, digest) in signers.iter_mut().zip(digests) {
             signer.signed_digest = Some(digest);
-            valid += usize::from(check_with(signer, key).is_valid());
+            valid += usize::from(signer.check_with(key).is_valid());
         }
         cpu += cpu::thread() - work;
     }

@@ -17,7 +17,6 @@ use crate::{
         cache::Cache,
         cert::Certificate,
         chain::{self, Path},
-        check_with,
         trust::{Purposes, TrustStore},
     },
     time::UnixTime,
@@ -157,33 +156,23 @@ impl Judge<'_> {
 
     /// A signature that names its key and carries no certificate is verified with the keyring's.
     fn judge_with_keyring(&self, signer: &Signer, verdict: &mut SignatureVerdict, notes: &mut Vec<Note>) {
-        let wanted = if signer.key_id.is_empty() {
-            format!("issuer {}, serial number {}", signer.issuer, hex::encode(&signer.serial))
-        } else {
-            format!("key identifier {}", hex::encode(&signer.key_id))
-        };
+        let wanted = || signer.identity();
         if signer.check == SignatureCheck::Unsupported {
             return;
         }
         if !self.trust.has_module_keyring() {
-            notes.push(Note::new(Code::PkiNoKeyring, wanted));
+            notes.push(Note::new(Code::PkiNoKeyring, wanted()));
             return;
         }
-        let named = |c: &Certificate| {
-            if signer.key_id.is_empty() {
-                c.issuer_der() == signer.issuer_der && c.serial() == signer.serial
-            } else {
-                c.subject_key_id() == Some(&signer.key_id)
-            }
-        };
-        let mut keys = self.trust.anchors().iter().filter(|a| a.purposes.any_of(Purposes::MODULE) && named(&a.certificate)).peekable();
+        let mut keys =
+            self.trust.anchors().iter().filter(|a| a.purposes.any_of(Purposes::MODULE) && signer.names(&a.certificate)).peekable();
         if keys.peek().is_none() {
-            notes.push(Note::new(Code::PkiNoKey, wanted));
+            notes.push(Note::new(Code::PkiNoKey, wanted()));
             return;
         }
         let mut unsupported = false;
         for anchor in keys {
-            match check_with(signer, &anchor.certificate) {
+            match signer.check_with(&anchor.certificate) {
                 // module signatures never were bare hashes
                 SignatureCheck::Valid => {
                     verdict.path = vec![step(&anchor.certificate, Some(&anchor.origin))];
@@ -194,7 +183,7 @@ impl Judge<'_> {
                 _ => {}
             }
         }
-        notes.push(Note::new(if unsupported { Code::SigUnsupported } else { Code::SigInvalid }, wanted));
+        notes.push(Note::new(if unsupported { Code::SigUnsupported } else { Code::SigInvalid }, wanted()));
     }
 
     fn judge_timestamps(

@@ -8,7 +8,7 @@
 
 use super::{
     algorithm::Algorithm,
-    cms::{Attributes, Pool, Role, SignedData, check_signer, wanted_certificate},
+    cms::{Attributes, Pool, Role, SignedData, check_signer},
     timestamp,
 };
 use crate::{
@@ -127,7 +127,7 @@ pub(super) fn read_signed_data<'a>(data: &SignedData<'a>, signature: &mut Signat
     let content_digest = content.and_then(|octets| Some(crypto::digest(digest_alg?, &[&octets])));
     let signer = check_signer(info, data.content_type, content_digest, &signature.certificates, pool, Role::Signer, &mut signature.notes);
     if signer.check == SignatureCheck::NoCertificate {
-        signature.notes.push(Note::new(Code::SigNoSigner, wanted_certificate(&signer)).at(info.tlv.span()));
+        signature.notes.push(Note::new(Code::SigNoSigner, signer.identity()).at(info.tlv.span()));
     }
     if let Some(weak @ (DigestAlg::Md5 | DigestAlg::Sha1)) = digest_alg {
         signature.notes.push(Note::new(Code::SigWeakDigest, weak.name()).at(info.tlv.span()));

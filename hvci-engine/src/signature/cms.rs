@@ -141,15 +141,6 @@ pub(super) enum SignerId<'a> {
     KeyId(&'a [u8]),
 }
 
-impl SignerId<'_> {
-    fn names(&self, certificate: &Certificate) -> bool {
-        match self {
-            Self::IssuerSerial { issuer, serial } => certificate.issuer_der() == *issuer && certificate.serial() == *serial,
-            Self::KeyId(id) => certificate.subject_key_id() == Some(*id),
-        }
-    }
-}
-
 impl<'a> SignerInfo<'a> {
     pub(super) fn parse(tlv: Tlv<'a>) -> Result<Self> {
         let mut reader = tlv.expect(tag::SEQUENCE)?.reader()?;
@@ -395,12 +386,12 @@ pub(super) fn check_signer(
 
     // several certificates may bear the name; the one whose key made the signature is the signer's
     for index in candidates.iter().copied() {
-        let Some(certificate) = pool.get(index).filter(|c| info.id.names(c)).map(Arc::clone) else { continue };
+        let Some(certificate) = pool.get(index).filter(|c| signer.names(c)).map(Arc::clone) else { continue };
         if pool.verifications.spend().is_err() {
             notes.push(Note::new(Code::SigTooMany, format!("the limit is {MAX_VERIFICATIONS} verifications")).at(info.tlv.span()));
             break;
         }
-        let check = check_with(&signer, &certificate);
+        let check = signer.check_with(&certificate);
         if signer.certificate.is_none() || check.is_valid() {
             signer.certificate = Some(index);
             signer.check = check;
@@ -420,7 +411,7 @@ pub(super) fn check_signer(
         SignatureCheck::Valid => None,
         SignatureCheck::ValidBareHash => Some(Note::new(Code::SigBareHash, "")),
         SignatureCheck::Invalid => Some(Note::new(role.of(Code::SigInvalid, Code::TspInvalid), "")),
-        SignatureCheck::NoCertificate if role == Role::Timestamp => Some(Note::new(Code::TspNoSigner, wanted_certificate(&signer))),
+        SignatureCheck::NoCertificate if role == Role::Timestamp => Some(Note::new(Code::TspNoSigner, signer.identity())),
         // for a file's signer the caller says whether that matters: module signatures come without certificates
         SignatureCheck::NoCertificate => None,
         SignatureCheck::Unsupported => {
@@ -438,15 +429,35 @@ pub(super) fn check_signer(
     signer
 }
 
-/// Whether the key of `certificate` made the signature of `signer`.
-pub fn check_with(signer: &Signer, certificate: &Certificate) -> SignatureCheck {
-    let (Some(scheme), Some(digest)) = (signer.scheme, signer.signed_digest) else { return SignatureCheck::Unsupported };
-    let Ok(key) = certificate.public_key() else { return SignatureCheck::Unsupported };
-    match key.verify(scheme, &digest, &signer.value) {
-        Ok(SignatureForm::Standard) => SignatureCheck::Valid,
-        Ok(SignatureForm::BareHash) => SignatureCheck::ValidBareHash,
-        Err(VerifyError::Unsupported(_)) => SignatureCheck::Unsupported,
-        Err(_) => SignatureCheck::Invalid,
+impl Signer {
+    /// Whether it says that `certificate` is its own: the same issuer *and* serial number, or the same key identifier.
+    pub fn names(&self, certificate: &Certificate) -> bool {
+        if self.key_id.is_empty() {
+            certificate.issuer_der() == self.issuer_der && certificate.serial() == self.serial
+        } else {
+            certificate.subject_key_id() == Some(&self.key_id)
+        }
+    }
+
+    /// How it names its certificate, for a person.
+    pub fn identity(&self) -> String {
+        if self.key_id.is_empty() {
+            format!("issuer {}, serial number {}", self.issuer, hex::encode(&self.serial))
+        } else {
+            format!("key identifier {}", hex::encode(&self.key_id))
+        }
+    }
+
+    /// Whether the key of `certificate` made the signature. Arithmetic only: whether the signer names that certificate is another question.
+    pub fn check_with(&self, certificate: &Certificate) -> SignatureCheck {
+        let (Some(scheme), Some(digest)) = (self.scheme, self.signed_digest) else { return SignatureCheck::Unsupported };
+        let Ok(key) = certificate.public_key() else { return SignatureCheck::Unsupported };
+        match key.verify(scheme, &digest, &self.value) {
+            Ok(SignatureForm::Standard) => SignatureCheck::Valid,
+            Ok(SignatureForm::BareHash) => SignatureCheck::ValidBareHash,
+            Err(VerifyError::Unsupported(_)) => SignatureCheck::Unsupported,
+            Err(_) => SignatureCheck::Invalid,
+        }
     }
 }
 
@@ -468,13 +479,4 @@ pub fn read_blob(blob: &[u8], cache: &Cache) -> Result<usize> {
         }
     }
     Ok(certificates)
-}
-
-/// How a certificate that is not there is named.
-pub(super) fn wanted_certificate(signer: &Signer) -> String {
-    if signer.key_id.is_empty() {
-        format!("issuer {}, serial number {}", signer.issuer, hex::encode(&signer.serial))
-    } else {
-        format!("key identifier {}", hex::encode(&signer.key_id))
-    }
 }

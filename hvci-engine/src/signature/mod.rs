@@ -16,7 +16,5 @@ pub mod keyring;
 pub mod modsig;
 mod timestamp;
 pub mod trust;
-
-pub use cms::check_with;
 #[doc(hidden)]
 pub use cms::read_blob;
