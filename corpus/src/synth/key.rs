@@ -8,7 +8,7 @@ use md5::Md5;
 use p256::ecdsa::signature::hazmat::PrehashSigner;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use rsa::{Pkcs1v15Sign, RsaPrivateKey, pkcs8::EncodePublicKey, traits::PublicKeyParts};
+use rsa::{Pkcs1v15Sign, RsaPrivateKey, pkcs8::EncodePublicKey};
 use sha1::{Digest as _, Sha1};
 use sha2::{Sha256, Sha384, Sha512};
 use spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
@@ -102,14 +102,6 @@ impl Key {
             Self::P384(key) => key.verifying_key().to_public_key_der()?,
         };
         Ok(document.decode_msg()?)
-    }
-
-    /// The RSA modulus, big-endian.
-    pub fn modulus(&self) -> Option<Vec<u8>> {
-        match self {
-            Self::Rsa(key) => Some(key.n().to_bytes_be()),
-            _ => None,
-        }
     }
 
     /// The identifier of the signatures this key makes over `alg`: `sha256WithRSA`, `ecdsaWithSHA384`, …

@@ -131,10 +131,10 @@ pub fn write(dir: &Path, seed: u64) -> Result<Written> {
     write_corpus(dir, seed, &pki, &cases::all(&pki)?)
 }
 
-/// Makes the starter corpus of `seed` in `dir`, as [`write`] does.
+/// Makes the starter corpus of `seed` in `dir`, as [`write()`] does.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_starter(dir: &Path, seed: u64) -> Result<Written> {
     let pki = Pki::new(seed)?;
     write_corpus(dir, seed, &pki, &cases::starter(&pki)?)

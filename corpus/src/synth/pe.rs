@@ -11,7 +11,7 @@ use super::{
     Error, Result,
     authenticode::{pad, set_checksum},
     key::stream,
-    layout::{Layout, to_u32, write, write32},
+    layout::{Layout, to_u32, write32},
 };
 
 /// Usual section marks: code.
@@ -283,13 +283,4 @@ fn section_name(name: &str) -> [u8; 8] {
     let mut field = [0; 8];
     field.iter_mut().zip(name.bytes()).for_each(|(f, b)| *f = b);
     field
-}
-
-/// Changes the name and marks of a section.
-///
-/// # Errors
-/// There is none of this index.
-pub fn set_section_marks(image: &mut [u8], index: usize, marks: u32) -> Result<()> {
-    let at = Layout::of(image)?.section(index) + 36;
-    write(image, at, &marks.to_le_bytes())
 }
