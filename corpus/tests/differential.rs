@@ -57,6 +57,7 @@ static ANY_CODE_SIGNATURE: Profile = Profile {
     counts: Counts::Any,
     validity: Validity::AtSigning,
     form: DigestForm::Linear,
+    catalogs: false,
     severities: &[],
 };
 
