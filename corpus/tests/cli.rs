@@ -23,7 +23,7 @@ use hvci_engine::{
 };
 use serde_json::{Value, json};
 
-/// The synthetic corpus, and the arguments that a scan of it needs.
+/// The synthetic corpus, and the arguments that every judging of it needs.
 struct Corpus {
     written: Written,
     arguments: Vec<OsString>,
@@ -54,9 +54,18 @@ fn run<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Output {
     audit().args(arguments).output().unwrap()
 }
 
-/// `scan` of these arguments with the trust and the time of the synthetic corpus.
+/// `scan` with the trust, the catalogs and the time of the synthetic corpus.
+fn scanning() -> Command {
+    let mut command = audit();
+    command.arg("scan").args(&CORPUS.arguments);
+    CORPUS.written.catalogs.iter().for_each(|c| {
+        command.arg("--catalog").arg(c);
+    });
+    command
+}
+
 fn scan<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Output {
-    audit().arg("scan").args(&CORPUS.arguments).args(arguments).output().unwrap()
+    scanning().args(arguments).output().unwrap()
 }
 
 fn status(output: &Output) -> i32 {
@@ -122,7 +131,7 @@ fn exit_status_is_0_1_or_2() {
 #[test]
 fn fail_on_sets_what_is_a_failure() {
     let refused = CORPUS.image("container/unsigned.sys");
-    let warned = CORPUS.image("lint/no-nx-compat.sys");
+    let warned = CORPUS.image("signature/nested-attested.sys");
     let noted = CORPUS.image("chain/attested.sys");
     for (file, fail_on, expected) in [
         (&refused, "error", 1),
@@ -166,15 +175,8 @@ fn several_reports_are_written_at_once_but_one_to_standard_output() {
 
 #[test]
 fn a_reader_who_goes_away_is_no_error() {
-    let mut child = audit()
-        .arg("scan")
-        .args(&CORPUS.arguments)
-        .arg(&CORPUS.written.images)
-        .args(["-o", "ndjson"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        scanning().arg(&CORPUS.written.images).args(["-o", "ndjson"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert!(line.starts_with('{'));
@@ -187,9 +189,7 @@ fn lists_of_files_are_read_by_line_and_by_nul() {
     let names = ["chain/whql.sys", "lint/clean.sys", "container/unsigned.sys"];
     for separator in ["\n", "\0"] {
         let list: String = names.iter().map(|n| format!("{n}{separator}")).collect();
-        let mut child = audit()
-            .arg("scan")
-            .args(&CORPUS.arguments)
+        let mut child = scanning()
             .args(["--files-from", "-", "-o", "ndjson"])
             .current_dir(&CORPUS.written.images)
             .stdin(Stdio::piped())
@@ -214,7 +214,7 @@ fn every_format_is_the_same_on_any_number_of_threads() {
         for (name, _) in Format::ALL {
             arguments.extend(["-o".into(), argument(&format!("{name}="), &dir.path().join(name))]);
         }
-        let output = audit().arg("scan").args(&CORPUS.arguments).args(&arguments).current_dir(&CORPUS.written.images).output().unwrap();
+        let output = scanning().args(&arguments).current_dir(&CORPUS.written.images).output().unwrap();
         assert_eq!(status(&output), 1, "{}", stderr(&output));
         let written: BTreeMap<&str, Vec<u8>> =
             Format::ALL.into_iter().map(|(name, _)| (name, fs::read(dir.path().join(name)).unwrap())).collect();
@@ -485,7 +485,6 @@ fn a_driver_is_explained_with_ranges_path_timestamp_and_every_profile() {
         "RFC 3161",
         "1.3.6.1.4.1.311.10.3.5.1",
         "what each profile says",
-        "why they differ",
         "kernel.pem",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
@@ -493,6 +492,10 @@ fn a_driver_is_explained_with_ranges_path_timestamp_and_every_profile() {
     for profile in profile::ALL.iter().filter(|p| p.kinds.contains(&FileKind::PeDriver)) {
         assert!(text.contains(profile.summary), "{} is not in\n{text}", profile.name);
     }
+
+    let output = audit().arg("explain").args(&CORPUS.arguments).arg(CORPUS.image("lint/wx-init.sys")).output().unwrap();
+    let (_, why) = stdout(&output).split_once("why they differ").expect("hvci refuses what the kernel alone accepts");
+    assert!(why.lines().any(|l| l.trim_start().starts_with("hvci ") && l.contains("[HVCI-IMG-011]") && l.ends_with("(INIT)")), "{why}");
 }
 
 #[test]
