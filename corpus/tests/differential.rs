@@ -18,7 +18,7 @@ use std::{
 
 use authenticode::{AttributeCertificateIterator, authenticode_digest};
 use base64::Engine as _;
-use corpus::synth;
+use corpus::{fetch::FILES, synth};
 use hvci_engine::{
     digest::DigestAlg,
     examine::Examiner,
@@ -117,9 +117,20 @@ fn subjects(corpus: &str, folder: &Path) -> Vec<Subject> {
         .map(|path| {
             let bytes = fs::read(&path).unwrap();
             let facts = examiner.examine(&bytes, CAP);
-            Subject { id: format!("{corpus}/{}", path.strip_prefix(folder).unwrap().display()), path, bytes, facts }
+            Subject { id: id_of(corpus, folder, &path), path, bytes, facts }
         })
         .collect()
+}
+
+/// Whether the table that the signatures are in is well formed: what is wrong with it is noted about the file, not about a signature.
+fn is_sound(facts: &Facts) -> bool {
+    facts.notes.iter().all(|n| !n.code.id().starts_with("HVCI-SIG-") || profile::WINDOWS_KERNEL.severity(n.code) < Severity::Error)
+}
+
+/// Corpus and path in it, without the folder that only fetched corpora have.
+fn id_of(corpus: &str, folder: &Path, path: &Path) -> String {
+    let below = path.strip_prefix(folder).unwrap();
+    format!("{corpus}/{}", below.strip_prefix(FILES).unwrap_or(below).display())
 }
 
 fn is_pe(subject: &Subject) -> bool {
@@ -242,7 +253,7 @@ fn with_roots<'g>(group: &'g Group, dir: &Path) -> Vec<(&'g Subject, bool, PathB
     judged
         .into_iter()
         .map(|(subject, signatures)| {
-            let accepted = signatures.iter().any(|s| s.decision == Decision::Accept);
+            let accepted = is_sound(&subject.facts) && signatures.iter().any(|s| s.decision == Decision::Accept);
             (subject, accepted, if accepted { few_path.clone() } else { all_path.clone() })
         })
         .collect()
@@ -346,7 +357,8 @@ fn signify_differs_only_where_explained() {
 /// What LIEF asks: is each signature in the table (nested ones are not looked at) intact and of this file, whoever made it?
 fn every_entry_is_intact(facts: &Facts) -> bool {
     let mut entries = facts.signatures.iter().filter(|s| matches!(s.source, Source::Embedded(_))).peekable();
-    entries.peek().is_some()
+    is_sound(facts)
+        && entries.peek().is_some()
         && entries.all(|s| {
             s.coverage.as_ref().is_some_and(|c| c.matches())
                 && s.signer.as_ref().is_some_and(|s| s.check.is_valid())
@@ -424,7 +436,7 @@ fn openssl_differs_only_where_explained_on_modules() {
         let all = files(&folder);
         let kernel = all.iter().find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))).expect("a kernel");
         corpus::trust::add_kernel(&mut kernel_trust, kernel).unwrap();
-        let id = |p: &PathBuf| (format!("debian-kernel/{}", p.strip_prefix(&folder).unwrap().display()), p.clone());
+        let id = |p: &PathBuf| (id_of("debian-kernel", &folder, p), p.clone());
         groups.push((all.iter().map(id).collect(), &kernel_trust));
     }
     let dir = tempfile::tempdir().unwrap();

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use corpus::fetch::FILES;
 use hvci_engine::{
     signature::{keyring::certificates_from, trust::Purposes, trust::TrustStore},
     time::UnixTime,
@@ -23,26 +24,24 @@ pub(crate) fn folder(name: &str) -> Option<PathBuf> {
         return None;
     };
     let folder = Path::new(&base).join(name);
-    if !folder.join("manifest.json").is_file() {
+    if !folder.join(FILES).is_dir() {
         eprintln!("skipped: {} is missing; `hvci-audit fetch {name} {0}` makes it", folder.display());
         return None;
     }
     Some(folder)
 }
 
-/// Every file below `folder` but the packages themselves and the manifest, in order.
+/// Every file of a fetched corpus, or below another folder, in order.
 pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
+    let fetched = folder.join(FILES);
     let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
+    let mut folders = vec![if fetched.is_dir() { fetched } else { folder.to_owned() }];
     while let Some(next) = folders.pop() {
         for entry in fs::read_dir(&next).unwrap().map(Result::unwrap) {
-            let path = entry.path();
             if entry.file_type().unwrap().is_dir() {
-                if path != folder.join("packages") {
-                    folders.push(path);
-                }
-            } else if path != folder.join("manifest.json") {
-                found.push(path);
+                folders.push(entry.path());
+            } else {
+                found.push(entry.path());
             }
         }
     }

@@ -55,7 +55,8 @@ def lief():
         binary = lief.PE.parse(query["path"])
         if binary is None:
             return False, "NOT_PARSED"
-        flags = binary.verify_signature()
+        # by its own clock it would give other answers from year to year
+        flags = binary.verify_signature(lief.PE.Signature.VERIFICATION_CHECKS.SKIP_CERT_TIME)
         return flags == lief.PE.Signature.VERIFICATION_FLAGS.OK, str(flags).split(".")[-1]
 
     return lief.__version__.split("-")[0], ask

@@ -1,0 +1,525 @@
+//! The program as a person or a script meets it: exit status, streams, lists, formats and their schemas.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::LazyLock,
+};
+
+use corpus::{
+    report::{Audited, Format, MAX_RESULTS, Sarif, Sink as _, Summary},
+    synth::{self, Written},
+};
+use hvci_engine::{
+    bytes::Span,
+    facts::{Facts, FileKind},
+    finding::{Code, Severity},
+    policy::{Decision, Finding, Verdict, profile},
+    time::UnixTime,
+};
+use serde_json::{Value, json};
+
+/// The synthetic corpus, and the arguments that every judging of it needs.
+struct Corpus {
+    written: Written,
+    arguments: Vec<OsString>,
+}
+
+static CORPUS: LazyLock<Corpus> = LazyLock::new(|| {
+    let dir = Box::leak(Box::new(tempfile::tempdir().unwrap()));
+    let written = synth::write(&dir.path().join("corpus"), synth::DEFAULT_SEED).unwrap();
+    let mut arguments: Vec<OsString> = vec!["--time".into(), written.time.to_string().into()];
+    arguments.extend(written.roots.iter().flat_map(|r| ["--roots".into(), r.into()]));
+    arguments.extend(written.kernels.iter().flat_map(|k| ["--kernel".into(), k.into()]));
+    Corpus { written, arguments }
+});
+
+impl Corpus {
+    fn image(&self, name: &str) -> PathBuf {
+        self.written.images.join(name)
+    }
+}
+
+fn audit() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hvci-audit"));
+    command.env_remove("NO_COLOR").stdin(Stdio::null());
+    command
+}
+
+fn run<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Output {
+    audit().args(arguments).output().unwrap()
+}
+
+/// `scan` with the trust, the catalogs and the time of the synthetic corpus.
+fn scanning() -> Command {
+    let mut command = audit();
+    command.arg("scan").args(&CORPUS.arguments);
+    CORPUS.written.catalogs.iter().for_each(|c| {
+        command.arg("--catalog").arg(c);
+    });
+    command
+}
+
+fn scan<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Output {
+    scanning().args(arguments).output().unwrap()
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().expect("ended by itself")
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+/// The records of `-o ndjson`.
+fn records(output: &Output) -> Vec<Value> {
+    stdout(output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn codes(record: &Value) -> BTreeSet<&str> {
+    record["findings"].as_array().unwrap().iter().map(|f| f["code"].as_str().unwrap()).collect()
+}
+
+fn argument(prefix: &str, path: &Path) -> OsString {
+    let mut text = OsString::from(prefix);
+    text.push(path);
+    text
+}
+
+#[test]
+fn exit_status_is_0_1_or_2() {
+    let good = scan([CORPUS.image("chain/whql.sys")]);
+    assert_eq!((status(&good), stderr(&good)), (0, ""));
+    assert!(stdout(&good).contains("1 file judged: 1 accepted, 0 refused, 0 unknown"), "{}", stdout(&good));
+    assert_eq!(status(&scan([CORPUS.image("container/unsigned.sys")])), 1);
+    // unknown is no acceptance: a module without its kernel
+    let module = run(["scan".as_ref(), "--no-builtin-roots".as_ref(), CORPUS.image("kernel").as_os_str()]);
+    assert_eq!(status(&module), 1, "{}", stdout(&module));
+
+    for (arguments, says) in [
+        (&["scan", "--no-such-option", "x"][..], "--no-such-option"),
+        (&["scan"], "required"),
+        (&["scan", "x", "--profile", "vista"], "windows-kernel"),
+        (&["scan", "x", "--time", "yesterday"], "yesterday"),
+        (&["scan", "x", "--max-size", "12Q"], "no unit"),
+        (&["scan", "x", "--roots", "no/such/file.pem"], "no/such/file.pem"),
+        (&["scan", "x", "--kernel", "no/such/vmlinuz"], "no/such/vmlinuz"),
+        (&["scan", "x", "--catalog", "no/such/file.cat"], "no/such/file.cat"),
+        (&["scan", "--files-from", "no/such/list"], "no/such/list"),
+        (&["judge", "no/such/facts"], "no/such/facts"),
+        (&["explain", "HVCI-SIG-999"], "no such finding code"),
+        (&["explain", "no/such/file.sys"], "no/such/file.sys"),
+        (&["fetch", "everything", "x"], "windows-drivers"),
+        (&["scan", "x", "-o", "json=no/such/folder/x.json"], "no/such/folder/x.json"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(status(&output), 2, "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(says), "{arguments:?} does not say {says:?}: {}", stderr(&output));
+        assert!(stdout(&output).is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn fail_on_sets_what_is_a_failure() {
+    let refused = CORPUS.image("container/unsigned.sys");
+    let warned = CORPUS.image("signature/nested-attested.sys");
+    let noted = CORPUS.image("chain/attested.sys");
+    for (file, fail_on, expected) in [
+        (&refused, "error", 1),
+        (&refused, "never", 0),
+        (&warned, "error", 0),
+        (&warned, "warning", 1),
+        (&noted, "note", 1),
+        (&noted, "error", 0),
+        (&noted, "never", 0),
+    ] {
+        let output = scan([file.as_os_str(), "--fail-on".as_ref(), fail_on.as_ref()]);
+        assert_eq!(status(&output), expected, "{} --fail-on {fail_on}: {}", file.display(), stdout(&output));
+    }
+}
+
+#[test]
+fn several_reports_are_written_at_once_but_one_to_standard_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = CORPUS.image("chain/whql.sys");
+    let mut arguments = vec![file.clone().into_os_string()];
+    for (name, _) in Format::ALL {
+        arguments.extend(["-o".into(), argument(&format!("{name}="), &dir.path().join(name))]);
+    }
+    arguments.extend(["-o".into(), "csv".into()]);
+    let output = scan(&arguments);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    assert_eq!(fs::read(dir.path().join("csv")).unwrap(), output.stdout);
+    for (name, _) in Format::ALL {
+        assert!(fs::metadata(dir.path().join(name)).unwrap().len() > 50, "{name}");
+    }
+
+    let twice = scan([file.as_os_str(), "-o".as_ref(), "json".as_ref(), "-o".as_ref(), "csv".as_ref()]);
+    assert_eq!((status(&twice), stdout(&twice)), (2, ""));
+    assert!(stderr(&twice).contains("only one report can go to standard output"), "{}", stderr(&twice));
+    let unknown = scan([file.as_os_str(), "-o".as_ref(), "xml".as_ref()]);
+    assert_eq!(status(&unknown), 2);
+    assert!(stderr(&unknown).contains("no format; there are human, json, ndjson, csv, sarif, facts"), "{}", stderr(&unknown));
+    let nameless = scan([file.as_os_str(), "-o".as_ref(), "json=".as_ref()]);
+    assert_eq!(status(&nameless), 2);
+}
+
+#[test]
+fn a_reader_who_goes_away_is_no_error() {
+    let mut child =
+        scanning().arg(&CORPUS.written.images).args(["-o", "ndjson"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with('{'));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((status(&output), stderr(&output)), (0, ""));
+}
+
+#[test]
+fn lists_of_files_are_read_by_line_and_by_nul() {
+    let names = ["chain/whql.sys", "lint/clean.sys", "container/unsigned.sys"];
+    for separator in ["\n", "\0"] {
+        let list: String = names.iter().map(|n| format!("{n}{separator}")).collect();
+        let mut child = scanning()
+            .args(["--files-from", "-", "-o", "ndjson"])
+            .current_dir(&CORPUS.written.images)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(list.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(status(&output), 1);
+        let records = records(&output);
+        let paths: Vec<&str> = records.iter().map(|r| r["path"].as_str().unwrap()).collect();
+        assert_eq!(paths, names, "the order of the list, separated by {separator:?}");
+    }
+}
+
+#[test]
+fn every_format_is_the_same_on_any_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first: Option<BTreeMap<&str, Vec<u8>>> = None;
+    for jobs in ["1", "2", "7"] {
+        let mut arguments: Vec<OsString> = vec![".".into(), "--jobs".into(), jobs.into(), "--verbose".into()];
+        for (name, _) in Format::ALL {
+            arguments.extend(["-o".into(), argument(&format!("{name}="), &dir.path().join(name))]);
+        }
+        let output = scanning().args(&arguments).current_dir(&CORPUS.written.images).output().unwrap();
+        assert_eq!(status(&output), 1, "{}", stderr(&output));
+        let written: BTreeMap<&str, Vec<u8>> =
+            Format::ALL.into_iter().map(|(name, _)| (name, fs::read(dir.path().join(name)).unwrap())).collect();
+        let first = first.get_or_insert_with(|| written.clone());
+        for (name, bytes) in &written {
+            assert!(first[name] == *bytes, "-o {name} differs with --jobs {jobs}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_a_finding_and_the_rest_is_still_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = fs::read(CORPUS.image("chain/whql.sys")).unwrap();
+    let put = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+    put("empty.sys", b"");
+    put("head.sys", &whole[..0x100]);
+    put("half.sys", &whole[..whole.len() / 2]);
+    put("whole.sys", &whole);
+    std::os::unix::fs::symlink("nowhere", dir.path().join("dangling.sys")).unwrap();
+    let names = ["missing.sys", "empty.sys", "head.sys", "half.sys", "dangling.sys", "whole.sys"];
+    let paths: Vec<PathBuf> = names.iter().map(|n| dir.path().join(n)).collect();
+    let output = scan(paths.iter().map(|p| p.as_os_str()).chain(["-o".as_ref(), "ndjson".as_ref()]));
+    assert_eq!(status(&output), 1, "{}", stderr(&output));
+    let records = records(&output);
+    let seen: BTreeMap<&str, (&str, BTreeSet<&str>)> = records
+        .iter()
+        .map(|r| {
+            (Path::new(r["path"].as_str().unwrap()).file_name().unwrap().to_str().unwrap(), (r["decision"].as_str().unwrap(), codes(r)))
+        })
+        .collect();
+    assert_eq!(records.len(), names.len());
+    assert!(seen["missing.sys"].1.contains("HVCI-INP-001"), "{seen:?}");
+    assert!(seen["dangling.sys"].1.contains("HVCI-INP-001"), "{seen:?}");
+    assert!(seen["empty.sys"].1.contains("HVCI-INP-002"), "{seen:?}");
+    for broken in ["missing.sys", "empty.sys", "head.sys", "half.sys", "dangling.sys"] {
+        assert_eq!(seen[broken].0, "refuse", "{broken}: {seen:?}");
+    }
+    assert_eq!(seen["whole.sys"].0, "accept");
+
+    let small = scan([dir.path().join("whole.sys").as_os_str(), "--max-size".as_ref(), "1K".as_ref(), "-o".as_ref(), "ndjson".as_ref()]);
+    let small = self::records(&small);
+    assert!(codes(&small[0]).contains("HVCI-INP-003"), "{small:?}");
+}
+
+#[test]
+fn a_package_inside_a_package_is_looked_into() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = fs::read(CORPUS.image("chain/whql.sys")).unwrap();
+    let tar = |name: &str, bytes: &[u8]| {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, bytes).unwrap();
+        tar.into_inner().unwrap()
+    };
+    let outer = dir.path().join("outer.tar");
+    fs::write(&outer, tar("inner.tar", &tar("drivers/whql.sys", &image))).unwrap();
+    let output = scan([outer.as_os_str(), "-o".as_ref(), "ndjson".as_ref()]);
+    let records = records(&output);
+    assert_eq!((status(&output), records.len()), (0, 1), "{}", stdout(&output));
+    assert_eq!(records[0]["path"], format!("{}!/inner.tar!/drivers/whql.sys", outer.display()));
+    assert_eq!(records[0]["decision"], "accept");
+}
+
+#[test]
+fn json_lines_and_facts_are_what_their_schemas_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let [json, ndjson, facts] = ["json", "ndjson", "facts"].map(|n| dir.path().join(n));
+    let arguments = [CORPUS.written.images.clone().into_os_string()].into_iter().chain(
+        [("json=", &json), ("ndjson=", &ndjson), ("facts=", &facts)].into_iter().flat_map(|(p, path)| ["-o".into(), argument(p, path)]),
+    );
+    assert_eq!(status(&scan(arguments)), 1);
+
+    let schema_of = |name: &str| -> Value {
+        let output = run(["schema", name]);
+        assert_eq!(status(&output), 0);
+        serde_json::from_str(stdout(&output)).unwrap()
+    };
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    let report = schema_of("report");
+    let document: Value = serde_json::from_str(&read(&json)).unwrap();
+    let validate = |schema: &Value, instance: &Value| {
+        let validator = jsonschema::validator_for(schema).unwrap();
+        let errors: Vec<String> = validator.iter_errors(instance).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(errors.is_empty(), "{}", errors.join("\n"));
+    };
+    validate(&report, &document);
+    assert_eq!(document["records"].as_array().unwrap().len(), CORPUS.written.files);
+    let broken = json!({ "schema_version": 1, "records": [{}], "summary": document["summary"] });
+    assert!(!jsonschema::validator_for(&report).unwrap().is_valid(&broken), "the schema asks for nothing");
+
+    let mut record = report.clone();
+    record["$ref"] = json!("#/$defs/ReportRecord");
+    for key in ["properties", "required", "type", "title"] {
+        record.as_object_mut().unwrap().remove(key);
+    }
+    let (lines, line) = (read(&ndjson), schema_of("facts"));
+    let lines: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), CORPUS.written.files);
+    assert_eq!(Value::Array(lines.clone()), document["records"]);
+    lines.iter().for_each(|l| validate(&record, l));
+    read(&facts).lines().for_each(|l| validate(&line, &serde_json::from_str(l).unwrap()));
+}
+
+#[test]
+fn saved_facts_are_judged_as_the_files_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let facts = dir.path().join("facts");
+    let save = argument("facts=", &facts);
+    for profile in ["auto", "hvci"] {
+        let scanned = scan([
+            CORPUS.written.images.as_os_str(),
+            "-p".as_ref(),
+            profile.as_ref(),
+            "-o".as_ref(),
+            "ndjson".as_ref(),
+            "-o".as_ref(),
+            &save,
+        ]);
+        let judged = audit().arg("judge").args(&CORPUS.arguments).arg(&facts).args(["-p", profile, "-o", "ndjson"]).output().unwrap();
+        assert_eq!((status(&scanned), status(&judged)), (1, 1), "{}", stderr(&judged));
+        assert_eq!(stdout(&scanned), stdout(&judged), "{profile}");
+    }
+    // what one profile's scan saved holds for another's
+    let hvci = scan([CORPUS.image("lint/wx-init.sys").as_os_str(), "-o".as_ref(), "ndjson".as_ref(), "-o".as_ref(), &save]);
+    assert_eq!(records(&hvci)[0]["decision"], "accept");
+    let judged = audit().arg("judge").args(&CORPUS.arguments).arg(&facts).args(["-p", "hvci", "-o", "ndjson"]).output().unwrap();
+    assert_eq!(records(&judged)[0]["decision"], "refuse");
+    assert!(codes(&records(&judged)[0]).contains("HVCI-IMG-011"));
+
+    fs::write(&facts, "{\"path\": 1}\n").unwrap();
+    let broken = run(["judge".as_ref(), facts.as_os_str()]);
+    assert_eq!(status(&broken), 2);
+    assert!(stderr(&broken).contains("line 1") && stderr(&broken).contains("-o facts=FILE"), "{}", stderr(&broken));
+}
+
+#[test]
+fn csv_has_a_header_and_a_row_a_file() {
+    let output = scan([CORPUS.image("chain").as_os_str(), "-o".as_ref(), "csv".as_ref()]);
+    let mut reader = csv::Reader::from_reader(output.stdout.as_slice());
+    let columns = [
+        "path",
+        "decision",
+        "profile",
+        "kind",
+        "publisher",
+        "signing_time",
+        "authentihash",
+        "file_version",
+        "size",
+        "errors",
+        "warnings",
+        "codes",
+    ];
+    assert_eq!(reader.headers().unwrap(), columns.as_slice());
+    let rows = reader.records().map(Result::unwrap).count();
+    assert_eq!(rows, fs::read_dir(CORPUS.image("chain")).unwrap().count());
+}
+
+#[test]
+fn sarif_is_sarif() {
+    let output = scan([CORPUS.written.images.as_os_str(), "-o".as_ref(), "sarif".as_ref()]);
+    let log: serde_sarif::sarif::Sarif = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(log.version, json!("2.1.0"));
+    let [run] = log.runs.as_slice() else { panic!("{} runs", log.runs.len()) };
+    let rules = run.tool.driver.rules.as_ref().unwrap();
+    assert_eq!(rules.len(), Code::ALL.len());
+    let results = run.results.as_ref().unwrap();
+    assert!(results.len() > CORPUS.written.files / 2);
+    for result in results {
+        let rule = &rules[usize::try_from(result.rule_index.unwrap()).unwrap()];
+        assert_eq!(result.rule_id.as_deref(), Some(rule.id.as_str()));
+        assert!(result.message.text.as_ref().is_some_and(|t| !t.is_empty()));
+        assert_eq!(result.locations.as_ref().map(Vec::len), Some(1));
+    }
+}
+
+#[test]
+fn sarif_keeps_the_worst_findings_and_says_how_many_it_left_out() {
+    let mut out = Vec::new();
+    let mut summary = Summary::default();
+    {
+        let mut sarif = Sarif::new(Box::new(&mut out));
+        for number in 0..MAX_RESULTS + 10 {
+            // the errors come last, and still must be kept
+            let (code, severity) =
+                if number < MAX_RESULTS { (Code::ImageNoNxCompat, Severity::Warning) } else { (Code::SigNone, Severity::Error) };
+            let audited = Audited {
+                path: format!("drivers/{number}.sys"),
+                facts: Facts::new(1, FileKind::PeDriver),
+                verdict: Verdict {
+                    profile: "hvci".into(),
+                    time: UnixTime(0),
+                    decision: Decision::Refuse,
+                    publisher: None,
+                    findings: vec![Finding {
+                        code,
+                        severity,
+                        detail: "brackets [0](http://x) are text".into(),
+                        span: Some(Span { offset: 1, len: 2 }),
+                        subject: None,
+                        signature: None,
+                    }],
+                    signatures: Vec::new(),
+                },
+            };
+            summary.add(&audited);
+            sarif.record(&audited).unwrap();
+        }
+        sarif.finish(&summary).unwrap();
+    }
+    let log: Value = serde_json::from_slice(&out).unwrap();
+    let run = &log["runs"][0];
+    let results = run["results"].as_array().unwrap();
+    assert_eq!(results.len(), MAX_RESULTS);
+    assert_eq!(results.iter().filter(|r| r["ruleId"] == Code::SigNone.id()).count(), 10);
+    let notice = &run["invocations"][0]["toolExecutionNotifications"][0]["message"]["text"];
+    assert!(notice.as_str().unwrap().starts_with("10 findings were left out"), "{notice}");
+    assert!(results[0]["message"]["text"].as_str().unwrap().contains("\\[0\\](http://x)"), "a file's text must become no link");
+}
+
+#[test]
+fn completions_and_manual_pages_are_made() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = run(["completions", shell]);
+        assert_eq!(status(&output), 0);
+        assert!(stdout(&output).contains("hvci-audit") && stdout(&output).contains("starter"), "{shell}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(status(&run(["man".as_ref(), dir.path().join("man").as_os_str()])), 0);
+    let pages: BTreeSet<String> =
+        fs::read_dir(dir.path().join("man")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    for page in ["hvci-audit.1", "hvci-audit-scan.1", "hvci-audit-judge.1", "hvci-audit-explain.1", "hvci-audit-fetch.1"] {
+        assert!(pages.contains(page), "{page} is not among {pages:?}");
+    }
+    for arguments in [&["--help"][..], &["scan", "--help"], &["--version"]] {
+        let output = run(arguments);
+        assert_eq!((status(&output), stderr(&output)), (0, ""));
+    }
+    assert!(stdout(&run(["--help"])).contains("Examples:"));
+}
+
+#[test]
+fn every_code_is_explained_by_number_and_by_name() {
+    for code in Code::ALL {
+        let output = run(["explain", code.id()]);
+        assert_eq!(status(&output), 0, "{}", code.id());
+        assert!(stdout(&output).contains(code.title()), "{}", code.id());
+    }
+    assert_eq!(run(["explain", "HVCI-SIG-004"]).stdout, run(["explain", "authentihash-mismatch"]).stdout);
+}
+
+#[test]
+fn a_driver_is_explained_with_ranges_path_timestamp_and_every_profile() {
+    let output = audit().arg("explain").args(&CORPUS.arguments).arg(CORPUS.image("signature/nested-attested.sys")).output().unwrap();
+    assert_eq!((status(&output), stderr(&output)), (0, ""));
+    let text = stdout(&output);
+    for part in [
+        "what the authentihash is over",
+        "linear (Windows)",
+        "sha256:",
+        "embedded 0",
+        "nested 0.0",
+        "CN=Synthetic Attested Publisher",
+        "2023-01-01T00:00:00Z",
+        "RFC 3161",
+        "1.3.6.1.4.1.311.10.3.5.1",
+        "what each profile says",
+        "kernel.pem",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    for profile in profile::ALL.iter().filter(|p| p.kinds.contains(&FileKind::PeDriver)) {
+        assert!(text.contains(profile.summary), "{} is not in\n{text}", profile.name);
+    }
+
+    let output = audit().arg("explain").args(&CORPUS.arguments).arg(CORPUS.image("lint/wx-init.sys")).output().unwrap();
+    let (_, why) = stdout(&output).split_once("why they differ").expect("hvci refuses what the kernel alone accepts");
+    assert!(why.lines().any(|l| l.trim_start().starts_with("hvci ") && l.contains("[HVCI-IMG-011]") && l.ends_with("(INIT)")), "{why}");
+}
+
+#[test]
+fn nothing_is_coloured_but_on_a_terminal() {
+    let output = scan([CORPUS.written.images.as_os_str(), "--verbose".as_ref()]);
+    assert!(!output.stdout.contains(&0x1B) && output.stderr.is_empty(), "{}", stderr(&output));
+}
+
+#[test]
+fn the_starter_corpus_gives_the_transcript_of_the_readme() {
+    let output = run(["scan", "--starter"]);
+    assert_eq!((status(&output), stderr(&output)), (1, ""));
+    insta::assert_snapshot!("starter", stdout(&output));
+
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let Some((_, behind)) = readme.split_once("<!-- transcript: starter -->") else {
+        eprintln!("skipped: the README has no <!-- transcript: starter -->");
+        return;
+    };
+    let block = behind.trim_start().strip_prefix("```text\n").expect("a ```text block belongs behind the mark");
+    let (transcript, _) = block.split_once("```").expect("the block ends");
+    // the first line is the command
+    let transcript = transcript.strip_prefix("$ ").and_then(|t| t.split_once('\n')).map_or(transcript, |(_, rest)| rest);
+    let shown: Vec<&str> = transcript.trim_end().lines().collect();
+    let is: Vec<&str> = stdout(&output).trim_end().lines().collect();
+    assert_eq!(shown, is, "the README shows something else than the program");
+}
