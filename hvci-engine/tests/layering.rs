@@ -41,7 +41,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "signature::cache",
             "signature::cert",
             "signature::chain",
-            "signature::check_with",
             "signature::trust",
             "time",
         ],

@@ -207,6 +207,24 @@ fn catalogs_speak_where_the_loader_knows_them() {
 }
 
 #[test]
+fn signatures_over_bare_hashes_count_where_somebody_takes_them() {
+    let bare = |signing: Signing<'static>, bare_hash| Signing { bare_hash, digest: DigestAlg::Sha1, ..signing };
+    let of = |name: &str| Signing::new(who(name), &PKI.issuers(name).unwrap());
+    for (bare_hash, said) in [(false, Accept), (true, Refuse)] {
+        // with its certificate, and without, when a key of the keyring has to verify it
+        let module = elf::module("bare", false).unwrap();
+        let signing = Signing { attributes: None, ..bare(of("module"), bare_hash) };
+        assert_verdict(&verdict(&elf::signed(&module, &signing).unwrap(), MODULE), said, &[Code::SigWeakDigest]);
+        let without = Signing { certificates: Vec::new(), ..signing };
+        assert_verdict(&verdict(&elf::signed(&module, &without).unwrap(), MODULE), said, &[]);
+        let efi = signed(&Image::of(PeEfi, "bare"), "uefi", |a| a.signing = bare(of("uefi"), bare_hash));
+        assert_verdict(&verdict(&efi, UEFI), said, &[]);
+        let driver = signed(&Image::of(PeDriver, "bare"), "whql", |a| a.signing = bare(of("whql"), bare_hash));
+        assert_verdict(&verdict(&driver, KERNEL), Accept, &[Code::SigWeakDigest]);
+    }
+}
+
+#[test]
 fn severities_are_the_profiles_own() {
     let wx = Image {
         sections: vec![(".text", pe::CODE | pe::DATA, 0x1000), (".rdata", pe::CONST, 0x200)],

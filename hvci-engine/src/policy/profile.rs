@@ -149,6 +149,8 @@ pub static UEFI: Profile = Profile {
     form: DigestForm::SectionSum,
     catalogs: false,
     severities: &[
+        // firmware verifies with OpenSSL, which wants DigestInfo
+        (Code::SigBareHash, Error),
         (Code::PkiExpired, Note),
         (Code::PkiNotYetValid, Note),
         (Code::PkiKeyUsage, Note),
@@ -168,7 +170,8 @@ pub static LINUX_MODULE: Profile = Profile {
     validity: Validity::Ignored,
     form: DigestForm::Module,
     catalogs: false,
-    severities: &[],
+    // `crypto/rsassa-pkcs1.c` compares the whole DigestInfo
+    severities: &[(Code::SigBareHash, Error)],
 };
 
 /// WinVerifyTrust with EnableCertPaddingCheck: the primary signature decides.
