@@ -1,7 +1,8 @@
-//! Processor time and peak memory, of this process and of children (getrusage(2), clock_gettime(2), wait4(2)).
+//! Processor time and peak memory, of this process and of children (clock_gettime(2), wait4(2), proc(5)); keeping to some cores
+//! (sched_setaffinity(2)).
 //
 // UNSAFETY: these calls have no safe interface; each gets pointers to its own, initialised locals.
-#![expect(unsafe_code, reason = "getrusage, clock_gettime and wait4; see UNSAFETY above")]
+#![expect(unsafe_code, reason = "clock_gettime, wait4 and sched_setaffinity; see UNSAFETY above")]
 
 use std::{io, mem, process::Child, time::Duration};
 
@@ -60,6 +61,31 @@ pub fn wait(child: &Child) -> io::Result<Used> {
         cpu: time(usage.ru_utime) + time(usage.ru_stime),
         peak_rss: usage.ru_maxrss.unsigned_abs(),
     })
+}
+
+/// Keeps this process on the first `count` of the cores that it may use.
+///
+/// # Errors
+/// sched_setaffinity(2) failed.
+pub fn pin(count: usize) -> io::Result<()> {
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: a cpu_set_t is plain integers, for which zeros are a value: the empty set.
+    let (mut allowed, mut chosen): (libc::cpu_set_t, libc::cpu_set_t) = unsafe { (mem::zeroed(), mem::zeroed()) };
+    // SAFETY: `allowed` is a valid set of `size` bytes for the call to fill.
+    if unsafe { libc::sched_getaffinity(0, size, &raw mut allowed) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut left = count;
+    for core in 0..usize::try_from(libc::CPU_SETSIZE).unwrap_or(0) {
+        // SAFETY: the core is below CPU_SETSIZE, the number of bits of a set.
+        if left > 0 && unsafe { libc::CPU_ISSET(core, &allowed) } {
+            // SAFETY: as above.
+            unsafe { libc::CPU_SET(core, &mut chosen) };
+            left -= 1;
+        }
+    }
+    // SAFETY: `chosen` is a valid set of `size` bytes.
+    if unsafe { libc::sched_setaffinity(0, size, &raw const chosen) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Largest resident set of this process so far, KiB (`VmHWM` of proc(5), which begins anew with the program, as `ru_maxrss` does not).

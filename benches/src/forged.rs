@@ -44,12 +44,12 @@ pub fn run(request: &Request) -> Result<Tried> {
         let signed = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         let facts = examiner.examine(&signed, usize::try_from(MAX_SIZE)?);
         if judge.judge(&facts, profile).decision == Decision::Accept {
-            let forgeries = if signed.starts_with(b"MZ") {
-                images(&signed, other.as_deref().unwrap_or(&signed), &facts)
-            } else {
-                modules(&signed, other.as_deref(), &facts, &trust)
-            };
-            try_all(&signed, &forgeries, (&examiner, &judge, profile), file, &mut tried);
+            // the first file has no other to take parts from
+            if let Some(other) = &other {
+                let forgeries =
+                    if signed.starts_with(b"MZ") { images(&signed, other, &facts) } else { modules(&signed, other, &facts, &trust) };
+                try_all(&signed, &forgeries, (&examiner, &judge, profile), file, &mut tried);
+            }
             other = Some(signed);
         }
     }
@@ -121,7 +121,7 @@ fn images(signed: &[u8], other: &[u8], facts: &Facts) -> Vec<Forgery> {
     forgeries
 }
 
-fn modules(signed: &[u8], other: Option<&[u8]>, facts: &Facts, trust: &TrustStore) -> Vec<Forgery> {
+fn modules(signed: &[u8], other: &[u8], facts: &Facts, trust: &TrustStore) -> Vec<Forgery> {
     let mut forgeries = Vec::new();
     let mut push = |name: &str, bytes: Vec<u8>| forgeries.push(Forgery { name: name.to_owned(), bytes, aim: Aim::Accepted });
     let Ok(Some(trailer)) = ModuleTrailer::find(signed) else { return forgeries };
@@ -160,7 +160,7 @@ fn modules(signed: &[u8], other: Option<&[u8]>, facts: &Facts, trust: &TrustStor
             }
         }
     }
-    if let Some(Ok(Some(theirs))) = other.map(ModuleTrailer::find)
+    if let Ok(Some(theirs)) = ModuleTrailer::find(other)
         && theirs.pkcs7 != trailer.pkcs7
         && theirs.pkcs7.len() == trailer.pkcs7.len()
     {

@@ -27,13 +27,7 @@ use hvci_engine::{
     examine::Examiner,
     image::pe::Pe,
     policy::{Decision, Judge, Profile},
-    signature::{
-        cache::Cache,
-        catalog::CatalogIndex,
-        modsig::ModuleTrailer,
-        read_blob,
-        trust::{Purposes, TrustStore},
-    },
+    signature::{cache::Cache, catalog::CatalogIndex, keyring::certificates_from, modsig::ModuleTrailer, read_blob, trust::TrustStore},
     time::UnixTime,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -75,6 +69,8 @@ pub struct Request {
     pub files: Vec<PathBuf>,
     /// Threads of a scan.
     pub jobs: usize,
+    /// Whether the process is kept on as many cores.
+    pub pinned: bool,
     /// Whom to trust.
     pub trust: Trust,
 }
@@ -136,6 +132,9 @@ pub fn run<T: DeserializeOwned>(request: &Request) -> Result<T> {
 /// No request, or unreadable files.
 pub fn answer() -> Result<()> {
     let request: Request = serde_json::from_reader(io::stdin().lock())?;
+    if request.pinned {
+        cpu::pin(request.jobs)?;
+    }
     let files = &request.files;
     let answer = match request.work {
         Work::Scan => serde_json::to_vec(&whole_scan(&request)?)?,
@@ -148,9 +147,9 @@ pub fn answer() -> Result<()> {
         Work::BlobsByCms => serde_json::to_vec(&blobs(files, decodes_by_cms)?)?,
         Work::ObviousPe => serde_json::to_vec(&each_file(files, |file| obvious::pe(file)))?,
         Work::ObviousModules => {
-            let (trust, _) = trust(&request.trust)?;
-            let anchor = trust.anchors().iter().find(|a| a.purposes.any_of(Purposes::MODULE)).context("no key")?;
-            let key = obvious::key(&Certificate::from_der(anchor.certificate.der())?).context("no RSA key")?;
+            let pem = std::fs::read(request.trust.module_key.as_ref().context("no key")?)?;
+            let certificate = certificates_from(&pem)?.into_iter().next().context("no certificate")?;
+            let key = obvious::key(&Certificate::from_der(&certificate)?).context("no RSA key")?;
             serde_json::to_vec(&each_file(files, |file| obvious::module(file, &key)))?
         }
         Work::Judge => serde_json::to_vec(&verdicts::judge(&request)?)?,

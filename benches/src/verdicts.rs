@@ -52,7 +52,7 @@ pub fn judge(request: &Request) -> Result<Judged> {
     Ok(judged)
 }
 
-/// Writes those certificates of `roots` and of the engine's own anchors whose SHA-256 is among `wanted` to a PEM file at `to`.
+/// Writes those self-issued certificates of `roots` and of the engine's own anchors whose SHA-256 is among `wanted` to a PEM file at `to`.
 /// Returns how many.
 ///
 /// # Errors
@@ -68,7 +68,8 @@ pub fn write_bundle(roots: Option<&Path>, wanted: &BTreeSet<String>, to: &Path) 
     for der in all {
         let Ok(certificate) = Certificate::parse(&der) else { continue };
         let sha256 = certificate.sha256().hex();
-        if wanted.contains(&sha256) && written.insert(sha256) {
+        // OpenSSL takes no certificate for a root that names another as its issuer
+        if certificate.is_self_issued() && wanted.contains(&sha256) && written.insert(sha256) {
             text += &encode_string("CERTIFICATE", LineEnding::LF, &der).map_err(anyhow::Error::msg)?;
         }
     }

@@ -9,6 +9,7 @@
 //! **Invariant:** the records and their order depend on the files and the arguments, never on the number of threads.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, HashSet},
     io,
     ops::ControlFlow,
@@ -163,6 +164,14 @@ struct Piece {
     bytes: u64,
 }
 
+thread_local! {
+    /// Buffers that files were read into, for the next unit: memory that is given back must be cleared when it is got again.
+    static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The largest buffer that is kept: one for a file that is read and not mapped.
+const KEPT_BYTES: usize = 128 << 10;
+
 struct Worker<'c> {
     context: &'c Context,
     sender: Sender<Piece>,
@@ -189,8 +198,9 @@ impl Waiting<'_> {
 
 impl Worker<'_> {
     fn run(mut self, unit: Unit) {
-        let mut buffers: Vec<Vec<u8>> = Vec::new();
-        buffers.resize_with(unit.len(), Vec::new);
+        // a thread that helps out with another unit meanwhile finds none, and makes its own
+        let mut buffers = BUFFERS.take();
+        buffers.resize_with(unit.len().max(buffers.len()), Vec::new);
         let mut batch = Vec::with_capacity(unit.len());
         let (mut skipped, mut files, mut bytes) = (0_u64, 0_u64, 0_u64);
         for (found, buffer) in unit.into_iter().zip(&mut buffers) {
@@ -225,6 +235,8 @@ impl Worker<'_> {
             }
         }
         self.flush(batch, (skipped, files, bytes), true);
+        buffers.retain(|b| b.capacity() <= KEPT_BYTES);
+        BUFFERS.set(buffers);
     }
 
     /// Members are judged a few batches at a time on every thread, while the package is read on by this one alone.

@@ -180,8 +180,79 @@ pub struct SectionFacts {
     pub memory_size: u64,
     /// Bytes in the file.
     pub file: Option<Span>,
-    /// Permissions and marks, `rwxsd`: readable, writable, executable, shared, discardable; `-` where not.
-    pub permissions: String,
+    /// Permissions and marks.
+    pub permissions: Permissions,
+}
+
+/// Permissions and marks of a section, as text `rwxsd`: readable, writable, executable, shared, discardable; `-` where not.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Permissions([u8; 5]);
+
+impl Permissions {
+    const LETTERS: [u8; 5] = *b"rwxsd";
+
+    /// Of these marks, in the order of the letters.
+    pub fn new(marks: [bool; 5]) -> Self {
+        let mut letters = *b"-----";
+        for ((shown, letter), set) in letters.iter_mut().zip(Self::LETTERS).zip(marks) {
+            if set {
+                *shown = letter;
+            }
+        }
+        Self(letters)
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl Default for Permissions {
+    fn default() -> Self {
+        Self::new([false; 5])
+    }
+}
+
+impl fmt::Display for Permissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for Permissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Permissions {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Permissions {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let letters = <[u8; 5]>::try_from(text.as_bytes()).ok();
+        let known = letters.filter(|l| l.iter().zip(Self::LETTERS).all(|(shown, letter)| *shown == letter || *shown == b'-'));
+        known.map(Self).ok_or_else(|| serde::de::Error::custom(format_args!("{text:?} is not of the form rwxsd")))
+    }
+}
+
+impl JsonSchema for Permissions {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Permissions".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": "^[r-][w-][x-][s-][d-]$",
+            "description": "readable, writable, executable, shared, discardable; `-` where not",
+        })
+    }
 }
 
 /// One signature, whatever its source.

@@ -33,7 +33,7 @@ use super::ImageError;
 use crate::{
     budget::MAX_SECTIONS,
     bytes::{Span, index, slice, widen},
-    facts::{FileKind, ImageFacts, SectionFacts},
+    facts::{FileKind, ImageFacts, Permissions, SectionFacts},
     finding::{Code, Note},
 };
 
@@ -147,23 +147,17 @@ impl<'a> Elf<'a> {
 
     fn section_facts(&self, section: &SectionHeader) -> SectionFacts {
         let name = self.name(section);
-        let flag = |bit: u32, letter| if section.sh_flags & u64::from(bit) != 0 { letter } else { '-' };
+        let flag = |bit: u32| section.sh_flags & u64::from(bit) != 0;
         // the kernel frees these when the module's init function returns (`module_init_section`)
-        let discardable = if name.starts_with(".init") { 'd' } else { '-' };
-        let permissions = [
-            flag(section_header::SHF_ALLOC, 'r'),
-            flag(section_header::SHF_WRITE, 'w'),
-            flag(section_header::SHF_EXECINSTR, 'x'),
-            '-',
+        let discardable = name.starts_with(".init");
+        let permissions = Permissions::new([
+            flag(section_header::SHF_ALLOC),
+            flag(section_header::SHF_WRITE),
+            flag(section_header::SHF_EXECINSTR),
+            false,
             discardable,
-        ];
-        SectionFacts {
-            name,
-            address: section.sh_addr,
-            memory_size: section.sh_size,
-            file: file_span(section),
-            permissions: permissions.into_iter().collect(),
-        }
+        ]);
+        SectionFacts { name, address: section.sh_addr, memory_size: section.sh_size, file: file_span(section), permissions }
     }
 
     fn names_note(&self) -> Option<Note> {

@@ -117,7 +117,7 @@ fn big_endian_reads_the_same() {
     let elf = Elf::parse(&file).unwrap();
     assert_eq!(elf.kind(), FileKind::ElfModule);
     assert_eq!(elf.facts().machine, "S390");
-    assert_eq!(elf.facts().sections[1].permissions, "rwx--");
+    assert_eq!(elf.facts().sections[1].permissions.as_str(), "rwx--");
     assert_eq!(elf.notes(), []);
     assert_eq!(elf.lint()[0].code, Code::ImageWx);
 }

@@ -16,6 +16,7 @@ use goblin::pe::{
 
 use crate::{
     bytes::{self, Span, index, widen},
+    facts::Permissions,
     finding::Code,
     image::ImageError,
 };
@@ -145,9 +146,8 @@ impl Section {
     }
 
     /// Permissions and marks as `rwxsd`, `-` where not.
-    pub fn permissions(&self) -> String {
-        let marks = [self.is_readable(), self.is_writable(), self.is_executable(), self.is_shared(), self.is_discardable()];
-        marks.iter().zip("rwxsd".chars()).map(|(set, mark)| if *set { mark } else { '-' }).collect()
+    pub fn permissions(&self) -> Permissions {
+        Permissions::new([self.is_readable(), self.is_writable(), self.is_executable(), self.is_shared(), self.is_discardable()])
     }
 
     /// Name for people: without the padding, and escaped where it is not printable.
