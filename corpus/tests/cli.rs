@@ -304,7 +304,9 @@ fn json_lines_and_facts_are_what_their_schemas_say() {
         assert!(errors.is_empty(), "{}", errors.join("\n"));
     };
     validate(&report, &document);
-    assert_eq!(document["records"].as_array().unwrap().len(), CORPUS.written.files);
+    // a flat file that no catalog lists is passed over, but counted
+    let skipped = usize::try_from(document["summary"]["skipped"].as_u64().unwrap()).unwrap();
+    assert_eq!(document["records"].as_array().unwrap().len() + skipped, CORPUS.written.files);
     let broken = json!({ "schema_version": 1, "records": [{}], "summary": document["summary"] });
     assert!(!jsonschema::validator_for(&report).unwrap().is_valid(&broken), "the schema asks for nothing");
 
@@ -315,7 +317,6 @@ fn json_lines_and_facts_are_what_their_schemas_say() {
     }
     let (lines, line) = (read(&ndjson), schema_of("facts"));
     let lines: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    assert_eq!(lines.len(), CORPUS.written.files);
     assert_eq!(Value::Array(lines.clone()), document["records"]);
     lines.iter().for_each(|l| validate(&record, l));
     read(&facts).lines().for_each(|l| validate(&line, &serde_json::from_str(l).unwrap()));
