@@ -11,6 +11,8 @@ use hvci_engine::{
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
+type OneShot = fn(&[u8]) -> Vec<u8>;
+
 /// As many files as a scan puts into a batch.
 const STREAMS: usize = 64;
 
@@ -25,7 +27,7 @@ fn digests(c: &mut Criterion) {
             });
             let jobs: Vec<Job<'_>> = texts.iter().map(|text| Job { alg, pieces: vec![text] }).collect();
             group.bench_function("lanes", |b| b.iter(|| digest_jobs(black_box(&jobs))));
-            let (name, of): (_, fn(&[u8]) -> Vec<u8>) = match alg {
+            let (name, of): (_, OneShot) = match alg {
                 DigestAlg::Sha1 => ("sha1 crate", |text| Sha1::digest(text).to_vec()),
                 DigestAlg::Sha256 => ("sha2 crate", |text| Sha256::digest(text).to_vec()),
                 _ => ("sha2 crate", |text| Sha512::digest(text).to_vec()),

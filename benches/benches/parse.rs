@@ -17,7 +17,7 @@ fn parse(c: &mut Criterion) {
     let table = pe.certificate_table();
     let authenticode = table.entries.first().expect("a signature").pkcs7;
     let detached = ModuleTrailer::find(&inputs.module).expect("a trailer").expect("a signature").pkcs7;
-    let certificate = inputs.certificate("kernel publisher").expect("a certificate");
+    let certificate = inputs.certificate("whql").expect("a certificate");
 
     let mut head = c.benchmark_group("head");
     head.bench_function("PE", |b| b.iter(|| Pe::parse(black_box(&inputs.driver)).expect("a PE image")));

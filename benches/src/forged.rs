@@ -23,10 +23,8 @@ use crate::task::{MAX_SIZE, Request, now, trust};
 pub struct Tried {
     /// Forgeries made.
     pub forged: usize,
-    /// Untouched files among them in a batch that were still accepted: the forgeries beside them did no harm.
-    pub untouched: usize,
-    /// Names of the forgeries that were accepted.
-    pub accepted: Vec<String>,
+    /// Forgeries that were accepted, and untouched files that were refused beside them.
+    pub faults: Vec<String>,
 }
 
 /// Forges each of the files.
@@ -88,14 +86,17 @@ fn try_all(
             Aim::TimeProven => verdict.signatures.first().is_some_and(|s| s.signing_time.is_some()),
         }
     };
-    let ends = [batch.first(), batch.last()];
-    tried.untouched += ends.into_iter().flatten().filter(|facts| succeeds(facts, Aim::Accepted)).count();
+    for facts in [batch.first(), batch.last()].into_iter().flatten() {
+        if !succeeds(facts, Aim::Accepted) {
+            tried.faults.push(format!("{}: untouched, refused beside forgeries", file.display()));
+        }
+    }
     for (forgery, facts) in forgeries.iter().zip(batch.iter().skip(1)) {
         tried.forged += 1;
         let alone = examiner.examine(&forgery.bytes, forgery.bytes.len());
         for (how, facts) in [("batch", facts), ("alone", &alone)] {
             if succeeds(facts, forgery.aim) {
-                tried.accepted.push(format!("{}: {} ({how})", file.display(), forgery.name));
+                tried.faults.push(format!("{}: {} ({how})", file.display(), forgery.name));
             }
         }
     }

@@ -37,11 +37,7 @@ impl Inputs {
     /// None that occurs.
     pub fn new() -> Result<Self> {
         let pki = Pki::new(1)?;
-        let driver = authenticode::signed(
-            &Image::of(FileKind::PeDriver, "bench").build()?,
-            pki.get("kernel publisher")?,
-            &pki.issuers("kernel publisher")?,
-        )?;
+        let driver = authenticode::signed(&Image::of(FileKind::PeDriver, "bench").build()?, pki.get("whql")?, &pki.issuers("whql")?)?;
         let module = elf::signed(&elf::module("bench", false)?, &elf::signing(pki.get("module")?))?;
         Ok(Self { pki, driver, module })
     }

@@ -13,6 +13,7 @@
 //! | [`goal`] | ratios against what they must be |
 //! | [`table`] | aligned text |
 //! | [`inputs`] | files made in code, for the criterion benches |
+//! | [`obvious`] | what one writes first in Rust |
 
 pub mod cpu;
 pub mod forged;

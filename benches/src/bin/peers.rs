@@ -3,7 +3,10 @@
 //! Everyone verifies the same files in turn, in the same run, with a warm page cache; what counts is processor time, that of children
 //! included. A peer that is not installed is left out and said to be missing.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use benches::{
@@ -82,7 +85,7 @@ struct Report {
     goals: Vec<Goal>,
     missing: Vec<String>,
     disagreements: Vec<Disagreement>,
-    accepted_forgeries: Vec<String>,
+    forgery_faults: Vec<String>,
 }
 
 impl Report {
@@ -126,8 +129,8 @@ impl Report {
             let (ours, theirs) = if *accepted { ("accept", "refuse") } else { ("refuse", "accept") };
             text += &format!("differs: {}: us {ours}, osslsigncode {theirs}  {reason}\n", file.display());
         }
-        for forgery in &self.accepted_forgeries {
-            text += &format!("ACCEPTED FORGERY: {forgery}\n");
+        for forgery in &self.forgery_faults {
+            text += &format!("FORGERY: {forgery}\n");
         }
         text
     }
@@ -185,7 +188,7 @@ impl<'a> Comparison<'a> {
         Ok(path)
     }
 
-    fn audit_of_images(&mut self, bundle: &PathBuf) -> Result<()> {
+    fn audit_of_images(&mut self, bundle: &Path) -> Result<()> {
         let set = self.sets.pe.clone();
         let small = sample(&set.files, self.args.sample / 4);
         let small_bytes = size_of(&small)?;
@@ -276,8 +279,8 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    fn bound(&self, set: &Set, key: &PathBuf) -> Result<Measured> {
-        let trust = Trust { module_key: Some(key.clone()), ..Trust::default() };
+    fn bound(&self, set: &Set, key: &Path) -> Result<Measured> {
+        let trust = Trust { module_key: Some(key.to_owned()), ..Trust::default() };
         task::run(&Request { trust, ..self.request(Work::Bound, set, 1) })
     }
 
@@ -325,15 +328,15 @@ impl<'a> Comparison<'a> {
             let files = set.sample(self.args.sample);
             let tried: Tried = task::run(&Request { trust, files, ..self.request(Work::Forge, &set, 1) })?;
             let what = format!("{}: {} forgeries, accepted in a batch or alone", set.name, tried.forged);
-            self.report.goals.push(Goal::new("18b", what, Must::Nought, vec![tried.accepted.len() as f64]));
-            self.report.accepted_forgeries.extend(tried.accepted);
+            self.report.goals.push(Goal::new("18b", what, Must::Nought, vec![tried.faults.len() as f64]));
+            self.report.forgery_faults.extend(tried.faults);
         }
         Ok(())
     }
 
     /// By the rules that are nearest to those of osslsigncode.
     #[expect(clippy::cast_precision_loss, reason = "counts")]
-    fn agreement(&mut self, bundle: &PathBuf) -> Result<()> {
+    fn agreement(&mut self, bundle: &Path) -> Result<()> {
         let set = self.sets.all_pe.clone().unwrap_or_else(|| self.sets.pe.clone());
         let what = format!("verdicts other than osslsigncode's, of {}", set.files.len());
         if !peer::installed(OSSLSIGNCODE) {
