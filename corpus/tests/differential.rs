@@ -311,8 +311,11 @@ fn osslsigncode_differs_only_where_explained_on_the_large_corpus() {
     reconcile("osslsigncode", &version, &osslsigncode(&group));
 }
 
-/// What the Python script says of each subject: whether it is good, and why.
-fn python(peer: &str, queries: &[serde_json::Value]) -> Option<(String, BTreeMap<String, (bool, String)>)> {
+/// By file: whether it is good, and why.
+type Said = BTreeMap<String, (bool, String)>;
+
+/// The peer's version, and what the Python script says of each subject.
+fn python(peer: &str, queries: &[serde_json::Value]) -> Option<(String, Said)> {
     let mut file = tempfile::tempfile().unwrap();
     queries.iter().for_each(|q| writeln!(file, "{q}").unwrap());
     std::io::Seek::rewind(&mut file).unwrap();

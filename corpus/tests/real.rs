@@ -121,7 +121,7 @@ fn every_module_verifies_with_the_key_cut_out_of_its_kernel_and_no_forged_one_do
 
             let mut random = ChaCha8Rng::seed_from_u64(number as u64);
             for (what, at) in
-                [("content", random.next_u64() as usize % content), ("value", value_at + random.next_u64() as usize % value_len)]
+                [("content", random.next_u32() as usize % content), ("value", value_at + random.next_u32() as usize % value_len)]
             {
                 let bit = 1_u8 << (random.next_u32() % 8);
                 bytes[at] ^= bit;
