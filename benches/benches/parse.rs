@@ -8,7 +8,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use der::Decode;
 use hvci_engine::{
     image::{elf::Elf, pe::Pe},
-    signature::{cache::Cache, cert::Certificate, modsig::ModuleTrailer, read_blob},
+    signature::{cert::Certificate, modsig::ModuleTrailer, read_blob},
 };
 
 fn parse(c: &mut Criterion) {
@@ -27,8 +27,7 @@ fn parse(c: &mut Criterion) {
 
     let mut blobs = c.benchmark_group("blob");
     for (name, blob) in [("Authenticode", authenticode), ("module", detached)] {
-        let cache = Cache::default();
-        blobs.bench_function(BenchmarkId::new("us", name), |b| b.iter(|| read_blob(black_box(blob), &cache).expect("a SignedData")));
+        blobs.bench_function(BenchmarkId::new("us", name), |b| b.iter(|| read_blob(black_box(blob)).expect("a SignedData")));
         blobs.bench_function(BenchmarkId::new("cms", name), |b| {
             b.iter(|| {
                 ContentInfo::from_der(black_box(blob)).expect("a ContentInfo").content.decode_as::<SignedData>().expect("a SignedData")

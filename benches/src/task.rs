@@ -140,10 +140,7 @@ pub fn answer() -> Result<()> {
         Work::Scan => serde_json::to_vec(&whole_scan(&request)?)?,
         Work::OneByOne => serde_json::to_vec(&one_by_one(&request)?)?,
         Work::Bound => serde_json::to_vec(&bound(&request)?)?,
-        Work::Blobs => {
-            let cache = Cache::default();
-            serde_json::to_vec(&blobs(files, |blob| read_blob(blob, &cache).is_ok())?)?
-        }
+        Work::Blobs => serde_json::to_vec(&blobs(files, |blob| read_blob(blob).is_ok())?)?,
         Work::BlobsByCms => serde_json::to_vec(&blobs(files, decodes_by_cms)?)?,
         Work::ObviousPe => serde_json::to_vec(&each_file(files, |file| obvious::pe(file)))?,
         Work::ObviousModules => {

@@ -13,7 +13,7 @@ pub struct Oid {
 
 impl Oid {
     /// The longest encoding that is taken.
-    pub const MAX: usize = 63;
+    pub const MAX: usize = 39;
 
     /// From its encoding, without tag and length; `None` if it is empty, too long or ends inside an arc.
     pub fn from_bytes(encoded: &[u8]) -> Option<Self> {

@@ -140,6 +140,7 @@ impl<'a> Tlv<'a> {
     ///
     /// # Errors
     /// [`DerErrorKind::TooDeep`].
+    #[inline]
     pub fn reader(&self) -> Result<Reader<'a>> {
         let depth = self.depth.saturating_add(1);
         if depth > MAX_DER_DEPTH {
@@ -152,6 +153,7 @@ impl<'a> Tlv<'a> {
     ///
     /// # Errors
     /// [`DerErrorKind::UnexpectedTag`].
+    #[inline]
     pub fn expect(self, expected: u8) -> Result<Self> {
         if self.tag == expected { Ok(self) } else { Err(self.error(DerErrorKind::UnexpectedTag { expected, found: self.tag })) }
     }
@@ -290,6 +292,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// The encoding's.
     #[expect(clippy::should_implement_trait, reason = "a reader that fails is no iterator; RustCrypto's readers name it so too")]
+    #[inline]
     pub fn next(&mut self) -> Result<Tlv<'a>> {
         let fail = |kind| DerError { kind, offset: self.offset };
         let header = header(self.rest).map_err(fail)?;
@@ -320,6 +323,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// The encoding's; another type; nothing left.
+    #[inline]
     pub fn expect(&mut self, expected: u8) -> Result<Tlv<'a>> {
         self.next()?.expect(expected)
     }
@@ -328,6 +332,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// The encoding's.
+    #[inline]
     pub fn optional(&mut self, wanted: u8) -> Result<Option<Tlv<'a>>> {
         if self.peek_tag() == Some(wanted) { self.next().map(Some) } else { Ok(None) }
     }
@@ -362,6 +367,7 @@ struct Header {
     content_len: Option<usize>,
 }
 
+#[inline]
 fn header(bytes: &[u8]) -> core::result::Result<Header, DerErrorKind> {
     let (&tag, rest) = bytes.split_first().ok_or(DerErrorKind::Truncated)?;
     if tag & 0x1F == 0x1F {

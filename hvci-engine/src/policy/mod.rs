@@ -1,7 +1,7 @@
 //! Facts → Verdict: what a loader would say of a file, and why.
 //!
-//! [`judge`] is the one function that decides, for the audit and for the load path alike. Profile, trust and time are arguments; the file
-//! itself is not: everything it reads is in the [`Facts`].
+//! [`Judge::judge`] is the one function that decides, for the audit and for the load path alike. Profile, trust and time are arguments; the file
+//! itself is not: everything it reads is in the [`Facts`](crate::facts::Facts).
 
 mod chain_rules;
 mod judge;

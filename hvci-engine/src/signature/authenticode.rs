@@ -147,7 +147,7 @@ pub(super) fn read_signed_data<'a>(data: &SignedData<'a>, signature: &mut Signat
                 continue;
             }
         };
-        match attribute.oid {
+        match attribute.oid() {
             Some(oid::COUNTERSIGNATURE) => {
                 for value in first_timestamps(values, signature) {
                     signature.timestamps.push(timestamp::read_pkcs9(value, &info.signature, &signature.certificates, pool));
