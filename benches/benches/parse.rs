@@ -8,7 +8,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use der::Decode;
 use hvci_engine::{
     image::{elf::Elf, pe::Pe},
-    signature::{cert::Certificate, modsig::ModuleTrailer, read_blob},
+    signature::{cache::Cache, cert::Certificate, modsig::ModuleTrailer, read_blob},
 };
 
 fn parse(c: &mut Criterion) {
