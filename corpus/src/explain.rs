@@ -227,7 +227,7 @@ fn certificate_in_full(out: &mut dyn Write, certificate: &Certificate, indent: &
         let list: Vec<String> = ekus.iter().map(|o| oid::name(o).map_or_else(|| o.to_string(), |n| format!("{o} ({n})"))).collect();
         writeln!(out, "{indent}             for {}", list.join(", "))?;
     }
-    for alg in [DigestAlg::Sha1, DigestAlg::Sha256, DigestAlg::Sha384] {
+    for alg in [DigestAlg::Sha1, DigestAlg::Sha256, DigestAlg::Sha384, DigestAlg::Sha512] {
         writeln!(out, "{indent}             TBS {}", certificate.tbs_hash(alg))?;
     }
     Ok(())

@@ -352,6 +352,16 @@ fn saved_facts_are_judged_as_the_files_were() {
     let broken = run(["judge".as_ref(), facts.as_os_str()]);
     assert_eq!(status(&broken), 2);
     assert!(stderr(&broken).contains("line 1") && stderr(&broken).contains("-o facts=FILE"), "{}", stderr(&broken));
+
+    // a bad line later costs only itself
+    scan([CORPUS.image("lint/clean.sys").as_os_str(), "-o".as_ref(), &save]);
+    let good = fs::read_to_string(&facts).unwrap();
+    fs::write(&facts, format!("{good}{{\"path\": 1}}\n{good}")).unwrap();
+    let judged = audit().arg("judge").args(&CORPUS.arguments).arg(&facts).args(["-o", "ndjson"]).output().unwrap();
+    let records = records(&judged);
+    let decisions: Vec<&str> = records.iter().map(|r| r["decision"].as_str().unwrap()).collect();
+    assert_eq!((status(&judged), decisions), (1, vec!["accept", "refuse", "accept"]));
+    assert!(codes(&records[1]).contains("HVCI-INP-009") && records[1]["path"].as_str().unwrap().ends_with("line 2"));
 }
 
 #[test]

@@ -187,7 +187,7 @@ fn windivert_2_is_refused_under_hvci_for_its_writable_executable_init_alone() {
     let path = one(&folder, "pydivert-2.1.0/pydivert/windivert_dll/WinDivert64.sys");
     let (facts, verdict) = bench.read(&path, "hvci");
     assert_eq!(verdict.decision, Decision::Refuse);
-    assert_eq!(codes_of(&verdict, Severity::Unknown), set(["HVCI-IMG-011"]));
+    assert_eq!(codes_of(&verdict, Severity::Unknown), set(["HVCI-IMG-011", "HVCI-POL-005"]));
     let wx: Vec<_> = verdict.findings.iter().filter(|f| f.code == Code::ImageWx).collect();
     assert_eq!(wx.len(), 1);
     assert_eq!(wx[0].subject.as_deref(), Some("INIT"));
@@ -205,10 +205,22 @@ fn winio_is_refused_with_every_lint_code_it_earns() {
     let (facts, verdict) = bench.read(&one(&folder, "data/2.0/WinIo.sys"), "hvci");
     assert_eq!(verdict.decision, Decision::Refuse);
     assert!(facts.signatures.is_empty());
-    assert_eq!(codes_of(&verdict, Severity::Unknown), set(["HVCI-IMG-011", "HVCI-IMG-012", "HVCI-IMG-013", "HVCI-SIG-001"]));
+    assert_eq!(
+        codes_of(&verdict, Severity::Unknown),
+        set(["HVCI-IMG-011", "HVCI-IMG-012", "HVCI-IMG-013", "HVCI-POL-005", "HVCI-SIG-001"])
+    );
     assert_eq!(
         codes_of(&verdict, Severity::Note),
-        set(["HVCI-IMG-011", "HVCI-IMG-012", "HVCI-IMG-013", "HVCI-IMG-015", "HVCI-IMG-017", "HVCI-IMG-018", "HVCI-SIG-001"])
+        set([
+            "HVCI-IMG-011",
+            "HVCI-IMG-012",
+            "HVCI-IMG-013",
+            "HVCI-IMG-015",
+            "HVCI-IMG-017",
+            "HVCI-IMG-018",
+            "HVCI-POL-005",
+            "HVCI-SIG-001"
+        ])
     );
     let driver_verifier: BTreeSet<&str> = verdict
         .findings

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use corpus::synth::{
-    authenticode::Authenticode,
+    authenticode::{self, Authenticode},
     catalog::{Member, Tags, catalog},
+    certificate::{CODE, Template},
     elf,
+    key::{Key, KeyKind},
     pe::{self, Image},
     signed_data::Signing,
 };
@@ -285,4 +287,22 @@ fn facts_with_holes_are_refused() {
             assert_ne!(judge.judge(&less, Some(profile)).decision, Accept, "hole {index} under {}", profile.name);
         }
     }
+}
+
+#[test]
+fn a_test_certificate_is_named_as_such_and_still_refused() {
+    let image = Image::of(PeDriver, "test-signed").build().unwrap();
+    let key = Key::derive(7, "wdk", KeyKind::P256).unwrap();
+    for (name, code) in [("CN=WDKTestCert somebody", Code::PkiTestRoot), ("CN=Somebody", Code::PkiUntrusted)] {
+        let signer = Template::leaf(name, CODE).issue(&key, None).unwrap();
+        let signed = authenticode::signed(&image, &signer, &[]).unwrap();
+        assert_verdict(&verdict(&signed, KERNEL), Refuse, &[code, Code::PolNotWhql]);
+    }
+}
+
+#[test]
+fn hvci_sums_up_what_the_kernel_alone_only_warns_of() {
+    let image = case("lint/wx-init.sys");
+    assert_verdict(&verdict(image, HVCI), Refuse, &[Code::ImageWx, Code::PolLint]);
+    assert!(!has(&verdict(image, KERNEL), Code::PolLint));
 }

@@ -16,7 +16,7 @@ use crate::{
     signature::{
         cache::Cache,
         cert::Certificate,
-        chain::{self, Path},
+        chain::{self, Path, PathError, PathErrorKind},
         trust::{Purposes, TrustStore},
     },
     time::UnixTime,
@@ -75,6 +75,13 @@ impl Judge<'_> {
             findings.push(finding(Note::new(Code::SigNone, unsigned_detail(facts)), profile, None));
         } else if matches!(profile.usage, Usage::Kernel | Usage::KernelOrCrossSigned) && deciding.is_none() && !signatures.is_empty() {
             findings.push(finding(Note::new(Code::PolNotWhql, ""), profile, None));
+        }
+        // what other profiles only warn of
+        let lint = |f: &Finding| {
+            f.severity == Severity::Error && f.code.id().starts_with("HVCI-IMG") && f.code.default_severity() < Severity::Error
+        };
+        if findings.iter().any(lint) {
+            findings.push(finding(Note::new(Code::PolLint, ""), profile, None));
         }
         findings.sort_by_key(|f| (Reverse(f.severity), f.signature, f.code));
 
@@ -149,7 +156,7 @@ impl Judge<'_> {
             Err(error) if profile.anchors.any_of(Purposes::MODULE) && !self.trust.has_module_keyring() => {
                 notes.push(Note::new(Code::PkiNoKeyring, "").of(error.certificate.subject()));
             }
-            Err(error) => notes.push(error.note()),
+            Err(error) => notes.push(test_root(&error).unwrap_or_else(|| error.note())),
         }
         (verdict, notes)
     }
@@ -239,6 +246,25 @@ impl Judge<'_> {
         }
         reason.map_or(Ok(None), Err)
     }
+}
+
+/// Roots that Microsoft signs tests and previews with, and what the driver kit's own test certificates are called (App Control's well-known roots
+/// 0x09 to 0x0E; windows-driver-docs, "Test Signing"). A name proves nothing, and nothing is trusted for it: it only tells what refuses.
+const TEST_ROOTS: [&str; 6] = [
+    "Microsoft Test Root Authority",
+    "Microsoft Testing Root Certificate Authority 2010",
+    "Microsoft Testing PCA 2010",
+    "Microsoft Development Root Certificate Authority 2014",
+    "Microsoft Digital Media Authority 2005",
+    "WDKTestCert",
+];
+
+/// That a chain without an anchor ends at a test root.
+fn test_root(error: &PathError) -> Option<Note> {
+    let open_end = matches!(error.kind, PathErrorKind::UntrustedRoot | PathErrorKind::NoIssuer);
+    let (subject, issuer) = (error.certificate.subject(), error.certificate.issuer());
+    let named = TEST_ROOTS.iter().any(|root| [&subject, &issuer].iter().any(|name| name.starts_with(&format!("CN={root}"))));
+    (open_end && named).then(|| Note::new(Code::PkiTestRoot, format!("its issuer is {issuer}")).of(subject))
 }
 
 /// Whether the facts say everything that a signature which counts must have: the absence of faults is no proof, for whoever wrote the facts

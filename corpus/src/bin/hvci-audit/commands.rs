@@ -21,7 +21,8 @@ use corpus::{
 };
 use hvci_engine::{
     digest::DigestAlg,
-    facts::SCHEMA_VERSION,
+    facts::{Facts, FileKind, SCHEMA_VERSION},
+    finding::{Code, Note},
     policy::{Judge, Profile},
     signature::{cache::Cache, catalog::CatalogIndex, trust::TrustStore},
     time::UnixTime,
@@ -78,11 +79,16 @@ pub(crate) fn judge(args: JudgeArgs) -> Result<ExitCode> {
             let line = line.with_context(|| format!("cannot read {}", args.facts.display()))?;
             let place =
                 || format!("{}, line {}: make the facts again with `hvci-audit scan -o facts=FILE`", args.facts.display(), number + 1);
-            let FactsLine { path, facts } = serde_json::from_str(&line).with_context(place)?;
-            if facts.schema_version != SCHEMA_VERSION {
-                return Err(anyhow::anyhow!("facts of schema {}, this program reads {SCHEMA_VERSION}", facts.schema_version))
-                    .with_context(place);
-            }
+            let FactsLine { path, facts } = match read_facts(&line) {
+                Ok(facts) => facts,
+                // the first line tells whether these are facts at all; a bad line later costs only itself
+                Err(why) if number == 0 => return Err(anyhow::anyhow!(why)).with_context(place),
+                Err(why) => {
+                    let mut facts = Facts::new(0, FileKind::Flat);
+                    facts.notes.push(Note::new(Code::InputFacts, why));
+                    FactsLine { path: format!("{}, line {}", args.facts.display(), number + 1), facts }
+                }
+            };
             if is_for_another(&facts, profile) {
                 summary.skipped += 1;
                 continue;
@@ -96,6 +102,14 @@ pub(crate) fn judge(args: JudgeArgs) -> Result<ExitCode> {
         Ok(summary)
     })?;
     Ok(exit(&summary, &args.output))
+}
+
+fn read_facts(line: &str) -> Result<FactsLine, String> {
+    let read: FactsLine = serde_json::from_str(line).map_err(|e| e.to_string())?;
+    match read.facts.schema_version {
+        SCHEMA_VERSION => Ok(read),
+        other => Err(format!("facts of schema {other}, this program reads {SCHEMA_VERSION}")),
+    }
 }
 
 pub(crate) fn synth(args: &SynthArgs) -> Result<ExitCode> {
