@@ -363,13 +363,16 @@ fn for_each_attribute(name: &[u8], mut visit: impl FnMut(Oid, Tlv<'_>)) -> Optio
     Some(())
 }
 
-/// RFC 4514 §2.4, and control characters as U+FFFD so that a name cannot drive a terminal.
+/// RFC 4514 §2.4, and as U+FFFD whatever drives a terminal or reorders text: control, bidirectional and invisible characters.
 fn escape(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for (i, c) in value.trim_matches('\0').chars().enumerate() {
         match c {
             ',' | '+' | '"' | '\\' | '<' | '>' | ';' => out.extend(['\\', c]),
             '#' | ' ' if i == 0 => out.extend(['\\', c]),
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
+                out.push(char::REPLACEMENT_CHARACTER)
+            }
             c if c.is_control() => out.push(char::REPLACEMENT_CHARACTER),
             c => out.push(c),
         }
