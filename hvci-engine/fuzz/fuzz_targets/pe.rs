@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     for section in pe.sections() {
-        assert_eq!(section.permissions().len(), 5);
+        assert_eq!(section.permissions().as_str().len(), 5);
         section.display_name();
         pe.at_address(section.mapped_size());
     }
