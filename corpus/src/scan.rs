@@ -86,7 +86,8 @@ pub trait Watcher {
 pub fn scan(walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> anyhow::Result<Summary> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(context.jobs).thread_name(|i| format!("scan-{i}")).build()?;
     let mut units = Units { walk, waiting: None };
-    let under_way = context.jobs.saturating_mul(2).saturating_add(1);
+    // a unit that waits is a list of paths, and lets nobody starve while this thread writes
+    let under_way = context.jobs.saturating_mul(4);
     pool.in_place_scope(|scope| {
         let (sender, receiver) = mpsc::channel::<Piece>();
         let mut summary = Summary::default();
