@@ -371,7 +371,7 @@ fn escape(value: &str) -> String {
             ',' | '+' | '"' | '\\' | '<' | '>' | ';' => out.extend(['\\', c]),
             '#' | ' ' if i == 0 => out.extend(['\\', c]),
             '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
-                out.push(char::REPLACEMENT_CHARACTER)
+                out.push(char::REPLACEMENT_CHARACTER);
             }
             c if c.is_control() => out.push(char::REPLACEMENT_CHARACTER),
             c => out.push(c),
