@@ -238,7 +238,7 @@ fn severities_are_the_profiles_own() {
     assert_verdict(&verdict(&bytes, HVCI), Refuse, &[Code::ImageWx]);
     // every override of every profile changes something
     for profile in profile::ALL {
-        for (code, severity) in profile.severities {
+        for (code, severity) in profile.severities.iter().copied().flatten() {
             assert_ne!(code.default_severity(), *severity, "{} {code} is what it is anyway", profile.name);
         }
     }

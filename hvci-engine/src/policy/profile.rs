@@ -29,8 +29,11 @@ pub struct Profile {
     /// Whether a catalog can speak for a file. Firmware and the Linux kernel know none.
     pub catalogs: bool,
     /// Severities that differ from [`Code::default_severity`].
-    pub severities: &'static [(Code, Severity)],
+    pub severities: &'static [Severities],
 }
+
+/// Severities by code; of several lists the first that has a code says.
+pub type Severities = &'static [(Code, Severity)];
 
 /// What a signer's certificate must be for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +91,7 @@ pub static WINDOWS_KERNEL: Profile = Profile {
     validity: Validity::AtSigning,
     form: DigestForm::Linear,
     catalogs: true,
-    severities: KERNEL_SEVERITIES,
+    severities: &[KERNEL_SEVERITIES],
 };
 
 /// The same on a machine upgraded from an older Windows, or with Secure Boot off: drivers cross-signed before 2015-07-29 load too.
@@ -102,11 +105,11 @@ pub static WINDOWS_KERNEL_CROSS_SIGNED: Profile = Profile {
     validity: Validity::AtSigning,
     form: DigestForm::Linear,
     catalogs: true,
-    severities: KERNEL_SEVERITIES,
+    severities: &[KERNEL_SEVERITIES],
 };
 
 /// Kernel code integrity looks at no clock: expired certificates of a good chain still load (known from drivers signed with leaked, expired keys).
-const KERNEL_SEVERITIES: &[(Code, Severity)] = &[(Code::PkiExpired, Warning), (Code::PkiNotYetValid, Warning), (Code::PkiKeyUsage, Note)];
+const KERNEL_SEVERITIES: Severities = &[(Code::PkiExpired, Warning), (Code::PkiNotYetValid, Warning), (Code::PkiKeyUsage, Note)];
 
 /// Memory integrity: windows-kernel, and the image must fit a world where no page is writable and executable.
 pub static HVCI: Profile = Profile {
@@ -119,23 +122,22 @@ pub static HVCI: Profile = Profile {
     validity: Validity::AtSigning,
     form: DigestForm::Linear,
     catalogs: true,
-    severities: &[
-        (Code::PkiExpired, Warning),
-        (Code::PkiNotYetValid, Warning),
-        (Code::PkiKeyUsage, Note),
-        (Code::SigPadding, Error),
-        (Code::SigUnsignedAttribute, Error),
-        (Code::ImageWx, Error),
-        (Code::ImageSectionAlignment, Error),
-        (Code::ImageIatExecutable, Error),
-        (Code::ImageSharedWritable, Error),
-        (Code::ImageSectionOverlap, Error),
-        (Code::ImageRelocations, Error),
-        (Code::ImageImports, Error),
-        (Code::ImageRiskyImport, Warning),
-        (Code::ImageNoNxCompat, Warning),
-    ],
+    severities: &[HVCI_SEVERITIES, KERNEL_SEVERITIES],
 };
+
+const HVCI_SEVERITIES: Severities = &[
+    (Code::SigPadding, Error),
+    (Code::SigUnsignedAttribute, Error),
+    (Code::ImageWx, Error),
+    (Code::ImageSectionAlignment, Error),
+    (Code::ImageIatExecutable, Error),
+    (Code::ImageSharedWritable, Error),
+    (Code::ImageSectionOverlap, Error),
+    (Code::ImageRelocations, Error),
+    (Code::ImageImports, Error),
+    (Code::ImageRiskyImport, Warning),
+    (Code::ImageNoNxCompat, Warning),
+];
 
 /// UEFI firmware: db decides, the clock does not.
 pub static UEFI: Profile = Profile {
@@ -148,7 +150,7 @@ pub static UEFI: Profile = Profile {
     validity: Validity::Ignored,
     form: DigestForm::SectionSum,
     catalogs: false,
-    severities: &[
+    severities: &[&[
         // firmware verifies with OpenSSL, which wants DigestInfo
         (Code::SigBareHash, Error),
         (Code::PkiExpired, Note),
@@ -156,7 +158,7 @@ pub static UEFI: Profile = Profile {
         (Code::PkiKeyUsage, Note),
         (Code::ImageSectionAlignment, Note),
         (Code::ImageIatExecutable, Note),
-    ],
+    ]],
 };
 
 /// The Linux kernel with `module.sig_enforce`.
@@ -171,7 +173,7 @@ pub static LINUX_MODULE: Profile = Profile {
     form: DigestForm::Module,
     catalogs: false,
     // `crypto/rsassa-pkcs1.c` compares the whole DigestInfo
-    severities: &[(Code::SigBareHash, Error)],
+    severities: &[&[(Code::SigBareHash, Error)]],
 };
 
 /// WinVerifyTrust with EnableCertPaddingCheck: the primary signature decides.
@@ -185,12 +187,12 @@ pub static WINDOWS_USER: Profile = Profile {
     validity: Validity::AtSigning,
     form: DigestForm::Linear,
     catalogs: true,
-    severities: &[
+    severities: &[&[
         (Code::SigPadding, Error),
         // what these are about is the kernel's affair; every .NET program has its import table in a code section
         (Code::ImageSectionAlignment, Note),
         (Code::ImageIatExecutable, Note),
-    ],
+    ]],
 };
 
 /// Every profile.
@@ -214,6 +216,6 @@ impl Profile {
 
     /// How bad a finding of this code is under the profile.
     pub fn severity(&self, code: Code) -> Severity {
-        self.severities.iter().find(|(c, _)| *c == code).map_or_else(|| code.default_severity(), |(_, s)| *s)
+        self.severities.iter().copied().flatten().find(|(c, _)| *c == code).map_or_else(|| code.default_severity(), |(_, s)| *s)
     }
 }
