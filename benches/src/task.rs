@@ -17,7 +17,10 @@ use cms::{content_info::ContentInfo, signed_data::SignedData};
 use corpus::{
     report::Audited,
     scan::{Context, Watcher, scan},
-    source::{content::Content, walk::walk},
+    source::{
+        content::{Content, MAP_FROM},
+        walk::walk,
+    },
     trust::add_roots,
 };
 use der::Decode;
@@ -227,9 +230,9 @@ fn one_by_one(request: &Request) -> Result<Measured> {
     let (cache, catalogs) = (Cache::default(), CatalogIndex::default());
     let examiner = Examiner { cache: &cache, catalogs: &catalogs, digests: &[] };
     let judge = Judge { trust: &trust, time: now()?, cache: &cache };
-    let mut buffer = Vec::new();
+    let mut room = vec![0; MAP_FROM as usize + 1];
     Ok(each_file(&request.files, |file| {
-        let Ok(content) = Content::open(file, MAX_SIZE, &mut buffer) else { return false };
+        let Ok(content) = Content::open(file, MAX_SIZE, &mut room.as_mut_slice()) else { return false };
         let facts = examiner.examine(content.bytes(), usize::try_from(MAX_SIZE).unwrap_or(usize::MAX));
         judge.judge(&facts, profile).decision == Decision::Accept && content.changed().is_none()
     }))

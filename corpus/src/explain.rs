@@ -35,8 +35,7 @@ const DIGESTS: &[DigestAlg] = &[DigestAlg::Md5, DigestAlg::Sha1, DigestAlg::Sha2
 /// # Errors
 /// An unreadable file; the output's.
 pub fn explain(path: &Path, judge: &Judge<'_>, catalogs: &CatalogIndex, chosen: Option<&Profile>, out: &mut dyn Write) -> Result<()> {
-    let mut buffer = Vec::new();
-    let content = Content::open(path, MAX_SIZE, &mut buffer)
+    let content = Content::open(path, MAX_SIZE, &mut Default::default())
         .map_err(|note| anyhow!("{}: {} ({}); {}", path.display(), note.code.title(), note.detail, note.code.advice()))?;
     let examiner = Examiner { cache: judge.cache, catalogs, digests: DIGESTS };
     let input = Input::new(content.bytes(), usize::try_from(MAX_SIZE)?);

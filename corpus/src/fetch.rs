@@ -325,8 +325,8 @@ fn unpack(got: &Downloaded, dir: &Path, keep: Keep<'_>, manifest: &mut Manifest,
 fn take_out(package: &Path, target: &Path, keep: Keep<'_>, say: &mut dyn FnMut(&str)) -> Result<Vec<(String, String)>, String> {
     const MAX_SIZE: u64 = 1 << 30;
     let described = |note: &Note| format!("{}: {}", note.code.title(), note.detail);
-    let mut buffer = Vec::new();
-    let content = Content::open(package, MAX_SIZE, &mut buffer).map_err(|note| format!("{}: {}", package.display(), described(&note)))?;
+    let content =
+        Content::open(package, MAX_SIZE, &mut Default::default()).map_err(|note| format!("{}: {}", package.display(), described(&note)))?;
     let name = escape(package.file_name().unwrap_or_else(|| OsStr::new("package")).as_encoded_bytes());
     let Kind::Package(format) = sniff(content.bytes(), &name) else { return Err(format!("{} is no package", package.display())) };
     let mut entries = Vec::new();

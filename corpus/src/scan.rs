@@ -166,12 +166,12 @@ struct Piece {
 }
 
 thread_local! {
-    /// Buffers that files were read into, for the next unit: memory that is given back must be cleared when it is got again.
-    static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    /// Where the files of a unit are read to, kept for the next unit: memory that is given back must be cleared when it is got again.
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The largest buffer that is kept: one for a file that is read and not mapped.
-const KEPT_BYTES: usize = 128 << 10;
+/// For every file of a unit, and a byte after each.
+const ROOM_BYTES: usize = BATCH_BYTES as usize + BATCH_FILES;
 
 struct Worker<'c> {
     context: &'c Context,
@@ -200,18 +200,22 @@ impl Waiting<'_> {
 impl Worker<'_> {
     fn run(mut self, unit: Unit) {
         // a thread that helps out with another unit meanwhile finds none, and makes its own
-        let mut buffers = BUFFERS.take();
-        buffers.resize_with(unit.len().max(buffers.len()), Vec::new);
+        let mut room = ROOM.take();
+        if room.is_empty() {
+            // a page of it costs nothing before it is used
+            room = vec![0; ROOM_BYTES];
+        }
+        let mut free = room.as_mut_slice();
         let mut batch = Vec::with_capacity(unit.len());
         let (mut skipped, mut files, mut bytes) = (0_u64, 0_u64, 0_u64);
-        for (found, buffer) in unit.into_iter().zip(&mut buffers) {
+        for found in unit {
             files += 1;
             let Found { path, display, result } = found;
             let display = match self.context.base.as_deref().and_then(|base| display.strip_prefix(base)) {
                 Some(rest) => rest.trim_start_matches('/').to_owned(),
                 None => display,
             };
-            let opened = result.and_then(|()| Content::open(&path, self.context.max_size, buffer));
+            let opened = result.and_then(|()| Content::open(&path, self.context.max_size, &mut free));
             let content = match opened {
                 Ok(content) => content,
                 Err(note) => {
@@ -236,8 +240,7 @@ impl Worker<'_> {
             }
         }
         self.flush(batch, (skipped, files, bytes), true);
-        buffers.retain(|b| b.capacity() <= KEPT_BYTES);
-        BUFFERS.set(buffers);
+        ROOM.set(room);
     }
 
     /// Members are judged a few batches at a time on every thread, while the package is read on by this one alone.

@@ -21,6 +21,10 @@ use benches::{
 use clap::Parser;
 use serde::Serialize;
 
+// the allocator of hvci-audit, for every contender in Rust
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Run the engine and its peers over DIR and compare.
 #[derive(Debug, Parser)]
 struct Args {

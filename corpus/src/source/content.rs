@@ -15,8 +15,9 @@ use hvci_engine::finding::{Code, Note};
 
 use super::{map::Mapping, walk::regular};
 
-/// Files of at least this many bytes are mapped: below, reading is faster than the page faults of a mapping.
-pub const MAP_FROM: u64 = 64 << 10;
+/// Files of at least this many bytes are mapped. Below, reading into memory that is warm costs less than the page faults of a mapping,
+/// and than interrupting the other threads' processors to take it away.
+pub const MAP_FROM: u64 = 256 << 10;
 
 /// The content of an open file. Made by [`Content::open`], which also says what can be wrong.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub struct Content<'b> {
 #[derive(Debug)]
 enum Bytes<'b> {
     Read(&'b [u8]),
+    Owned(Vec<u8>),
     Mapped(Mapping),
 }
 
@@ -46,15 +48,15 @@ impl From<&Metadata> for Stamp {
 }
 
 impl<'b> Content<'b> {
-    /// The content of the regular file at `path`, of at most `max_size` bytes. `buffer` is reused from file to file.
+    /// The content of the regular file at `path`, of at most `max_size` bytes. A file that is read goes to the start of `room`, which
+    /// shrinks by it; what does not fit there gets memory of its own.
     ///
     /// # Errors
     /// A note that says why there is nothing to look at: unreadable, no regular file, empty, too large.
-    pub fn open(path: &Path, max_size: u64, buffer: &'b mut Vec<u8>) -> Result<Self, Note> {
-        let unreadable = |err: io::Error| Note::new(Code::InputUnreadable, err.to_string());
-        regular(std::fs::metadata(path).map_err(unreadable)?.file_type())?;
-        let mut file = open(path).map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
+    pub fn open(path: &Path, max_size: u64, room: &mut &'b mut [u8]) -> Result<Self, Note> {
+        regular(std::fs::metadata(path).map_err(|err| unreadable(&err))?.file_type())?;
+        let mut file = open(path).map_err(|err| unreadable(&err))?;
+        let metadata = file.metadata().map_err(|err| unreadable(&err))?;
         // the path may lead elsewhere by now
         regular(metadata.file_type())?;
         let before = Stamp::from(&metadata);
@@ -64,17 +66,7 @@ impl<'b> Content<'b> {
         let mapped = if before.len >= MAP_FROM { Mapping::new(&file, before.len) } else { None };
         let bytes = match mapped {
             Some(mapping) => Bytes::Mapped(mapping),
-            None => {
-                buffer.clear();
-                // one more byte, to see whether it grew; files of proc(5) have no length before they are read
-                let most = if before.len == 0 { max_size } else { before.len };
-                buffer.reserve_exact(usize::try_from(before.len.min(MAP_FROM).saturating_add(1)).unwrap_or(0));
-                (&mut file).take(most.saturating_add(1)).read_to_end(buffer).map_err(unreadable)?;
-                if buffer.len() as u64 > max_size {
-                    return Err(Note::new(Code::InputTooLarge, format!("more than {max_size} bytes")));
-                }
-                Bytes::Read(buffer)
-            }
+            None => read(&mut file, before.len, max_size, room)?,
         };
         let content = Self { bytes, file, before };
         if content.bytes().is_empty() { Err(Note::new(Code::InputEmpty, "0 bytes")) } else { Ok(content) }
@@ -84,6 +76,7 @@ impl<'b> Content<'b> {
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Read(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
             Bytes::Mapped(mapping) => mapping.bytes(),
         }
     }
@@ -106,6 +99,37 @@ impl<'b> Content<'b> {
         }
         if after.modified != self.before.modified { changed("its time of modification moved".to_owned()) } else { None }
     }
+}
+
+/// Reads a file that says to be of `len` bytes, and one byte more to see whether it grew.
+fn read<'b>(file: &mut File, len: u64, max_size: u64, room: &mut &'b mut [u8]) -> Result<Bytes<'b>, Note> {
+    let size = usize::try_from(len.saturating_add(1)).unwrap_or(usize::MAX);
+    // files of proc(5) have no length before they are read
+    if len > 0
+        && let Some(space) = room.split_off_mut(..size)
+    {
+        let mut filled = 0;
+        while let Some(rest) = space.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match file.read(rest) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(unreadable(&err)),
+            }
+        }
+        return Ok(Bytes::Read(&space[..filled]));
+    }
+    let most = if len == 0 { max_size } else { len };
+    let mut bytes = Vec::with_capacity(size.min(1 << 20));
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(|err| unreadable(&err))?;
+    if bytes.len() as u64 > max_size {
+        return Err(Note::new(Code::InputTooLarge, format!("more than {max_size} bytes")));
+    }
+    Ok(Bytes::Owned(bytes))
+}
+
+fn unreadable(err: &io::Error) -> Note {
+    Note::new(Code::InputUnreadable, err.to_string())
 }
 
 #[cfg(unix)]
@@ -141,27 +165,41 @@ mod tests {
     #[test]
     fn small_files_are_read_and_large_ones_mapped() {
         let dir = tempfile::tempdir().unwrap();
-        for (len, mapped) in [(1, false), (65535, false), (65536, cfg!(unix)), (1 << 20, cfg!(unix))] {
-            let mut buffer = vec![1, 2, 3];
+        for (len, mapped) in [(1, false), (MAP_FROM - 1, false), (MAP_FROM, cfg!(unix)), (1 << 20, cfg!(unix))] {
+            let len = usize::try_from(len).unwrap();
             let path = file(&dir, len);
-            let content = Content::open(&path, MAX, &mut buffer).unwrap();
+            let mut memory = vec![1; 300 << 10];
+            let mut room = memory.as_mut_slice();
+            let content = Content::open(&path, MAX, &mut room).unwrap();
             assert_eq!(matches!(content.bytes, Bytes::Mapped(_)), mapped);
+            assert_eq!(room.len(), if mapped { 300 << 10 } else { (300 << 10) - len - 1 });
             assert!(content.bytes().len() == len && content.bytes().iter().all(|b| *b == 0xa5));
             assert_eq!(content.changed(), None);
         }
     }
 
     #[test]
+    fn what_does_not_fit_the_room_is_read_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(&dir, 1000);
+        let mut memory = vec![0; 3000];
+        let mut room = memory.as_mut_slice();
+        let three = [(); 3].map(|()| Content::open(&path, MAX, &mut room).unwrap());
+        assert!(three.iter().all(|c| c.bytes() == [0xa5; 1000] && c.changed().is_none()));
+        assert_eq!(three.map(|c| matches!(c.bytes, Bytes::Owned(_))), [false, false, true]);
+        assert_eq!(room.len(), 3000 - 2 * 1001);
+    }
+
+    #[test]
     fn what_is_not_read_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        let buffer = &mut Vec::new();
-        assert_eq!(code(Content::open(&dir.path().join("missing"), MAX, buffer)), Code::InputUnreadable);
-        assert_eq!(code(Content::open(dir.path(), MAX, buffer)), Code::InputUnreadable);
+        assert_eq!(code(Content::open(&dir.path().join("missing"), MAX, &mut Default::default())), Code::InputUnreadable);
+        assert_eq!(code(Content::open(dir.path(), MAX, &mut Default::default())), Code::InputUnreadable);
         let path = file(&dir, 0);
-        assert_eq!(code(Content::open(&path, MAX, buffer)), Code::InputEmpty);
+        assert_eq!(code(Content::open(&path, MAX, &mut Default::default())), Code::InputEmpty);
         let path = file(&dir, 1001);
-        assert_eq!(code(Content::open(&path, 1000, buffer)), Code::InputTooLarge);
-        assert!(Content::open(&path, 1001, buffer).is_ok());
+        assert_eq!(code(Content::open(&path, 1000, &mut Default::default())), Code::InputTooLarge);
+        assert!(Content::open(&path, 1001, &mut Default::default()).is_ok());
     }
 
     #[cfg(unix)]
@@ -170,22 +208,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fifo");
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-        let note = Content::open(&path, MAX, &mut Vec::new()).unwrap_err();
+        let note = Content::open(&path, MAX, &mut Default::default()).unwrap_err();
         assert_eq!((note.code, note.detail.as_str()), (Code::InputUnreadable, "a FIFO, not opened"));
     }
 
     #[test]
     fn growing_and_rewriting_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        for len in [1000, 100_000] {
+        for len in [1000, 400_000] {
             let path = file(&dir, len);
-            let mut buffer = Vec::new();
-            let content = Content::open(&path, MAX, &mut buffer).unwrap();
+            let content = Content::open(&path, MAX, &mut Default::default()).unwrap();
             fs::write(&path, vec![0; len + 1]).unwrap();
             assert_eq!(content.changed().map(|n| n.code), Some(Code::InputChanged));
 
             let path = file(&dir, len);
-            let content = Content::open(&path, MAX, &mut buffer).unwrap();
+            let content = Content::open(&path, MAX, &mut Default::default()).unwrap();
             let later = SystemTime::now() + std::time::Duration::from_secs(60);
             File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
             assert_eq!(content.changed().map(|n| n.code), Some(Code::InputChanged));
@@ -197,8 +234,7 @@ mod tests {
     fn a_mapped_file_that_is_cut_short_reads_as_zeros() {
         let dir = tempfile::tempdir().unwrap();
         let path = file(&dir, 1 << 20);
-        let mut buffer = Vec::new();
-        let content = Content::open(&path, MAX, &mut buffer).unwrap();
+        let content = Content::open(&path, MAX, &mut Default::default()).unwrap();
         File::options().write(true).open(&path).unwrap().set_len(10_000).unwrap();
         // the page with the new end is still the file's
         assert_eq!(black_box(content.bytes())[9_999], 0xa5);
@@ -235,14 +271,14 @@ mod tests {
                 .iter()
                 .map(|path| {
                     scope.spawn(|| {
-                        let (mut buffer, mut told) = (Vec::new(), 0);
+                        let mut told = 0;
                         while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                            let content = Content::open(path, MAX, &mut buffer).unwrap();
+                            let content = Content::open(path, MAX, &mut Default::default()).unwrap();
                             let sum: u64 = black_box(content.bytes()).chunks(512).map(|c| u64::from(c[0])).sum();
                             black_box(sum);
                             told += usize::from(content.changed().is_some());
                         }
-                        let content = Content::open(path, MAX, &mut buffer).unwrap();
+                        let content = Content::open(path, MAX, &mut Default::default()).unwrap();
                         assert_eq!((content.bytes().len(), content.changed()), (4 << 20, None));
                         told
                     })

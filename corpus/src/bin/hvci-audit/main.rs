@@ -12,6 +12,10 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 
+// records are made on one thread and dropped on another, which the system's allocator is slow at
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
