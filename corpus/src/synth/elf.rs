@@ -88,16 +88,23 @@ pub fn append_with(module: &[u8], pkcs7: &[u8], fields: [u8; 8], sig_len: u32) -
     [module, pkcs7, &fields, &sig_len.to_be_bytes(), MAGIC].concat()
 }
 
-/// A module "signed" with an algorithm that most kernels do not know, by octets that are no signature (FIPS 204).
+/// A module "signed" with ML-DSA, which most kernels do not know, by octets that are no signature but have the length of one (FIPS 204,
+/// table 2).
 ///
 /// # Errors
-/// None that occurs.
+/// An algorithm that is not ML-DSA.
 pub fn ml_dsa(module: &[u8], key: &Identity, algorithm: ObjectIdentifier) -> Result<Vec<u8>> {
+    let len = match algorithm {
+        oid::ML_DSA_44 => 2420,
+        oid::ML_DSA_65 => 3309,
+        oid::ML_DSA_87 => 4627,
+        _ => return Err(Error::NotApplicable("no ML-DSA")),
+    };
     let signing = Signing { digest: DigestAlg::Sha512, ..signing(key) };
     let mut root = Node::parse(&signing.detached(module)?)?;
     let info = root.at_mut(&[1, 0])?.children_mut()?.last_mut().ok_or(Error::NotApplicable("no SignerInfo"))?.at_mut(&[0])?;
     *info.at_mut(&[3])? = Node::sequence(vec![Node::oid(algorithm)]);
-    *info.at_mut(&[4])? = Node::octets(code("ml-dsa", if algorithm == oid::ML_DSA_87 { 4627 } else { 3309 }));
+    *info.at_mut(&[4])? = Node::octets(code("ml-dsa", len));
     Ok(append(module, &root.encode()))
 }
 

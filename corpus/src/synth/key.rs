@@ -11,6 +11,7 @@ use rand_core::SeedableRng;
 use rsa::{Pkcs1v15Sign, RsaPrivateKey, pkcs8::EncodePublicKey};
 use sha1::{Digest as _, Sha1};
 use sha2::{Sha256, Sha384, Sha512};
+use sha3::{Sha3_256, Sha3_384, Sha3_512};
 use spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 
 use super::{Error, Result, oid};
@@ -65,6 +66,9 @@ impl Key {
                     DigestAlg::Sha1 => Pkcs1v15Sign::new::<Sha1>(),
                     DigestAlg::Sha384 => Pkcs1v15Sign::new::<Sha384>(),
                     DigestAlg::Sha512 => Pkcs1v15Sign::new::<Sha512>(),
+                    DigestAlg::Sha3_256 => Pkcs1v15Sign::new::<Sha3_256>(),
+                    DigestAlg::Sha3_384 => Pkcs1v15Sign::new::<Sha3_384>(),
+                    DigestAlg::Sha3_512 => Pkcs1v15Sign::new::<Sha3_512>(),
                     _ => Pkcs1v15Sign::new::<Sha256>(),
                 };
                 Ok(key.sign(scheme, &digest)?)
@@ -115,10 +119,16 @@ impl Key {
             (true, DigestAlg::Sha1) => oid::SHA1_WITH_RSA,
             (true, DigestAlg::Sha384) => oid::SHA384_WITH_RSA,
             (true, DigestAlg::Sha512) => oid::SHA512_WITH_RSA,
+            (true, DigestAlg::Sha3_256) => oid::RSA_WITH_SHA3_256,
+            (true, DigestAlg::Sha3_384) => oid::RSA_WITH_SHA3_384,
+            (true, DigestAlg::Sha3_512) => oid::RSA_WITH_SHA3_512,
             (true, _) => oid::SHA256_WITH_RSA,
             (false, DigestAlg::Sha1) => oid::ECDSA_WITH_SHA1,
             (false, DigestAlg::Sha384) => oid::ECDSA_WITH_SHA384,
             (false, DigestAlg::Sha512) => oid::ECDSA_WITH_SHA512,
+            (false, DigestAlg::Sha3_256) => oid::ECDSA_WITH_SHA3_256,
+            (false, DigestAlg::Sha3_384) => oid::ECDSA_WITH_SHA3_384,
+            (false, DigestAlg::Sha3_512) => oid::ECDSA_WITH_SHA3_512,
             (false, _) => oid::ECDSA_WITH_SHA256,
         };
         algorithm(oid, rsa)
@@ -158,6 +168,9 @@ pub fn hash(alg: DigestAlg, message: &[u8]) -> Vec<u8> {
         DigestAlg::Sha1 => Sha1::digest(message).to_vec(),
         DigestAlg::Sha384 => Sha384::digest(message).to_vec(),
         DigestAlg::Sha512 => Sha512::digest(message).to_vec(),
+        DigestAlg::Sha3_256 => Sha3_256::digest(message).to_vec(),
+        DigestAlg::Sha3_384 => Sha3_384::digest(message).to_vec(),
+        DigestAlg::Sha3_512 => Sha3_512::digest(message).to_vec(),
         _ => Sha256::digest(message).to_vec(),
     }
 }
@@ -169,6 +182,9 @@ pub fn digest_oid(alg: DigestAlg) -> ObjectIdentifier {
         DigestAlg::Sha1 => oid::SHA1,
         DigestAlg::Sha384 => oid::SHA384,
         DigestAlg::Sha512 => oid::SHA512,
+        DigestAlg::Sha3_256 => oid::SHA3_256,
+        DigestAlg::Sha3_384 => oid::SHA3_384,
+        DigestAlg::Sha3_512 => oid::SHA3_512,
         _ => oid::SHA256,
     }
 }

@@ -22,6 +22,9 @@ oids! {
     ECDSA_WITH_SHA256 = "1.2.840.10045.4.3.2", "ecdsaWithSHA256";
     ECDSA_WITH_SHA384 = "1.2.840.10045.4.3.3", "ecdsaWithSHA384";
     ECDSA_WITH_SHA512 = "1.2.840.10045.4.3.4", "ecdsaWithSHA512";
+    ECDSA_WITH_SHA3_256 = "2.16.840.1.101.3.4.3.10", "ecdsaWithSHA3-256";
+    ECDSA_WITH_SHA3_384 = "2.16.840.1.101.3.4.3.11", "ecdsaWithSHA3-384";
+    ECDSA_WITH_SHA3_512 = "2.16.840.1.101.3.4.3.12", "ecdsaWithSHA3-512";
     EKU_ATTESTED = "1.3.6.1.4.1.311.10.3.5.1", "WHQL attested";
     EKU_CODE_SIGNING = "1.3.6.1.5.5.7.3.3", "code signing";
     EKU_ELAM = "1.3.6.1.4.1.311.61.4.1", "early launch antimalware";
@@ -34,11 +37,15 @@ oids! {
     MD5 = "1.2.840.113549.2.5", "md5";
     MD5_WITH_RSA = "1.2.840.113549.1.1.4", "md5WithRSA";
     MESSAGE_DIGEST = "1.2.840.113549.1.9.4", "messageDigest";
+    ML_DSA_44 = "2.16.840.1.101.3.4.3.17", "ML-DSA-44";
     ML_DSA_65 = "2.16.840.1.101.3.4.3.18", "ML-DSA-65";
     ML_DSA_87 = "2.16.840.1.101.3.4.3.19", "ML-DSA-87";
     NESTED_SIGNATURE = "1.3.6.1.4.1.311.2.4.1", "nested signature";
     RFC3161_COUNTERSIGN = "1.3.6.1.4.1.311.3.3.1", "RFC 3161 countersignature";
     RSA_ENCRYPTION = "1.2.840.113549.1.1.1", "rsaEncryption";
+    RSA_WITH_SHA3_256 = "2.16.840.1.101.3.4.3.14", "rsaWithSHA3-256";
+    RSA_WITH_SHA3_384 = "2.16.840.1.101.3.4.3.15", "rsaWithSHA3-384";
+    RSA_WITH_SHA3_512 = "2.16.840.1.101.3.4.3.16", "rsaWithSHA3-512";
     SHA1 = "1.3.14.3.2.26", "sha1";
     SHA1_WITH_RSA = "1.2.840.113549.1.1.5", "sha1WithRSA";
     SHA256 = "2.16.840.1.101.3.4.2.1", "sha256";
@@ -47,6 +54,9 @@ oids! {
     SHA384_WITH_RSA = "1.2.840.113549.1.1.12", "sha384WithRSA";
     SHA512 = "2.16.840.1.101.3.4.2.3", "sha512";
     SHA512_WITH_RSA = "1.2.840.113549.1.1.13", "sha512WithRSA";
+    SHA3_256 = "2.16.840.1.101.3.4.2.8", "sha3-256";
+    SHA3_384 = "2.16.840.1.101.3.4.2.9", "sha3-384";
+    SHA3_512 = "2.16.840.1.101.3.4.2.10", "sha3-512";
     SIGNED_DATA = "1.2.840.113549.1.7.2", "signedData";
     SIGNING_CERTIFICATE_V2 = "1.2.840.113549.1.9.16.2.47", "signingCertificateV2";
     SIGNING_TIME = "1.2.840.113549.1.9.5", "signingTime";

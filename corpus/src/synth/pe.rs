@@ -28,8 +28,8 @@ pub const INIT: u32 = CODE | pe::IMAGE_SCN_MEM_DISCARDABLE;
 pub struct Image {
     /// Its name, from which its code is derived.
     pub name: String,
-    /// PE32+ for AMD64, not PE32 for i386.
-    pub wide: bool,
+    /// Machine; PE32 for i386, PE32+ for every other.
+    pub machine: u16,
     /// Subsystem.
     pub subsystem: u16,
     /// DllCharacteristics.
@@ -65,7 +65,7 @@ impl Image {
     pub fn of(kind: FileKind, name: &str) -> Self {
         let driver = Self {
             name: name.to_owned(),
-            wide: true,
+            machine: pe::IMAGE_FILE_MACHINE_AMD64,
             subsystem: pe::IMAGE_SUBSYSTEM_NATIVE,
             characteristics: pe::IMAGE_DLLCHARACTERISTICS_NX_COMPAT | pe::IMAGE_DLLCHARACTERISTICS_DYNAMIC_BASE,
             section_alignment: 0x1000,
@@ -106,7 +106,7 @@ impl Image {
     /// A description that gives no image.
     pub fn build(&self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        let mut writer = Writer::new(self.wide, self.section_alignment, self.file_alignment, &mut bytes);
+        let mut writer = Writer::new(self.is_wide(), self.section_alignment, self.file_alignment, &mut bytes);
         writer.reserve_dos_header_and_stub();
         writer.reserve_nt_headers(self.directories.max(6));
         let extra = usize::from(self.version.is_some()) + usize::from(!self.relocations.is_empty());
@@ -123,7 +123,7 @@ impl Image {
             if index == self.import_section && !self.imports.1.is_empty() {
                 pad(&mut content);
                 let at = address + to_u32(content.len());
-                let (tables, iat) = imports(&self.imports, at, self.wide);
+                let (tables, iat) = imports(&self.imports, at, self.is_wide());
                 writer.set_data_directory(pe::IMAGE_DIRECTORY_ENTRY_IMPORT, at, 40);
                 // the table is found through the import directory where there is no room for its own
                 if self.directories > pe::IMAGE_DIRECTORY_ENTRY_IAT {
@@ -149,7 +149,7 @@ impl Image {
             writer.set_data_directory(pe::IMAGE_DIRECTORY_ENTRY_RESOURCE, range.virtual_address, len);
             contents.push((range, content));
         }
-        let kind = if self.wide { pe::IMAGE_REL_BASED_DIR64 } else { pe::IMAGE_REL_BASED_HIGHLOW };
+        let kind = if self.is_wide() { pe::IMAGE_REL_BASED_DIR64 } else { pe::IMAGE_REL_BASED_HIGHLOW };
         for (section, offset) in &self.relocations {
             let range = contents.get(*section).ok_or(Error::NotApplicable("a relocation in no section"))?.0;
             writer.add_reloc(range.virtual_address + offset, kind);
@@ -180,16 +180,20 @@ impl Image {
         Ok(bytes)
     }
 
+    const fn is_wide(&self) -> bool {
+        self.machine != pe::IMAGE_FILE_MACHINE_I386
+    }
+
     fn headers(&self, entry: u32) -> NtHeaders {
-        let wide = if self.wide { pe::IMAGE_FILE_LARGE_ADDRESS_AWARE } else { pe::IMAGE_FILE_32BIT_MACHINE };
+        let wide = if self.is_wide() { pe::IMAGE_FILE_LARGE_ADDRESS_AWARE } else { pe::IMAGE_FILE_32BIT_MACHINE };
         NtHeaders {
-            machine: if self.wide { pe::IMAGE_FILE_MACHINE_AMD64 } else { pe::IMAGE_FILE_MACHINE_I386 },
+            machine: self.machine,
             time_date_stamp: 1_700_000_000,
             characteristics: pe::IMAGE_FILE_EXECUTABLE_IMAGE | wide,
             major_linker_version: 14,
             minor_linker_version: 0,
             address_of_entry_point: entry,
-            image_base: if self.wide { 0x1_4000_0000 } else { 0x40_0000 },
+            image_base: if self.is_wide() { 0x1_4000_0000 } else { 0x40_0000 },
             major_operating_system_version: 10,
             minor_operating_system_version: 0,
             major_image_version: 0,

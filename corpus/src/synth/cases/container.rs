@@ -5,6 +5,7 @@ use hvci_engine::{
     facts::FileKind::{PeDriver, PeEfi},
     finding::Code,
 };
+use object::pe::{IMAGE_FILE_MACHINE_AMD64 as AMD64, IMAGE_FILE_MACHINE_ARM64 as ARM64, IMAGE_FILE_MACHINE_I386 as I386};
 
 use super::{HVCI, KERNEL, Studio, UEFI, USER, accept, attach, refuse};
 use crate::synth::{
@@ -23,14 +24,15 @@ pub(super) fn add(studio: &mut Studio<'_>) -> Result<()> {
 }
 
 fn digests(studio: &mut Studio<'_>) -> Result<()> {
-    for (alg, name, wide, rows, codes) in [
-        (DigestAlg::Sha256, "sha256", true, &[1, 8, 9, 12, 13, 14, 18, 52][..], &[][..]),
-        (DigestAlg::Sha1, "sha1", false, &[1], &[Code::SigWeakDigest]),
-        (DigestAlg::Sha384, "sha384", true, &[2], &[]),
-        (DigestAlg::Sha512, "sha512", false, &[2], &[]),
-        (DigestAlg::Md5, "md5", true, &[3], &[Code::SigWeakDigest]),
+    for (alg, name, machine, rows, codes) in [
+        (DigestAlg::Sha256, "sha256", AMD64, &[1, 8, 9, 12, 13, 14, 18, 52][..], &[][..]),
+        (DigestAlg::Sha256, "arm64", ARM64, &[1], &[]),
+        (DigestAlg::Sha1, "sha1", I386, &[1], &[Code::SigWeakDigest]),
+        (DigestAlg::Sha384, "sha384", AMD64, &[2], &[]),
+        (DigestAlg::Sha512, "sha512", I386, &[2], &[]),
+        (DigestAlg::Md5, "md5", AMD64, &[3], &[Code::SigWeakDigest]),
     ] {
-        let image = Image { wide, ..Image::of(PeDriver, name) };
+        let image = Image { machine, ..Image::of(PeDriver, name) };
         let good = studio.signed(&image, "whql", |a| a.signing.digest = alg)?;
         let mut bad = good.clone();
         let at = Layout::of(&bad)?.section(0);
@@ -161,10 +163,13 @@ fn tables(studio: &mut Studio<'_>) -> Result<()> {
 }
 
 fn pages(studio: &mut Studio<'_>) -> Result<()> {
-    for (name, alg, section_alignment) in
-        [("v1", DigestAlg::Sha1, 0x1000), ("v2", DigestAlg::Sha256, 0x1000), ("alignment-8k", DigestAlg::Sha256, 0x2000)]
-    {
-        let image = Image { section_alignment, ..Image::of(PeDriver, name) };
+    for (name, alg, section_alignment, machine) in [
+        ("v1", DigestAlg::Sha1, 0x1000, AMD64),
+        ("v2", DigestAlg::Sha256, 0x1000, AMD64),
+        ("alignment-8k", DigestAlg::Sha256, 0x2000, AMD64),
+        ("arm64", DigestAlg::Sha256, 0x1000, ARM64),
+    ] {
+        let image = Image { section_alignment, machine, ..Image::of(PeDriver, name) };
         let table = page_hashes(&image.build()?, alg)?;
         let width = 4 + alg.len();
         let path = format!("container/page-hashes-{name}");

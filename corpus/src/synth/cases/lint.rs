@@ -25,6 +25,7 @@ pub(super) fn add(studio: &mut Studio<'_>) -> Result<()> {
     let writable_init = Image { sections: sections(3, INIT | pe::IMAGE_SCN_MEM_WRITE), ..of("wx-init") };
     let shared = Image { sections: sections(2, DATA | pe::IMAGE_SCN_MEM_SHARED), ..of("shared") };
     let unaligned = Image { section_alignment: 0x20, file_alignment: 0x20, relocations: Vec::new(), ..of("unaligned") };
+    let arm64 = Image { machine: pe::IMAGE_FILE_MACHINE_ARM64, sections: sections(2, DATA | pe::IMAGE_SCN_MEM_EXECUTE), ..of("arm64-wx") };
     let iat = Image { import_section: 0, ..of("iat") };
     let all = Image {
         sections: vec![(".text", CODE | pe::IMAGE_SCN_MEM_WRITE, 0x800), (".rdata", CONST, 0x200)],
@@ -45,6 +46,7 @@ pub(super) fn add(studio: &mut Studio<'_>) -> Result<()> {
             &[Code::ImageWx, Code::ImageInitExecutable],
             true,
         ),
+        ("arm64-wx-data", arm64, &[88], "the same for ARM64", &[Code::ImageWx], false),
         ("unaligned", unaligned, &[89], "SectionAlignment 0x20", &[Code::ImageSectionAlignment], true),
         ("iat-in-text", iat, &[90], "the import address table in .text", &[Code::ImageIatExecutable], false),
         ("shared-writable", shared, &[93], "a section that is shared and writable", &[Code::ImageSharedWritable], false),

@@ -27,7 +27,11 @@ fn signatures(studio: &mut Studio<'_>) -> Result<()> {
         ("rsa-sha256", &[79, 80, 81, 82, 85, 87][..], "signed as sign-file does", rsa.clone(), &[][..], true),
         ("rsa-sha512", &[85], "SHA-512", Signing { digest: DigestAlg::Sha512, ..rsa.clone() }, &[], false),
         ("rsa-sha1", &[85], "SHA-1", Signing { digest: DigestAlg::Sha1, ..rsa.clone() }, &[Code::SigWeakDigest], false),
+        ("rsa-sha3-256", &[85], "SHA3-256 (Linux 6.7)", Signing { digest: DigestAlg::Sha3_256, ..rsa.clone() }, &[], false),
+        ("rsa-sha3-384", &[85], "SHA3-384 (Linux 6.7)", Signing { digest: DigestAlg::Sha3_384, ..rsa.clone() }, &[], false),
+        ("rsa-sha3-512", &[85], "SHA3-512 (Linux 6.7)", Signing { digest: DigestAlg::Sha3_512, ..rsa.clone() }, &[], false),
         ("ecdsa-p384", &[85], "ECDSA on P-384", ecdsa.clone(), &[], false),
+        ("ecdsa-sha3-384", &[85], "ECDSA with SHA3-384", Signing { digest: DigestAlg::Sha3_384, ..ecdsa }, &[], false),
         (
             "by-key-id",
             &[81],
@@ -79,7 +83,7 @@ fn signatures(studio: &mut Studio<'_>) -> Result<()> {
         vec![refuse(MODULE, &[Code::PkiNoKey])],
     );
     studio.starter();
-    for (name, algorithm) in [("ml-dsa-65", oid::ML_DSA_65), ("ml-dsa-87", oid::ML_DSA_87)] {
+    for (name, algorithm) in [("ml-dsa-44", oid::ML_DSA_44), ("ml-dsa-65", oid::ML_DSA_65), ("ml-dsa-87", oid::ML_DSA_87)] {
         let bytes = ml_dsa(&module(name, false)?, studio.who("module")?, algorithm)?;
         let why = "an ML-DSA signature (Linux 7.x): not supported here, which is not to say bad";
         studio.add(&format!("module/{name}.ko"), &[85], why, bytes, vec![unknown(MODULE, &[Code::SigUnsupported])]);
@@ -171,8 +175,14 @@ fn kernels(studio: &mut Studio<'_>) -> Result<()> {
     let blob = studio.blob(&kernel, "uefi 2", |a| a.signing.stamps.clear())?;
     let good = attach(&kernel, [blob.clone()])?;
     let why = "a kernel image signed for firmware, with the module keys built in";
-    studio.add(super::super::KERNEL_PATH, &[86, 87], why, good, vec![accept(UEFI, &[])]);
+    studio.add(super::super::KERNEL_PATH, &[86, 87], why, good.clone(), vec![accept(UEFI, &[])]);
     studio.starter();
+    // in the payload, behind the stub
+    let mut changed = good;
+    let at = changed.len() / 2;
+    changed[at] ^= 1;
+    let why = "the same with a flipped bit of its compressed kernel";
+    studio.add("kernel/vmlinuz-changed", &[86], why, changed, vec![refuse(UEFI, &[Code::SigDigestMismatch])]);
     let other = attach(&Image::of(PeEfi, "not that kernel").build()?, [blob])?;
     studio.add(
         "kernel/signature-of-another.efi",

@@ -103,7 +103,7 @@ fn weak(studio: &mut Studio<'_>) -> Result<()> {
         let codes = [Code::SigWeakDigest, Code::SigWeakKey, Code::PkiWeak];
         let bad = mutated("signature-zeroed", &good, &good)?;
         let why = "weak, expired, timestamped in time, under a version 1 root that has expired: still verifiable";
-        studio.add(&format!("signature/{name}.exe"), &[26, 44, 46], why, good, vec![accept(USER, &codes)]);
+        studio.add(&format!("signature/{name}.exe"), &[26, 46], why, good, vec![accept(USER, &codes)]);
         studio.add(
             &format!("signature/{name}-zeroed.exe"),
             &[26],
