@@ -14,6 +14,7 @@ use hvci_engine::{
     bytes::der::{Reader, Tlv, tag},
     examine::Examiner,
     facts::FileKind::PeDriver,
+    image::unpack::unpack,
     policy::{
         Decision::{self, Accept},
         Judge, Profile, profile,
@@ -22,7 +23,7 @@ use hvci_engine::{
 };
 use rayon::prelude::*;
 
-use super::{NOW, PKI, TRUST, attach, instant, who};
+use super::{NOW, PKI, TRUST, attach, case, instant, who};
 
 /// Offsets at which a flipped bit does not keep the file from being accepted. Each offset gets another bit, and all of them in 8 rounds.
 fn accepted(file: &[u8], profile: &Profile, rounds: usize) -> Vec<usize> {
@@ -124,5 +125,58 @@ fn no_flipped_bit_of_a_signed_module_is_accepted() {
             .map(|at| format!("{at:#x}"))
             .collect();
         assert!(wrong.is_empty(), "{signer}: accepted with a flipped bit at {}", wrong.join(", "));
+    }
+}
+
+/// Compresses a file.
+type Pack = fn(&[u8]) -> Vec<u8>;
+
+const PACKERS: [(&str, Pack); 3] = [("gz", |b| elf::gzip(b).unwrap()), ("xz", |b| elf::xz(b, true).unwrap()), ("zst", elf::zstd)];
+
+/// The decision about a module, with nothing remembered.
+fn module_decision(bytes: &[u8]) -> Decision {
+    let (cache, catalogs) = (Cache::default(), CatalogIndex::default());
+    let facts = Examiner { cache: &cache, catalogs: &catalogs, digests: &[] }.examine(bytes, 1 << 20);
+    Judge { trust: &TRUST, time: *NOW, cache: &cache }.judge(&facts, Some(&profile::LINUX_MODULE)).decision
+}
+
+#[test]
+fn no_flipped_bit_below_the_compression_is_accepted() {
+    let module = elf::module("packed", false).unwrap();
+    let file = elf::signed(&module, &elf::signing(who("module"))).unwrap();
+    let allowed = uncovered(&file[module.len()..], module.len());
+    for (name, pack) in PACKERS {
+        assert_eq!(module_decision(&pack(&file)), Accept, "{name}");
+        let accepted: Vec<usize> = (0..file.len())
+            .into_par_iter()
+            .filter(|at| !allowed.iter().any(|r| r.contains(at)))
+            .filter(|at| {
+                let mut changed = file.clone();
+                changed[*at] ^= 1 << (at % 8);
+                module_decision(&pack(&changed)) == Accept
+            })
+            .collect();
+        assert!(accepted.is_empty(), "{name}: accepted with a flipped bit at {accepted:?}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_of_the_compressed_stream_changes_nothing_or_is_refused() {
+    for (name, _) in PACKERS {
+        let file = case(&format!("module/compressed.ko.{name}"));
+        let content = unpack(file, 1 << 20).unwrap().data;
+        let same: usize = (0..8 * file.len())
+            .into_par_iter()
+            .map(|bit| {
+                let mut changed = file.to_vec();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                let accepted = module_decision(&changed) == Accept;
+                let same = unpack(&changed, 1 << 20).is_ok_and(|u| u.data == content);
+                assert!(same || !accepted, "{name}: bit {bit} changes the module, and it is accepted");
+                usize::from(same && accepted)
+            })
+            .sum();
+        // header fields that no content depends on, such as gzip's time
+        assert!(same < file.len(), "{name}: {same} of {} bits change nothing", 8 * file.len());
     }
 }
