@@ -5,12 +5,12 @@ use object::{
     LittleEndian as LE,
     pe::{IMAGE_DEBUG_TYPE_CODEVIEW, ImageNtHeaders32, ImageNtHeaders64, RT_VERSION},
     read::pe::{
-        ImageNtHeaders, ImageThunkData, ImportTable, ResourceDirectory, ResourceDirectoryEntryData, ResourceDirectoryTable,
-        ResourceNameOrId,
+        DelayLoadImportTable, ImageNtHeaders, ImageThunkData, ImportTable, ResourceDirectory, ResourceDirectoryEntryData,
+        ResourceDirectoryTable, ResourceNameOrId,
     },
 };
 
-use super::{DEBUG_DIRECTORY, IMPORT_DIRECTORY, Pe, RELOCATION_DIRECTORY, RESOURCE_DIRECTORY, Section};
+use super::{DEBUG_DIRECTORY, DELAY_IMPORT_DIRECTORY, IMPORT_DIRECTORY, Pe, RELOCATION_DIRECTORY, RESOURCE_DIRECTORY, Section};
 use crate::{
     budget::Budget,
     bytes::{self, Span, index},
@@ -32,12 +32,13 @@ const SIZEOF_DEBUG_ENTRY: usize = 28;
 /// What the image imports, as far as it could be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Imports<'a> {
-    /// Imported functions, in table order.
+    /// Imported functions, in table order; those that are delay-loaded come last.
     pub imports: Vec<Import<'a>>,
-    /// Where each library's part of the import address table is, relative to the image base.
+    /// Where each library's part of the import address table is, relative to the image base. The tables of delay-loaded libraries are not
+    /// among them: the image fills them itself.
     pub slots: Vec<u32>,
-    /// `ImageImports`, when reading had to stop.
-    pub note: Option<Note>,
+    /// `ImageImports` for each of the two tables whose reading had to stop.
+    pub notes: Vec<Note>,
 }
 
 /// An imported function.
@@ -47,6 +48,8 @@ pub struct Import<'a> {
     pub library: &'a [u8],
     /// Which function.
     pub symbol: Symbol<'a>,
+    /// Whether it is found when it is first called, not when the image is loaded.
+    pub delayed: bool,
 }
 
 /// How an import names its function.
@@ -167,18 +170,9 @@ impl<'a> Pe<'a> {
         section.file_offset.checked_add(into).map(index)
     }
 
-    /// Reads the import table. Delay-loaded imports are not looked at: the kernel does not load them.
+    /// Reads the import table and the delay-load import table.
     pub fn imports(&self) -> Imports<'a> {
-        let mut imports = Imports::default();
-        let read = if self.headers.is_plus {
-            self.read_imports::<ImageNtHeaders64>(&mut imports)
-        } else {
-            self.read_imports::<ImageNtHeaders32>(&mut imports)
-        };
-        if let Err(detail) = read {
-            imports.note = Some(self.directory_note(Code::ImageImports, IMPORT_DIRECTORY, detail));
-        }
-        imports
+        if self.headers.is_plus { self.both_imports::<ImageNtHeaders64>() } else { self.both_imports::<ImageNtHeaders32>() }
     }
 
     /// Base relocations in table order; ends after the first error, which is an `ImageRelocations` note.
@@ -235,37 +229,77 @@ impl<'a> Pe<'a> {
         Note { span: self.place(directory.address, directory.size), ..Note::new(code, detail) }
     }
 
-    fn read_imports<H: ImageNtHeaders>(&self, imports: &mut Imports<'a>) -> Result<(), String> {
+    fn both_imports<H: ImageNtHeaders>(&self) -> Imports<'a> {
+        let sections = u32::try_from(self.sections.len()).unwrap_or(u32::MAX).max(1);
+        let mut budget = Budget::new(MAX_IMPORTS.min(MAX_SECTION_STEPS.checked_div(sections).unwrap_or(0)));
+        let mut imports = Imports::default();
+        let loaded = self.read_imports::<H>(&mut imports, &mut budget);
+        let delayed = self.read_delayed::<H>(&mut imports, &mut budget);
+        for (directory, read) in [(IMPORT_DIRECTORY, loaded), (DELAY_IMPORT_DIRECTORY, delayed)] {
+            imports.notes.extend(read.err().map(|detail| self.directory_note(Code::ImageImports, directory, detail)));
+        }
+        imports
+    }
+
+    fn read_imports<H: ImageNtHeaders>(&self, imports: &mut Imports<'a>, budget: &mut Budget) -> Result<(), String> {
         let directory = self.headers.directory(IMPORT_DIRECTORY);
         if directory.is_empty() {
             return Ok(());
         }
-        let sections = u32::try_from(self.sections.len()).unwrap_or(u32::MAX).max(1);
-        let mut budget = Budget::new(MAX_IMPORTS.min(MAX_SECTION_STEPS.checked_div(sections).unwrap_or(0)));
-        let outside = |what: &str, address: u32| format!("{what} at address {address:#x} lies outside the file");
         // a table that begins at its own address: `object` wants the section
-        let table = |address: u32| self.at_address(address).map(|data| ImportTable::new(data, address, address));
-        let descriptors = table(directory.address).ok_or_else(|| outside("the table", directory.address))?;
-        for descriptor in descriptors.descriptors().map_err(|e| e.to_string())? {
+        let table = self.at_address(directory.address).ok_or_else(|| outside("the table", directory.address))?;
+        let table = ImportTable::new(table, directory.address, directory.address);
+        for descriptor in table.descriptors().map_err(|e| e.to_string())? {
             let descriptor = descriptor.map_err(|e| e.to_string())?;
             budget.spend().map_err(|e| e.to_string())?;
             let (name, slots) = (descriptor.name.get(LE), descriptor.first_thunk.get(LE));
             let lookup = Some(descriptor.original_first_thunk.get(LE)).filter(|address| *address != 0).unwrap_or(slots);
             imports.slots.push(slots);
-            let library = self.at_address(name).and_then(|d| c_string(d, MAX_NAME)).ok_or_else(|| outside("a library's name", name))?;
-            let mut thunks = table(lookup).and_then(|t| t.thunks(lookup).ok()).ok_or_else(|| outside("an import lookup table", lookup))?;
-            while let Some(thunk) = thunks.next::<H>().map_err(|e| e.to_string())? {
-                budget.spend().map_err(|e| e.to_string())?;
-                let symbol = if thunk.is_ordinal() {
-                    Symbol::Ordinal(thunk.ordinal())
-                } else {
-                    // hint, then name
-                    let address = thunk.address();
-                    let name = self.at_address(address).and_then(|d| c_string(d.get(2..)?, MAX_NAME));
-                    Symbol::Name(name.ok_or_else(|| outside("a function's name", address))?)
-                };
-                imports.imports.push(Import { library, symbol });
-            }
+            self.read_library::<H>(Library { name, lookup, base: 0, delayed: false }, imports, budget)?;
+        }
+        Ok(())
+    }
+
+    /// The delay-load import table ("Delay-Load Import Tables" of the specification). Tools before Visual C++ 7 wrote virtual addresses into
+    /// it where others have ones relative to the image base, and left the lowest bit of Attributes clear (`delayimp.h`, `dlattrRva`).
+    fn read_delayed<H: ImageNtHeaders>(&self, imports: &mut Imports<'a>, budget: &mut Budget) -> Result<(), String> {
+        const RELATIVE: u32 = 1;
+        let directory = self.headers.directory(DELAY_IMPORT_DIRECTORY);
+        if directory.is_empty() {
+            return Ok(());
+        }
+        let table = self.at_address(directory.address).ok_or_else(|| outside("the delay-load table", directory.address))?;
+        let table = DelayLoadImportTable::new(table, directory.address, directory.address);
+        for descriptor in table.descriptors().map_err(|e| e.to_string())? {
+            let descriptor = descriptor.map_err(|e| e.to_string())?;
+            budget.spend().map_err(|e| e.to_string())?;
+            // addresses of 32 bits are of no use to an image of 64
+            let absolute = descriptor.attributes.get(LE) & RELATIVE == 0 && !self.headers.is_plus;
+            let base = if absolute { u32::try_from(self.headers.image_base).unwrap_or(0) } else { 0 };
+            let (name, lookup) = (descriptor.dll_name_rva.get(LE), descriptor.import_name_table_rva.get(LE));
+            self.read_library::<H>(Library { name, lookup, base, delayed: true }, imports, budget)?;
+        }
+        Ok(())
+    }
+
+    fn read_library<H: ImageNtHeaders>(&self, from: Library, imports: &mut Imports<'a>, budget: &mut Budget) -> Result<(), String> {
+        let Library { name, lookup, base, delayed } = from;
+        let at = |address: u32| self.at_address(address.checked_sub(base)?);
+        let library = at(name).and_then(|d| c_string(d, MAX_NAME)).ok_or_else(|| outside("a library's name", name))?;
+        let mut thunks = at(lookup)
+            .and_then(|data| ImportTable::new(data, lookup, lookup).thunks(lookup).ok())
+            .ok_or_else(|| outside("an import lookup table", lookup))?;
+        while let Some(thunk) = thunks.next::<H>().map_err(|e| e.to_string())? {
+            budget.spend().map_err(|e| e.to_string())?;
+            let symbol = if thunk.is_ordinal() {
+                Symbol::Ordinal(thunk.ordinal())
+            } else {
+                // hint, then name
+                let address = thunk.address();
+                let name = at(address).and_then(|d| c_string(d.get(2..)?, MAX_NAME));
+                Symbol::Name(name.ok_or_else(|| outside("a function's name", address))?)
+            };
+            imports.imports.push(Import { library, symbol, delayed });
         }
         Ok(())
     }
@@ -288,6 +322,19 @@ impl<'a> Pe<'a> {
         let data = self.at_address(address).and_then(|d| d.get(..size)).ok_or("the version resource lies outside the file")?;
         fixed_version(data).map(Some).ok_or_else(|| "no VS_FIXEDFILEINFO in the version resource".to_owned())
     }
+}
+
+/// Where a descriptor says that a library's name and its import lookup table are, relative to `base` above the image base.
+#[derive(Clone, Copy)]
+struct Library {
+    name: u32,
+    lookup: u32,
+    base: u32,
+    delayed: bool,
+}
+
+fn outside(what: &str, address: u32) -> String {
+    format!("{what} at address {address:#x} lies outside the file")
 }
 
 /// What the first entry of a resource table leads to.
@@ -331,11 +378,44 @@ mod tests {
         let sample = Sample::with_tables();
         let imports = Pe::parse(&sample.0).unwrap().imports();
         let library = &b"NTOSKRNL.exe"[..];
-        assert_eq!(
-            imports.imports,
-            [Import { library, symbol: Symbol::Name(b"ExAllocatePool") }, Import { library, symbol: Symbol::Ordinal(5) }]
-        );
-        assert_eq!((imports.slots, imports.note), (vec![0x2050], None));
+        let [name, ordinal] =
+            [Symbol::Name(b"ExAllocatePool"), Symbol::Ordinal(5)].map(|symbol| Import { library, symbol, delayed: false });
+        assert_eq!(imports.imports, [name, ordinal]);
+        assert_eq!((imports.slots, imports.notes), (vec![0x2050], vec![]));
+
+        let delayed = |i: Import<'static>| Import { delayed: true, ..i };
+        let sample = Sample::with_tables().delay_loading();
+        let imports = Pe::parse(&sample.0).unwrap().imports();
+        assert_eq!(imports.imports, [name, ordinal, delayed(name), delayed(ordinal)]);
+        assert_eq!((imports.slots, imports.notes), (vec![0x2050], vec![]));
+        let mut alone = Sample::with_tables().delay_loading();
+        alone.directory(1, 0, 0);
+        // the bit says nothing in an image of 64 bits
+        alone.set32(0x7B0, 0);
+        let imports = Pe::parse(&alone.0).unwrap().imports();
+        assert_eq!((imports.imports, imports.slots, imports.notes), (vec![delayed(name), delayed(ordinal)], vec![], vec![]));
+    }
+
+    #[test]
+    fn old_delay_load_tables_hold_virtual_addresses() {
+        let mut sample = Sample::with_tables().delay_loading();
+        sample.set16(OPTIONAL, 0x10B);
+        sample.set16(COFF, 0x014C);
+        sample.set32(OPTIONAL + 28, 0x1_0000);
+        let directories = sample.0[OPTIONAL + 108..OPTIONAL + 240].to_vec();
+        sample.bytes(OPTIONAL + 92, &directories);
+        sample.bytes(OPTIONAL + 96 + 8, &[0; 8]);
+        for (at, value) in [(0x7B0, 0), (0x7B4, 0x1_2070), (0x7C0, 0x1_2030), (0x630, 0x1_2080), (0x634, 0x8000_0007), (0x638, 0)] {
+            sample.set32(at, value);
+        }
+        let (library, delayed) = (&b"NTOSKRNL.exe"[..], true);
+        let [name, ordinal] = [Symbol::Name(b"ExAllocatePool"), Symbol::Ordinal(7)].map(|symbol| Import { library, symbol, delayed });
+        let imports = Pe::parse(&sample.0).unwrap().imports();
+        assert_eq!((imports.imports, imports.notes), (vec![name, ordinal], vec![]));
+        // below the image base
+        sample.set32(0x7B4, 0x2070);
+        let notes = Pe::parse(&sample.0).unwrap().imports().notes;
+        assert!(notes[0].detail.contains("a library's name at address 0x2070"), "{notes:?}");
     }
 
     #[test]
@@ -343,7 +423,7 @@ mod tests {
         let fault = |change: &dyn Fn(&mut Sample)| {
             let mut sample = Sample::with_tables();
             change(&mut sample);
-            let note = Pe::parse(&sample.0).unwrap().imports().note.unwrap();
+            let [note] = <[Note; 1]>::try_from(Pe::parse(&sample.0).unwrap().imports().notes).unwrap();
             assert_eq!(note.code, Code::ImageImports);
             note.detail
         };
@@ -353,6 +433,28 @@ mod tests {
         assert!(fault(&|s| s.set32(0x630, 0x9000)).contains("a function's name"));
         // a descriptor that is repeated to the end of the section
         assert!(fault(&|s| s.0[0x600..0x800].fill(0xFF)).contains("outside the file"));
+
+        let delayed = |at: usize, value: u32| {
+            fault(&|s| {
+                *s = s.clone().delay_loading();
+                s.set32(at, value);
+            })
+        };
+        assert!(delayed(OPTIONAL + 112 + 13 * 8, 0x9000).contains("the delay-load table at address 0x9000"));
+        assert!(delayed(0x7B4, 0x9000).contains("a library's name"));
+        assert!(delayed(0x7C0, 0x9000).contains("an import lookup table"));
+        // a second descriptor in place of the empty one, and no room for an empty one
+        assert!(delayed(0x7D4, 0x9000).contains("a library's name at address 0x9000"));
+        assert!(delayed(OPTIONAL + 112 + 13 * 8, 0x21F0).contains("null delay-load"));
+    }
+
+    #[test]
+    fn both_import_tables_can_be_at_fault() {
+        let mut sample = Sample::with_tables().delay_loading();
+        sample.directory(1, 0x9000, 40);
+        sample.directory(13, 0x9000, 64);
+        let notes = Pe::parse(&sample.0).unwrap().imports().notes;
+        assert_eq!(notes.len(), 2, "{notes:?}");
     }
 
     #[test]
@@ -374,9 +476,12 @@ mod tests {
         for n in 0..10_000 {
             sample.set32(thunks + n * 8, 0x2080);
         }
+        // and so does the delay-load table: the two have one budget
+        sample.directory(13, 0x2000, 0x1000);
         let imports = Pe::parse(&sample.0).unwrap().imports();
         assert!(imports.imports.len() < 300, "{}", imports.imports.len());
-        assert_eq!(imports.note.unwrap().detail, "the work budget is used up");
+        assert_eq!(imports.notes[0].detail, "the work budget is used up");
+        assert_eq!(imports.notes.len(), 2);
     }
 
     #[test]

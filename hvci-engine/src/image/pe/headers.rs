@@ -34,6 +34,9 @@ pub const DEBUG_DIRECTORY: usize = 6;
 /// Index of the import address table's data directory.
 pub const IAT_DIRECTORY: usize = 12;
 
+/// Index of the delay-load import table's data directory.
+pub const DELAY_IMPORT_DIRECTORY: usize = 13;
+
 const DIRECTORIES: usize = 16;
 const SIZEOF_DIRECTORY: usize = 8;
 /// signature, COFF header, optional header of PE32+ with all its directories

@@ -4,7 +4,7 @@
 //! Sources: Microsoft windows-driver-docs, `devtest/code-integrity-checking.md` and `driversecurity/implement-hvci-compatible-code.md`.
 //! 0x2003 to 0x2005 are violations; 0x2000 to 0x2002 depend on arguments at run time, so that an import is only a risk.
 
-use super::{IAT_DIRECTORY, IMPORT_DIRECTORY, Imports, Pe, Symbol, push_section};
+use super::{DELAY_IMPORT_DIRECTORY, IAT_DIRECTORY, IMPORT_DIRECTORY, Imports, Pe, Symbol, push_section};
 use crate::finding::{Code, Note};
 
 const PAGE: u32 = 0x1000;
@@ -91,7 +91,7 @@ impl Pe<'_> {
         let imports = self.imports();
         self.iat_lint(&imports, &mut notes);
         self.import_lint(&imports, &mut notes);
-        notes.extend(imports.note);
+        notes.extend(imports.notes);
         self.relocation_lint(&mut notes);
         notes
     }
@@ -140,25 +140,34 @@ impl Pe<'_> {
     }
 
     fn import_lint(&self, imports: &Imports<'_>, notes: &mut Vec<Note>) {
-        let mut found: Vec<(&str, Risk)> = imports
+        let mut found: Vec<(&str, Risk, bool)> = imports
             .imports
             .iter()
             .filter_map(|import| {
                 let Symbol::Name(name) = import.symbol else { return None };
                 let at = RISKY.binary_search_by(|(risky, _)| risky.as_bytes().cmp(name)).ok()?;
-                KERNEL_LIBRARIES
-                    .iter()
-                    .any(|library| import.library.eq_ignore_ascii_case(library.as_bytes()))
-                    .then(|| RISKY.get(at).copied())?
+                let (name, risk) = RISKY.get(at).copied()?;
+                KERNEL_LIBRARIES.iter().any(|library| import.library.eq_ignore_ascii_case(library.as_bytes())).then_some((
+                    name,
+                    risk,
+                    import.delayed,
+                ))
             })
             .collect();
-        found.sort_unstable_by_key(|(name, _)| *name);
-        found.dedup();
+        // one that is imported both ways is named once, and not as delay-loaded
+        found.sort_unstable_by_key(|(name, _, delayed)| (*name, *delayed));
+        found.dedup_by_key(|(name, ..)| *name);
         if !found.is_empty() {
-            let names: Vec<&str> = found.iter().map(|(name, _)| *name).collect();
-            let details: Vec<String> =
-                found.iter().map(|(name, risk)| format!("{name} (Driver Verifier {})", risk.verifier_code())).collect();
-            let table = self.headers.directory(IMPORT_DIRECTORY);
+            let names: Vec<&str> = found.iter().map(|(name, ..)| *name).collect();
+            let details: Vec<String> = found
+                .iter()
+                .map(|(name, risk, delayed)| {
+                    let how = if *delayed { "delay-loaded, " } else { "" };
+                    format!("{name} ({how}Driver Verifier {})", risk.verifier_code())
+                })
+                .collect();
+            let all_delayed = found.iter().all(|(.., delayed)| *delayed);
+            let table = self.headers.directory(if all_delayed { DELAY_IMPORT_DIRECTORY } else { IMPORT_DIRECTORY });
             let note = Note::new(Code::ImageRiskyImport, format!("imports {}", details.join(", ")));
             notes.push(Note { span: self.place(table.address, table.size), ..note }.of(names.join(", ")));
         }
@@ -255,6 +264,19 @@ mod tests {
         assert_eq!(lint(&sample), [(Code::ImageRiskyImport, risk.to_owned())]);
         sample.bytes(0x670, b"myother.dll\0");
         assert_eq!(lint(&sample), []);
+    }
+
+    #[test]
+    fn delay_loaded_imports_are_imports() {
+        let mut sample = Sample::with_tables().delay_loading();
+        let loaded = "ExAllocatePool imports ExAllocatePool (Driver Verifier 0x2000)";
+        assert_eq!(lint(&sample), [(Code::ImageRiskyImport, loaded.to_owned())]);
+        sample.directory(1, 0, 0);
+        let delayed = "ExAllocatePool imports ExAllocatePool (delay-loaded, Driver Verifier 0x2000)";
+        assert_eq!(lint(&sample), [(Code::ImageRiskyImport, delayed.to_owned())]);
+        // blamed is the table that they stand in
+        let note = Pe::parse(&sample.0).unwrap().lint().remove(0);
+        assert_eq!(note.span.unwrap().to_string(), "0x7b0..0x7f0");
     }
 
     #[test]

@@ -96,6 +96,15 @@ impl Sample {
         s
     }
 
+    /// With a delay-load descriptor in `.data` for what [`with_tables`](Self::with_tables) imports at load.
+    pub(super) fn delay_loading(mut self) -> Self {
+        self.directory(13, 0x21B0, 0x40);
+        for (at, value) in [(0x7B0, 1), (0x7B4, 0x2070), (0x7BC, 0x2050), (0x7C0, 0x2030)] {
+            self.set32(at, value);
+        }
+        self
+    }
+
     pub(super) fn set16(&mut self, at: usize, value: u16) {
         self.bytes(at, &value.to_le_bytes());
     }
