@@ -226,6 +226,22 @@ fn every_format_is_the_same_on_any_number_of_threads() {
 }
 
 #[test]
+fn a_kernel_may_be_a_unified_kernel_image() {
+    let module = CORPUS.image("module/rsa-sha256.ko");
+    let scan_with = |kernel: &str| {
+        let kernel = CORPUS.image(kernel);
+        run(["scan".as_ref(), module.as_os_str(), "--no-builtin-roots".as_ref(), "--kernel".as_ref(), kernel.as_os_str()])
+    };
+    for kernel in ["kernel/vmlinuz", "kernel/unified.efi"] {
+        let output = scan_with(kernel);
+        assert_eq!(status(&output), 0, "{kernel}: {}{}", stdout(&output), stderr(&output));
+    }
+    let output = scan_with("container/driver-sha256.sys");
+    assert_eq!(status(&output), 2);
+    assert!(stderr(&output).contains("driver-sha256.sys") && stderr(&output).contains(".linux"), "{}", stderr(&output));
+}
+
+#[test]
 fn what_cannot_be_read_is_a_finding_and_the_rest_is_still_judged() {
     let dir = tempfile::tempdir().unwrap();
     let whole = fs::read(CORPUS.image("chain/whql.sys")).unwrap();

@@ -9,13 +9,13 @@ use std::{
     process::Command,
 };
 
-use corpus::{report::FactsLine, trust::add_kernel};
+use corpus::{report::FactsLine, synth::elf, trust::add_kernel};
 use hvci_engine::{
     examine::Examiner,
     facts::{Facts, FileKind, Signature, Source},
     finding::{Code, Severity},
     policy::{Decision, Judge, Profile, Verdict},
-    signature::{cache::Cache, catalog::CatalogIndex, crosscheck, modsig::ModuleTrailer, trust::TrustStore},
+    signature::{cache::Cache, catalog::CatalogIndex, crosscheck, kernel::kernel_certificates, modsig::ModuleTrailer, trust::TrustStore},
     time::UnixTime,
 };
 use rand_chacha::ChaCha8Rng;
@@ -90,6 +90,20 @@ fn kernel() -> Option<(Bench, Vec<PathBuf>)> {
     }
     assert!(modules.len() > 1_000, "only {} modules in {}", modules.len(), folder.display());
     Some((Bench::new(trust), modules))
+}
+
+#[test]
+fn a_unified_kernel_image_has_the_keys_of_the_kernel_in_it() {
+    let Some(folder) = folder("debian-kernel") else { return };
+    let mut kernels = 0;
+    for path in files(&folder).iter().filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))) {
+        let kernel = fs::read(path).unwrap();
+        let certificates = kernel_certificates(&kernel, CAP).unwrap();
+        assert!(!certificates.is_empty());
+        assert_eq!(kernel_certificates(&elf::unified(&kernel).unwrap(), CAP).unwrap(), certificates, "{}", path.display());
+        kernels += 1;
+    }
+    assert!(kernels > 0);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::{
     certificate::Identity,
     der::Node,
     key::stream,
-    layout::{to_u32, write, write32},
+    layout::{Layout, read32, to_u32, to_usize, write, write32},
     oid, pe,
     signed_data::Signing,
 };
@@ -160,6 +160,28 @@ pub fn vmlinuz(keys: &[&Identity]) -> Result<Vec<u8>> {
     write32(&mut bytes, 0x248, to_u32(STUB))?;
     write32(&mut bytes, 0x24C, to_u32(payload.len()))?;
     write(&mut bytes, (usize::from(SETUP) + 1) * 512 + STUB, &payload)?;
+    set_checksum(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A unified kernel image of `kernel` (UAPI Group Specification 5): what systemd-stub starts, in sections of one EFI image.
+///
+/// # Errors
+/// None that occurs.
+pub fn unified(kernel: &[u8]) -> Result<Vec<u8>> {
+    const RELEASE: &[u8] = b"ID=synthetic\nPRETTY_NAME=Synthetic\n";
+    const COMMAND_LINE: &[u8] = b"root=/dev/synthetic ro\0";
+    let texts = [(".osrel", RELEASE), (".cmdline", COMMAND_LINE), (".linux", kernel)];
+    let mut sections = vec![(".text", pe::CODE, 0x1000), (".rdata", pe::CONST, 0x200)];
+    let first = sections.len();
+    sections.extend(texts.map(|(name, content)| (name, pe::CONST, content.len())));
+    let image = pe::Image { sections, relocations: Vec::new(), ..pe::Image::of(FileKind::PeEfi, "unified") };
+    let mut bytes = image.build()?;
+    let layout = Layout::of(&bytes)?;
+    for (index, (_, content)) in texts.iter().enumerate() {
+        let at = to_usize(read32(&bytes, layout.section(first + index) + 20)?);
+        write(&mut bytes, at, content)?;
+    }
     set_checksum(&mut bytes)?;
     Ok(bytes)
 }

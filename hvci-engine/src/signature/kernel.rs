@@ -27,6 +27,7 @@ use crate::{
     image::{
         ImageError,
         elf::Elf,
+        pe::Pe,
         unpack::{Compression, unpack_payload},
     },
 };
@@ -34,7 +35,7 @@ use crate::{
 /// The certificates built into a kernel, as DER, in their order: the module signing key first. Each stands there once.
 ///
 /// `kernel` is a `vmlinuz` (x86 bzImage, or an EFI zboot image of any machine), a raw `Image` of arm64 or RISC-V, or a `vmlinux`, each also
-/// compressed as a whole. At most `cap` bytes are unpacked; 256 MiB hold every kernel.
+/// compressed as a whole; or a unified kernel image whose `.linux` section is one of these. At most `cap` bytes are unpacked; 256 MiB hold every kernel.
 ///
 /// # Errors
 /// [`Code::InputNotImage`] for what is no kernel; those of [`unpack_payload`]; [`Code::PkiNoKeyring`] where the kernel has no such list,
@@ -59,7 +60,7 @@ pub fn kernel_certificates(kernel: &[u8], cap: usize) -> Result<Vec<Vec<u8>>, Im
 
 /// What a kernel becomes when it is started, as far as the list is concerned: an ELF file or a raw image.
 fn unpacked_kernel(kernel: &[u8], cap: usize) -> Result<Cow<'_, [u8]>, ImageError> {
-    let mut image = Cow::Borrowed(kernel);
+    let mut image = Cow::Borrowed(unified_kernel(kernel)?.unwrap_or(kernel));
     // a compressed vmlinuz, its payload, and what that is
     for _ in 0..3 {
         if Elf::is_elf(&image) || is_raw_image(&image) {
@@ -74,7 +75,25 @@ fn unpacked_kernel(kernel: &[u8], cap: usize) -> Result<Cow<'_, [u8]>, ImageErro
         };
         image = Cow::Owned(if Elf::is_elf(payload) { payload.to_vec() } else { unpack_payload(payload, cap)? });
     }
-    Err(ImageError::new(Code::InputNotImage, "no Linux kernel: neither bzImage nor EFI zboot nor raw Image nor ELF"))
+    Err(ImageError::new(
+        Code::InputNotImage,
+        "no Linux kernel: neither bzImage nor EFI zboot nor raw Image nor ELF, nor an image with a .linux section",
+    ))
+}
+
+/// The `.linux` section of a unified kernel image (UAPI Group Specification 5, "Unified Kernel Image"), the first one, as systemd-stub takes
+/// it; `None` for another file. What is in it can be no unified kernel image again: only this looks for the section, and only once.
+fn unified_kernel(image: &[u8]) -> Result<Option<&[u8]>, ImageError> {
+    // a vmlinuz and a raw Image are PE images as well, and what their header says comes first
+    if !Pe::is_pe(image) || is_raw_image(image) || is_zboot(image) || is_bzimage(image) {
+        return Ok(None);
+    }
+    let Ok(pe) = Pe::parse(image) else { return Ok(None) };
+    let Some(section) = pe.sections().iter().find(|s| s.name == *b".linux\0\0") else { return Ok(None) };
+    // behind it the file is filled up to FileAlignment
+    let len = index(section.file_size.min(section.mapped_size()));
+    let kernel = slice(image, index(section.file_offset), len);
+    kernel.map(Some).ok_or_else(|| ImageError::new(Code::ImageTruncated, "the image ends before its .linux section does"))
 }
 
 /// Raw `Image` (`Documentation/arch/arm64/booting.rst`, `Documentation/arch/riscv/boot-image-header.rst`).
@@ -85,11 +104,9 @@ fn is_raw_image(image: &[u8]) -> bool {
 /// Compressed payload of a bzImage (`Documentation/arch/x86/boot.rst`, `payload_offset`, boot protocol 2.08) or an EFI zboot image
 /// (`drivers/firmware/efi/libstub/zboot-header.S`); `None` for another file.
 fn payload(image: &[u8]) -> Result<Option<&[u8]>, ImageError> {
-    let zboot = image.starts_with(b"MZ") && slice(image, 4, 4) == Some(b"zimg");
-    let bzimage = slice(image, 0x202, 4) == Some(b"HdrS") && le16(image, 0x206).is_some_and(|version| version >= 0x208);
-    let place = if zboot {
+    let place = if is_zboot(image) {
         le32(image, 8).zip(le32(image, 12)).map(|(offset, len)| (index(offset), index(len)))
-    } else if bzimage {
+    } else if is_bzimage(image) {
         // 0 stands for 4
         let setup = array(image, 0x1F1).map(|[n]| if n == 0 { 4 } else { usize::from(n) });
         let start = setup.and_then(|sectors| sectors.checked_add(1)?.checked_mul(512));
@@ -102,6 +119,15 @@ fn payload(image: &[u8]) -> Result<Option<&[u8]>, ImageError> {
     };
     let payload = place.and_then(|(offset, len)| slice(image, offset, len));
     payload.map(Some).ok_or_else(|| ImageError::new(Code::ImageTruncated, "the kernel ends before its payload does"))
+}
+
+fn is_zboot(image: &[u8]) -> bool {
+    image.starts_with(b"MZ") && slice(image, 4, 4) == Some(b"zimg")
+}
+
+/// Boot protocol 2.08 or later.
+fn is_bzimage(image: &[u8]) -> bool {
+    slice(image, 0x202, 4) == Some(b"HdrS") && le16(image, 0x206).is_some_and(|version| version >= 0x208)
 }
 
 /// Certificates that stand back to back in an image.

@@ -140,7 +140,7 @@ pub(crate) struct JudgingArgs {
     /// Whose rules decide; auto takes those of the loader that would meet the file
     #[arg(long, short, default_value = "auto", value_parser = PossibleValuesParser::new(profile_names()))]
     pub(crate) profile: String,
-    /// A kernel (vmlinuz or vmlinux) whose built-in keys may sign modules
+    /// A kernel (vmlinuz, vmlinux or unified kernel image) whose built-in keys may sign modules
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Vec<PathBuf>,
     /// More trust anchors, for uefi, module, user and timestamp; PURPOSE= for one use (kernel, uefi, shim, module, user, timestamp)

@@ -5,7 +5,7 @@ use hvci_engine::{digest::DigestAlg, facts::FileKind::PeEfi, finding::Code};
 use super::{Expected, MODULE, Studio, UEFI, accept, attach, refuse, unknown};
 use crate::synth::{
     Result,
-    elf::{append, append_with, gzip, ml_dsa, module, signed, signing, vmlinuz, xz, zstd},
+    elf::{append, append_with, gzip, ml_dsa, module, signed, signing, unified, vmlinuz, xz, zstd},
     layout::to_u32,
     oid,
     pe::Image,
@@ -177,6 +177,15 @@ fn kernels(studio: &mut Studio<'_>) -> Result<()> {
     let why = "a kernel image signed for firmware, with the module keys built in";
     studio.add(super::super::KERNEL_PATH, &[86, 87], why, good.clone(), vec![accept(UEFI, &[])]);
     studio.starter();
+    let unified = unified(&good)?;
+    let unified = attach(&unified, [studio.blob(&unified, "uefi 2", |a| a.signing.stamps.clear())?])?;
+    let mut replaced = unified.clone();
+    let at = replaced.len() / 2;
+    replaced[at] ^= 1;
+    let why = "that kernel with its command line in one signed image, its keys in it all the same";
+    studio.add("kernel/unified.efi", &[86], why, unified, vec![accept(UEFI, &[])]);
+    let why = "the same with a flipped bit of the kernel in it";
+    studio.add("kernel/unified-changed.efi", &[86], why, replaced, vec![refuse(UEFI, &[Code::SigDigestMismatch])]);
     // in the payload, behind the stub
     let mut changed = good;
     let at = changed.len() / 2;

@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tests")]
 
 use std::io::Write as _;
 
@@ -65,6 +65,35 @@ fn zboot(payload: &[u8]) -> Vec<u8> {
     image
 }
 
+/// A unified kernel image: PE32+ headers and these sections.
+fn unified(sections: &[(&[u8; 8], &[u8])]) -> Vec<u8> {
+    let mut image = vec![0; 0x400];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"MZ");
+    put(0x3C, &[0x80]);
+    put(0x80, b"PE\0\0");
+    put(0x84, &0x8664_u16.to_le_bytes());
+    put(0x86, &u16::try_from(sections.len()).unwrap().to_le_bytes());
+    put(0x94, &[240, 0, 0x22, 0]);
+    put(0x98, &0x20B_u16.to_le_bytes());
+    for (at, value) in [(0x98 + 32, 0x1000_u32), (0x98 + 36, 0x200), (0x98 + 56, 0x10_0000), (0x98 + 60, 0x400), (0x98 + 108, 16)] {
+        put(at, &value.to_le_bytes());
+    }
+    put(0x98 + 68, &[10]);
+    for (index, (name, content)) in sections.iter().enumerate() {
+        let header = 0x98 + 240 + index * 40;
+        let number = |n: usize| u32::try_from(n).unwrap();
+        let filled = content.len().next_multiple_of(0x200);
+        image[header..header + 8].copy_from_slice(*name);
+        for (field, value) in [content.len(), 0x1_0000 * (index + 1), filled, image.len()].into_iter().map(number).enumerate() {
+            image[header + 8 + field * 4..header + 12 + field * 4].copy_from_slice(&value.to_le_bytes());
+        }
+        image.extend_from_slice(content);
+        image.resize(image.len().next_multiple_of(0x200), 0);
+    }
+    image
+}
+
 fn gz(data: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(data).unwrap();
@@ -95,6 +124,10 @@ fn every_form_of_kernel() {
         &raw,
         &gz(&raw),
         &zboot(&gz(&raw)),
+        &unified(&[(b".osrel\0\0", b"ID=debian"), (b".linux\0\0", &bzimage(&gz(&vmlinux)))]),
+        // what the section is filled up with is no part of the compressed file
+        &unified(&[(b".linux\0\0", &gz(&bzimage(&gz(&vmlinux))))]),
+        &unified(&[(b".linux\0\0", &zboot(&gz(&raw))), (b".linux\0\0", b"another")]),
     ] {
         assert_eq!(kernel_certificates(kernel, CAP).unwrap(), certificates);
     }
@@ -108,6 +141,12 @@ fn refusals() {
     assert_eq!(code(&gz(&gz(&gz(&gz(&vmlinux))))), Code::InputNotImage);
     assert_eq!(code(&bzimage(b"BZh9")), Code::ImageUnsupported);
     assert_eq!(code(&bzimage(b"what is this")), Code::InputContainer);
+    assert_eq!(code(&unified(&[(b".linux\0\0", b"what is this")])), Code::InputNotImage);
+    assert_eq!(code(&unified(&[(b".text\0\0\0", &vmlinux)])), Code::InputNotImage);
+    let inner = unified(&[(b".linux\0\0", &vmlinux)]);
+    assert!(kernel_certificates(&inner, CAP).is_ok());
+    assert_eq!(code(&unified(&[(b".linux\0\0", &inner)])), Code::InputNotImage);
+    assert_eq!(code(&inner[..inner.len() - 0x200]), Code::ImageTruncated);
     let mut short = bzimage(&gz(&vmlinux));
     short.truncate(short.len() - 19);
     assert_eq!(code(&short), Code::ImageTruncated);
@@ -178,11 +217,12 @@ fn real_kernels() {
 
 proptest! {
     #[test]
-    fn never_panics(cut in 0_usize..6000, at in 0_usize..6000, byte in any::<u8>(), form in 0_u8..3) {
+    fn never_panics(cut in 0_usize..6000, at in 0_usize..6000, byte in any::<u8>(), form in 0_u8..4) {
         let (vmlinux, _) = modern();
         let mut data = match form {
             0 => vmlinux,
             1 => bzimage(&gz(&vmlinux)),
+            2 => unified(&[(b".linux\0\0", &bzimage(&gz(&vmlinux)))]),
             _ => zboot(&vmlinux),
         };
         if let Some(b) = data.get_mut(at) {
