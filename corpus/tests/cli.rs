@@ -421,6 +421,82 @@ fn sarif_is_sarif() {
     }
 }
 
+/// Where the schema of SARIF 2.1.0 (OASIS) is: the package `serde-sarif` carries it.
+fn sarif_schema() -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--locked", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let package = metadata["packages"].as_array().unwrap().iter().find(|p| p["name"] == "serde-sarif").unwrap();
+    Path::new(package["manifest_path"].as_str().unwrap()).with_file_name("src").join("schema.json")
+}
+
+/// What Python's `jsonschema` has against a log; `None` when it is not there.
+fn errors_of_python(schema: &Path, log: &Path) -> Option<String> {
+    const NOT_THERE: i32 = 77;
+    const SCRIPT: &str = "
+import json, sys
+try:
+    import jsonschema
+except ImportError:
+    sys.exit(77)
+schema, log = (json.load(open(name, encoding='utf-8')) for name in sys.argv[1:])
+for error in jsonschema.validators.validator_for(schema)(schema).iter_errors(log):
+    print('/'.join(map(str, error.absolute_path)), error.message[:300])
+";
+    let output = Command::new("python3").args(["-c", SCRIPT]).args([schema, log]).output().ok()?;
+    if status(&output) == NOT_THERE {
+        return None;
+    }
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    Some(stdout(&output).to_owned())
+}
+
+#[test]
+fn sarif_is_what_its_schema_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("log.sarif");
+    let schema_file = sarif_schema();
+    // two patterns have a bracket too many, which the Rust validator takes for no regular expression
+    let schema = fs::read_to_string(&schema_file).unwrap().replace("-[a-zA-Z]{2}]?$", "(-[a-zA-Z]{2})?$");
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    assert!(schema["title"].as_str().unwrap().contains("(SARIF) Version 2.1.0"), "{}", schema["title"]);
+    let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
+    let starter = run(["scan", "--starter", "-o", "sarif"]);
+    // profiles make other severities of the same codes, and a path is no URI yet
+    let whole = |profile: &str| {
+        let nowhere = CORPUS.image("no/such folder/ä%[x].sys");
+        scan([CORPUS.written.images.as_os_str(), nowhere.as_os_str(), "-o".as_ref(), "sarif".as_ref(), "-p".as_ref(), profile.as_ref()])
+    };
+    let mut levels = BTreeSet::new();
+    for output in [starter, whole("auto"), whole("hvci")] {
+        assert_eq!(status(&output), 1, "{}", stderr(&output));
+        let log: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let errors: Vec<String> = validator.iter_errors(&log).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(errors.is_empty(), "{}", errors.join("\n"));
+        fs::write(&file, &output.stdout).unwrap();
+        match errors_of_python(&schema_file, &file) {
+            Some(errors) => assert_eq!(errors, ""),
+            None => eprintln!("skipped: Python's jsonschema is not installed, only the Rust one was asked"),
+        }
+        let results = log["runs"][0]["results"].as_array().unwrap();
+        assert!(!results.is_empty());
+        levels.extend(results.iter().map(|r| r["level"].as_str().unwrap().to_owned()));
+        // the schema asks for something
+        for (field, value) in [("level", json!("bad")), ("locations", json!([{ "physicalLocation": 1 }])), ("message", json!({}))] {
+            let mut broken = log.clone();
+            broken["runs"][0]["results"][0][field] = value;
+            assert!(!validator.is_valid(&broken), "{field}");
+        }
+    }
+    // unknown is an error here, and notes are left out
+    assert_eq!(levels.iter().map(String::as_str).collect::<Vec<_>>(), ["error", "warning"]);
+}
+
 #[test]
 fn sarif_keeps_the_worst_findings_and_says_how_many_it_left_out() {
     let mut out = Vec::new();
