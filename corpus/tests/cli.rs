@@ -12,7 +12,7 @@ use std::{
 
 use corpus::{
     report::{Audited, Format, MAX_RESULTS, Sarif, Sink as _, Summary},
-    synth::{self, Written},
+    synth::{self, Written, pki::Pki},
 };
 use hvci_engine::{
     bytes::Span,
@@ -274,6 +274,78 @@ fn what_cannot_be_read_is_a_finding_and_the_rest_is_still_judged() {
     let small = scan([dir.path().join("whole.sys").as_os_str(), "--max-size".as_ref(), "1K".as_ref(), "-o".as_ref(), "ndjson".as_ref()]);
     let small = self::records(&small);
     assert!(codes(&small[0]).contains("HVCI-INP-003"), "{small:?}");
+}
+
+/// Root may read everything, so the program runs as nobody where the test is root's.
+#[cfg(unix)]
+#[test]
+fn what_may_not_be_read_is_a_finding_and_the_rest_is_still_judged() {
+    use std::os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    };
+    const NOBODY: u32 = 65_534;
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    mode(dir.path(), 0o755);
+    let is_root = fs::metadata(dir.path()).unwrap().uid() == 0;
+
+    // what the program reads, and itself, where nobody can reach them
+    let program = dir.path().join("hvci-audit");
+    fs::copy(env!("CARGO_BIN_EXE_hvci-audit"), &program).unwrap();
+    mode(&program, 0o755);
+    let root = dir.path().join("root.pem");
+    fs::write(&root, synth::anchors(&Pki::new(synth::DEFAULT_SEED).unwrap()).unwrap()["kernel"].as_bytes()).unwrap();
+    let drivers = dir.path().join("drivers");
+    let closed = drivers.join("closed");
+    fs::create_dir_all(&closed).unwrap();
+    for name in ["a-first.sys", "closed.sys", "closed/inside.sys", "z-last.sys"] {
+        fs::copy(CORPUS.image("chain/whql.sys"), drivers.join(name)).unwrap();
+        mode(&drivers.join(name), 0o644);
+    }
+    mode(&root, 0o644);
+    mode(&drivers, 0o755);
+    mode(&drivers.join("closed.sys"), 0);
+    mode(&closed, 0);
+
+    let scan = |format: &str| {
+        let mut command = Command::new(&program);
+        command.arg("scan").arg(&drivers).arg("--roots").arg(argument("kernel=", &root));
+        command.args(["--time", &CORPUS.written.time.to_string(), "-o", format]).stdin(Stdio::null()).current_dir(dir.path());
+        if is_root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command.output()
+    };
+    let (lines, text) = (scan("ndjson"), scan("human"));
+    // so that it can be removed
+    mode(&closed, 0o755);
+    let (lines, text) = match (lines, text) {
+        (Ok(lines), Ok(text)) => (lines, text),
+        (Err(err), _) | (_, Err(err)) => {
+            assert_eq!(err.kind(), std::io::ErrorKind::PermissionDenied, "{err}");
+            eprintln!("skipped: nobody may run a program in {}", dir.path().display());
+            return;
+        }
+    };
+    assert_eq!((status(&lines), stderr(&lines)), (1, ""));
+    let records = records(&lines);
+    let seen: Vec<(&str, &str)> = records
+        .iter()
+        .map(|r| {
+            let path = Path::new(r["path"].as_str().unwrap()).strip_prefix(&drivers).unwrap();
+            (path.to_str().unwrap(), r["decision"].as_str().unwrap())
+        })
+        .collect();
+    assert_eq!(seen, [("a-first.sys", "accept"), ("closed", "refuse"), ("closed.sys", "refuse"), ("z-last.sys", "accept")]);
+    for record in &records[1..3] {
+        let finding = &record["findings"][0];
+        assert_eq!((&finding["code"], &finding["severity"]), (&json!("HVCI-INP-001"), &json!("error")), "{record}");
+        assert!(finding["detail"].as_str().unwrap().to_lowercase().contains("permission denied"), "{finding}");
+    }
+    for part in ["drivers/closed.sys", "drivers/closed  ", Code::InputUnreadable.advice()] {
+        assert!(stdout(&text).contains(part), "{part:?} is not in\n{}", stdout(&text));
+    }
 }
 
 #[test]
