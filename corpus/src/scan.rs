@@ -40,7 +40,7 @@ use crate::{
 
 /// How many files make a batch, and how many bytes: enough neighbours for the digest lanes, and little enough for memory.
 const BATCH_FILES: usize = 64;
-const BATCH_BYTES: u64 = 12 << 20;
+const BATCH_BYTES: usize = 12 << 20;
 
 /// Everything that a scan is made with.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ impl Units {
             }) else {
                 return (!unit.is_empty()).then_some(unit);
             };
-            if !unit.is_empty() && (unit.len() >= BATCH_FILES || bytes.saturating_add(size) > BATCH_BYTES) {
+            if !unit.is_empty() && (unit.len() >= BATCH_FILES || bytes.saturating_add(size) > BATCH_BYTES as u64) {
                 self.waiting = Some((found, size));
                 return Some(unit);
             }
@@ -171,7 +171,7 @@ thread_local! {
 }
 
 /// For every file of a unit, and a byte after each.
-const ROOM_BYTES: usize = BATCH_BYTES as usize + BATCH_FILES;
+const ROOM_BYTES: usize = BATCH_BYTES + BATCH_FILES;
 
 struct Worker<'c> {
     context: &'c Context,
@@ -261,7 +261,7 @@ impl Worker<'_> {
                 if body.is_empty() { Waiting::Fault { path, size: 0, notes } } else { Waiting::Member { path, bytes: body, notes } };
             let full = batches
                 .last()
-                .is_none_or(|b| b.len() >= BATCH_FILES || b.iter().map(|w| w.bytes().len() as u64).sum::<u64>() > BATCH_BYTES);
+                .is_none_or(|b| b.len() >= BATCH_FILES || b.iter().map(|w| w.bytes().len() as u64).sum::<u64>() > BATCH_BYTES as u64);
             if full {
                 if batches.len() >= self.context.jobs {
                     self.flush_batches(std::mem::take(&mut batches), (std::mem::take(&mut skipped), 0, 0));
