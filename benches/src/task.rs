@@ -230,7 +230,7 @@ fn one_by_one(request: &Request) -> Result<Measured> {
     let (cache, catalogs) = (Cache::default(), CatalogIndex::default());
     let examiner = Examiner { cache: &cache, catalogs: &catalogs, digests: &[] };
     let judge = Judge { trust: &trust, time: now()?, cache: &cache };
-    let mut room = vec![0; MAP_FROM as usize + 1];
+    let mut room = vec![0; usize::try_from(MAP_FROM)? + 1];
     Ok(each_file(&request.files, |file| {
         let Ok(content) = Content::open(file, MAX_SIZE, &mut room.as_mut_slice()) else { return false };
         let facts = examiner.examine(content.bytes(), usize::try_from(MAX_SIZE).unwrap_or(usize::MAX));
