@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
@@ -132,23 +132,42 @@ pub fn installed(program: &str) -> bool {
 pub struct Programs {
     /// The numbers.
     pub measured: Measured,
-    /// Of each file: whether the program ended with status 0.
+    /// Of each file: whether the program called it valid.
     pub success: Vec<bool>,
 }
 
-/// Starts the program that `command` makes for each of `files`, one after the other.
+/// Starts the program that `command` makes for each of `files`, one after the other. Status 0 is valid.
 ///
 /// # Errors
 /// It cannot be started.
 pub fn each_file<F>(files: &[F], command: impl Fn(&F) -> Command) -> Result<Programs> {
+    each(files, None, command)
+}
+
+/// The same for a program that ends with status 0 over bad signatures too: valid is what makes it begin with `words`.
+///
+/// # Errors
+/// It cannot be started, or its output cannot be read.
+pub fn each_file_that_says<F>(files: &[F], words: &str, command: impl Fn(&F) -> Command) -> Result<Programs> {
+    each(files, Some(words), command)
+}
+
+fn each<F>(files: &[F], words: Option<&str>, command: impl Fn(&F) -> Command) -> Result<Programs> {
     let mut measured = Measured { files: files.len(), ..Measured::default() };
     let mut success = Vec::with_capacity(files.len());
+    let mut said = Vec::new();
     let wall = Instant::now();
     for file in files {
-        let child = command(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let output = if words.is_some() { Stdio::piped() } else { Stdio::null() };
+        let mut child = command(file).stdin(Stdio::null()).stdout(output).stderr(Stdio::null()).spawn()?;
+        said.clear();
+        if let Some(mut output) = child.stdout.take() {
+            output.read_to_end(&mut said)?;
+        }
         let used = cpu::wait(&child)?;
-        success.push(used.success);
-        measured.valid += usize::from(used.success);
+        let valid = used.success && words.is_none_or(|words| said.starts_with(words.as_bytes()));
+        success.push(valid);
+        measured.valid += usize::from(valid);
         measured.cpu += used.cpu.as_secs_f64();
         measured.peak_rss = measured.peak_rss.max(used.peak_rss);
         measured.each.push(used.cpu.as_secs_f64() * 1e6);
@@ -164,6 +183,17 @@ pub fn osslsigncode(file: &Path, bundle: &Path) -> Command {
     command.args(["-ignore-cdp", "-ignore-crl"]);
     command
 }
+
+/// `svcli`, the program of uthenticode: digest and signature, no chain, no timestamp. What it finds is in its
+/// output, see [`VERIFIED`], not in its status.
+pub fn svcli(file: &Path) -> Command {
+    let mut command = Command::new("svcli");
+    command.arg(file);
+    command
+}
+
+/// How `svcli` begins when it calls a file valid.
+pub const VERIFIED: &str = "This PE is verified!";
 
 /// `sbverify`, which trusts one certificate; its count means little.
 pub fn sbverify(file: &Path, certificate: &Path) -> Command {

@@ -70,6 +70,7 @@ fn main() -> Result<()> {
 const US: &str = "us, scan";
 const ALONE: &str = "us, one by one";
 const OSSLSIGNCODE: &str = "osslsigncode";
+const UTHENTICODE: &str = "uthenticode";
 const OPENSSL: &str = "openssl cms";
 const OBVIOUS: &str = "obvious Rust";
 const BOUND: &str = "read + hash + RSA";
@@ -197,12 +198,15 @@ impl<'a> Comparison<'a> {
         let small = sample(&set.files, self.args.sample / 4);
         let small_bytes = size_of(&small)?;
         let osslsigncode = self.program(OSSLSIGNCODE);
+        let uthenticode = peer::installed("svcli");
+        if !uthenticode {
+            self.report.missing.push(format!("{UTHENTICODE}: its program svcli is not installed"));
+        }
         let lief = self.library(&peer::LIEF, None);
         let slow = !self.args.quick;
         let signify = slow && self.library(&peer::SIGNIFY, None);
         let sbverify = slow && self.program("sbverify");
         let pesign = slow && self.program("pesign");
-        self.report.missing.push("uthenticode: has no program of its own".to_owned());
         for round in 0..self.args.rounds {
             eprintln!("{}: round {}", set.name, round + 1);
             self.add(&set, US, Work::Scan)?;
@@ -210,6 +214,10 @@ impl<'a> Comparison<'a> {
             self.add(&set, OBVIOUS, Work::ObviousPe)?;
             if lief {
                 self.report.add(&set, peer::LIEF.name, set.bytes, peer::LIEF.run(&set.files, None)?);
+            }
+            if uthenticode {
+                let programs = peer::each_file_that_says(&set.files, peer::VERIFIED, |f| peer::svcli(f))?;
+                self.report.add(&set, UTHENTICODE, set.bytes, programs.measured);
             }
             if osslsigncode {
                 let programs = peer::each_file(&set.files, |f| peer::osslsigncode(f, bundle))?;
@@ -233,7 +241,7 @@ impl<'a> Comparison<'a> {
         let goals = [
             Goal::new("9", "PE audit / osslsigncode", Must::AtLeast(22.0), ratio(OSSLSIGNCODE)),
             Goal::new("10", "PE audit / LIEF", Must::AtLeast(5.0), ratio(peer::LIEF.name)),
-            Goal::new("10", "PE audit / uthenticode", Must::AtLeast(2.2), Vec::new()),
+            Goal::new("10", "PE audit / uthenticode", Must::AtLeast(2.2), ratio(UTHENTICODE)),
             Goal::new("10", "PE audit / obvious Rust", Must::Shown, ratio(OBVIOUS)),
         ];
         self.report.goals.extend(goals);
