@@ -246,23 +246,21 @@ fn bound(request: &Request) -> Result<Measured> {
     let key = &trust.anchors().first().context("no key")?.certificate;
     let (cache, catalogs) = (Cache::default(), CatalogIndex::default());
     let examiner = Examiner { cache: &cache, catalogs: &catalogs, digests: &[] };
-    let mut buffers = vec![Vec::new(); BATCH];
+    let mut memory = vec![0; BATCH * (usize::try_from(MAP_FROM)? + 1)];
     let mut cpu = Duration::ZERO;
     let mut valid = 0;
     for batch in request.files.chunks(BATCH) {
         let read = cpu::thread();
-        for (file, buffer) in batch.iter().zip(&mut buffers) {
-            buffer.clear();
-            io::Read::read_to_end(&mut std::fs::File::open(file)?, buffer)?;
-        }
+        let mut room = memory.as_mut_slice();
+        let contents: Vec<Content<'_>> = batch.iter().filter_map(|file| Content::open(file, MAX_SIZE, &mut room).ok()).collect();
         cpu += cpu::thread() - read;
 
         // which bytes to hash and which signature to verify is known beforehand
-        let trailers: Vec<ModuleTrailer<'_>> =
-            buffers.iter().take(batch.len()).filter_map(|b| ModuleTrailer::find(b).ok().flatten()).collect();
+        let trailers: Vec<ModuleTrailer<'_>> = contents.iter().filter_map(|c| ModuleTrailer::find(c.bytes()).ok().flatten()).collect();
         let mut signers = Vec::new();
-        for buffer in buffers.iter().take(batch.len()) {
-            signers.extend(examiner.examine(buffer, buffer.len()).signatures.pop().and_then(|s| s.signer));
+        for content in &contents {
+            let bytes = content.bytes();
+            signers.extend(examiner.examine(bytes, bytes.len()).signatures.pop().and_then(|s| s.signer));
         }
         let algorithm = |i: usize| signers.get(i).and_then(|s| Some(s.signed_digest?.alg())).unwrap_or(DigestAlg::Sha256);
         let jobs: Vec<Job<'_>> = trailers.iter().enumerate().map(|(i, t)| Job { alg: algorithm(i), pieces: vec![t.content] }).collect();
