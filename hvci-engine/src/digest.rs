@@ -1,5 +1,9 @@
 //! Digest algorithms and values: vocabulary only, the computing is in [`crate::crypto`].
 
+use alloc::{
+    format,
+    string::{String, ToString},
+};
 use core::fmt;
 
 use serde::{Deserialize, Serialize};

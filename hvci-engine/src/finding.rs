@@ -3,6 +3,7 @@
 //! A code is permanent: its number and alias never change their meaning and are never used again. Each has a page in `docs/codes/`.
 //! Modules that read bytes raise [`Note`]s (a code, a place, what was seen); how bad that is, is decided in [`crate::policy`].
 
+use alloc::{format, string::String};
 use core::fmt;
 
 use schemars::JsonSchema;
@@ -229,7 +230,7 @@ impl<'de> Deserialize<'de> for Code {
 }
 
 impl JsonSchema for Code {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
+    fn schema_name() -> alloc::borrow::Cow<'static, str> {
         "Code".into()
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

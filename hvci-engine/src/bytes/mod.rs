@@ -3,6 +3,7 @@
 //! Nothing here panics or allocates: an offset outside the input is `None` or a typed error.
 //! **Invariant:** every slice handed out lies within the slice handed in.
 
+#[cfg(feature = "std")]
 pub mod der;
 
 use core::fmt;
