@@ -26,7 +26,6 @@ use corpus::{
 use der::Decode;
 use hvci_engine::{
     crypto::{Job, digest_jobs},
-    digest::DigestAlg,
     examine::Examiner,
     image::pe::Pe,
     policy::{Decision, Judge, Profile},
@@ -250,27 +249,31 @@ fn bound(request: &Request) -> Result<Measured> {
     let mut cpu = Duration::ZERO;
     let mut valid = 0;
     for batch in request.files.chunks(BATCH) {
-        let read = cpu::thread();
-        let mut room = memory.as_mut_slice();
-        let contents: Vec<Content<'_>> = batch.iter().filter_map(|file| Content::open(file, MAX_SIZE, &mut room).ok()).collect();
-        cpu += cpu::thread() - read;
-
         // which bytes to hash and which signature to verify is known beforehand
-        let trailers: Vec<ModuleTrailer<'_>> = contents.iter().filter_map(|c| ModuleTrailer::find(c.bytes()).ok().flatten()).collect();
-        let mut signers = Vec::new();
-        for content in &contents {
-            let bytes = content.bytes();
-            signers.extend(examiner.examine(bytes, bytes.len()).signatures.pop().and_then(|s| s.signer));
+        let mut known = Vec::new();
+        for file in batch {
+            let content = Content::open(file, MAX_SIZE, &mut memory.as_mut_slice()).map_err(|note| anyhow::anyhow!(note.detail))?;
+            let Some(trailer) = ModuleTrailer::find(content.bytes()).ok().flatten() else { continue };
+            let Some(signature) = examiner.examine(content.bytes(), content.bytes().len()).signatures.pop() else { continue };
+            known.extend(signature.signer.map(|signer| (file, trailer.content.len(), signer)));
         }
-        let algorithm = |i: usize| signers.get(i).and_then(|s| Some(s.signed_digest?.alg())).unwrap_or(DigestAlg::Sha256);
-        let jobs: Vec<Job<'_>> = trailers.iter().enumerate().map(|(i, t)| Job { alg: algorithm(i), pieces: vec![t.content] }).collect();
 
         let work = cpu::thread();
-        let digests = digest_jobs(&jobs);
-        for (signer, digest) in signers.iter_mut().zip(digests) {
+        let mut room = memory.as_mut_slice();
+        let contents: Vec<Content<'_>> = known.iter().filter_map(|(file, ..)| Content::open(file, MAX_SIZE, &mut room).ok()).collect();
+        let jobs: Vec<Job<'_>> = known
+            .iter()
+            .zip(&contents)
+            .filter_map(|((_, len, signer), content)| {
+                Some(Job { alg: signer.signed_digest.as_ref()?.alg(), pieces: vec![content.bytes().get(..*len)?] })
+            })
+            .collect();
+        for ((.., signer), digest) in known.iter_mut().zip(digest_jobs(&jobs)) {
             signer.signed_digest = Some(digest);
             valid += usize::from(signer.check_with(key).is_valid());
         }
+        drop(jobs);
+        drop(contents);
         cpu += cpu::thread() - work;
     }
     Ok(Measured { files: request.files.len(), valid, cpu: cpu.as_secs_f64(), peak_rss: cpu::peak_rss(), ..Measured::default() })

@@ -145,6 +145,8 @@ impl fmt::Display for Vtl {
 
 #[cfg(test)]
 mod tests {
+    use alloc::{string::ToString, vec::Vec};
+
     use super::*;
 
     #[test]
@@ -163,7 +165,7 @@ mod tests {
     fn ranges_know_their_pages() {
         let range = GpnRange::new(Gpn(0x10), 8).unwrap();
         assert_eq!(range.to_string(), "GPN 0x10..0x18");
-        assert_eq!(range.iter().map(|g| g.0).collect::<alloc::vec::Vec<_>>(), (0x10..0x18).collect::<alloc::vec::Vec<_>>());
+        assert_eq!(range.iter().map(|g| g.0).collect::<Vec<_>>(), (0x10..0x18).collect::<Vec<_>>());
         assert_eq!([0xf, 0x10, 0x17, 0x18].map(|n| range.contains(Gpn(n))), [false, true, true, false]);
         assert_eq!(GpnRange::new(Gpn(1 << 40), 1), None);
         assert_eq!(Gpn(u64::MAX).gpa(), None);

@@ -5,7 +5,7 @@
 
 use crate::{
     access::{Access, MapGpaFlags},
-    addr::{Frame, Gpa, GpnRange, Gpn, Gva, Vtl},
+    addr::{Frame, Gpa, Gpn, GpnRange, Gva, Vtl},
     status::HvStatus,
 };
 
