@@ -246,36 +246,32 @@ fn bound(request: &Request) -> Result<Measured> {
     let (cache, catalogs) = (Cache::default(), CatalogIndex::default());
     let examiner = Examiner { cache: &cache, catalogs: &catalogs, digests: &[] };
     let mut memory = vec![0; BATCH * (usize::try_from(MAP_FROM)? + 1)];
-    let mut cpu = Duration::ZERO;
+    // which bytes to hash and which signature to verify is known beforehand
+    let mut known = Vec::new();
+    for file in &request.files {
+        let content = Content::open(file, MAX_SIZE, &mut memory.as_mut_slice()).map_err(|note| anyhow::anyhow!(note.detail))?;
+        let Some(trailer) = ModuleTrailer::find(content.bytes()).ok().flatten() else { continue };
+        let Some(signature) = examiner.examine(content.bytes(), content.bytes().len()).signatures.pop() else { continue };
+        known.extend(signature.signer.map(|signer| (file, trailer.content.len(), signer)));
+    }
     let mut valid = 0;
-    for batch in request.files.chunks(BATCH) {
-        // which bytes to hash and which signature to verify is known beforehand
-        let mut known = Vec::new();
-        for file in batch {
-            let content = Content::open(file, MAX_SIZE, &mut memory.as_mut_slice()).map_err(|note| anyhow::anyhow!(note.detail))?;
-            let Some(trailer) = ModuleTrailer::find(content.bytes()).ok().flatten() else { continue };
-            let Some(signature) = examiner.examine(content.bytes(), content.bytes().len()).signatures.pop() else { continue };
-            known.extend(signature.signer.map(|signer| (file, trailer.content.len(), signer)));
-        }
-
-        let work = cpu::thread();
+    let start = cpu::thread();
+    for batch in known.chunks_mut(BATCH) {
         let mut room = memory.as_mut_slice();
-        let contents: Vec<Content<'_>> = known.iter().filter_map(|(file, ..)| Content::open(file, MAX_SIZE, &mut room).ok()).collect();
-        let jobs: Vec<Job<'_>> = known
+        let contents: Vec<Content<'_>> = batch.iter().filter_map(|(file, ..)| Content::open(file, MAX_SIZE, &mut room).ok()).collect();
+        let jobs: Vec<Job<'_>> = batch
             .iter()
             .zip(&contents)
             .filter_map(|((_, len, signer), content)| {
                 Some(Job { alg: signer.signed_digest.as_ref()?.alg(), pieces: vec![content.bytes().get(..*len)?] })
             })
             .collect();
-        for ((.., signer), digest) in known.iter_mut().zip(digest_jobs(&jobs)) {
+        for ((.., signer), digest) in batch.iter_mut().zip(digest_jobs(&jobs)) {
             signer.signed_digest = Some(digest);
             valid += usize::from(signer.check_with(key).is_valid());
         }
-        drop(jobs);
-        drop(contents);
-        cpu += cpu::thread() - work;
     }
+    let cpu = cpu::thread() - start;
     Ok(Measured { files: request.files.len(), valid, cpu: cpu.as_secs_f64(), peak_rss: cpu::peak_rss(), ..Measured::default() })
 }
 

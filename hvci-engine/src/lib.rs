@@ -16,7 +16,9 @@ pub mod access;
 pub mod addr;
 pub mod bytes;
 pub mod digest;
+pub mod explore;
 pub mod finding;
+pub mod frames;
 pub mod host;
 pub mod status;
 

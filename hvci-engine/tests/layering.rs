@@ -19,6 +19,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("addr", &[]),
     ("status", &[]),
     ("host", &["access", "addr", "status"]),
+    ("explore", &["access", "addr", "frames", "host", "status"]),
+    ("frames", &["access", "addr", "host", "status"]),
     // the half that decides
     ("budget", &[]),
     ("digest", &[]),

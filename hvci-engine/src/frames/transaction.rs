@@ -1,0 +1,331 @@
+//! The protocol by which frames change: one step at a time, so that what is explored exhaustively is what runs.
+//!
+//! ```text
+//! claim ─► restrict ─► quiesce ─► inspect ─► scrub ─► settle ─► open ─► done
+//!   └────────┴────────────┴──────────┴──► restore ─► reopen ─► failed     │
+//!                                            ▲                            │ a grant fails
+//!                        withdraw ─► restrict again ─► quiesce again ◄────┘
+//! ```
+//!
+//! Nothing is looked at before it is quiet (removal of W and KX from every alias, then every TLB and device), and nothing is granted before
+//! it was looked at. **Invariant:** a transaction that fails leaves every permission at or below what it was, and restores exact states, not
+//! defaults; what cannot be restored is quarantined.
+
+use alloc::vec::Vec;
+
+use super::{Content, FrameTable, Kind, State, Transition};
+use crate::{
+    addr::{Frame, Gpn, GpnRange, PAGE_SHIFT, Vtl},
+    host::Host,
+    status::HvStatus,
+};
+
+/// What a transaction shall do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Take the frames in the table.
+    Claim,
+    /// Remove what their way forbids, from every alias.
+    Restrict,
+    /// Wait until nobody uses an older permission.
+    Quiesce,
+    /// For the caller: look at the bytes, then [`Transaction::approve`] or [`Transaction::reject`].
+    Inspect,
+    /// Set to zero what must be.
+    Scrub,
+    /// Give the frames their new states.
+    Settle,
+    /// Grant what the new states allow, to every alias.
+    Open,
+    /// Over; it is so.
+    Done,
+    /// Undoing a grant that failed: take the frames again.
+    Withdraw,
+    /// Undoing a grant: remove it.
+    RestrictAgain,
+    /// Undoing a grant: wait.
+    QuiesceAgain,
+    /// Undoing: give the frames the states they had.
+    Restore,
+    /// Undoing: allow what those states allow.
+    Reopen,
+    /// Over; it was not to be.
+    Failed(HvStatus),
+}
+
+/// What shall become of one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Change {
+    /// Which.
+    pub frame: Frame,
+    /// What it shall be.
+    pub to: Kind,
+}
+
+/// Changes that happen together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Transaction {
+    id: u32,
+    owner: u32,
+    items: Vec<Item>,
+    step: Step,
+    /// How many items are through with the step.
+    at: usize,
+    failure: Option<HvStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Item {
+    frame: Frame,
+    to: Kind,
+    /// What it was; `None` before it is claimed.
+    was: Option<State>,
+    scrubbed: bool,
+}
+
+impl Item {
+    fn way(&self) -> Option<&'static Transition> {
+        Transition::between(self.was?.kind, self.to)
+    }
+
+    fn content(&self) -> Content {
+        self.way().map_or(Content::Keep, |t| t.content)
+    }
+
+    /// What it is while the transaction has it.
+    fn held(&self) -> Kind {
+        self.way().map_or(Kind::Hidden, Transition::on_the_way)
+    }
+
+    /// What it is when the transaction has failed. Bytes that are gone can be nothing they were.
+    fn back(&self) -> State {
+        match self.was {
+            Some(was) if !self.scrubbed => was,
+            _ => State::of(Kind::Quarantined),
+        }
+    }
+}
+
+impl Transaction {
+    /// Changes on behalf of the module or region `owner`, which gets the frames that become owned and must be the owner of those that are.
+    /// `id` names the transaction in the table: no two at the same time have the same.
+    ///
+    /// # Errors
+    /// [`HvStatus::INVALID_PARAMETER`] if a frame is named twice.
+    pub fn new(id: u32, owner: u32, changes: &[Change]) -> Result<Self, HvStatus> {
+        let mut items: Vec<Item> = changes.iter().map(|c| Item { frame: c.frame, to: c.to, was: None, scrubbed: false }).collect();
+        items.sort_unstable_by_key(|i| i.frame);
+        if items.windows(2).any(|pair| matches!(pair, [a, b] if a.frame == b.frame)) {
+            return Err(HvStatus::INVALID_PARAMETER);
+        }
+        Ok(Self { id, owner, items, step: Step::Claim, at: 0, failure: None })
+    }
+
+    /// What comes next.
+    pub const fn step(&self) -> Step {
+        self.step
+    }
+
+    /// Its name in the table.
+    pub const fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The bytes are what they should be: go on.
+    ///
+    /// # Panics
+    /// If it is not at [`Step::Inspect`].
+    pub fn approve(&mut self) {
+        assert_eq!(self.step, Step::Inspect, "approved without inspection");
+        self.enter(Step::Scrub);
+    }
+
+    /// The bytes are not what they should be: undo, and fail with `status`.
+    ///
+    /// # Panics
+    /// If it is not at [`Step::Inspect`].
+    pub fn reject(&mut self, status: HvStatus) {
+        assert_eq!(self.step, Step::Inspect, "rejected without inspection");
+        self.fail(status, Step::Restore);
+    }
+
+    /// Does the next step, for at most `batch` frames if it is one that goes frame by frame. Returns what comes then.
+    pub fn perform(&mut self, table: &FrameTable, host: &dyn Host, batch: usize) -> Step {
+        let end = self.at.saturating_add(batch.max(1)).min(self.items.len());
+        let range = self.at..end;
+        match self.step {
+            Step::Claim => match self.claim(table, range) {
+                Ok(()) => self.proceed(end, Step::Restrict),
+                Err(status) => self.fail(status, Step::Restore),
+            },
+            Step::Restrict => match self.protect(host, range, |i| i.held()) {
+                Ok(()) => self.proceed(end, Step::Quiesce),
+                Err(status) => self.fail(status, Step::Restore),
+            },
+            Step::Quiesce => match self.quiesce(host) {
+                Ok(()) if self.items.iter().any(|i| i.content() == Content::Verify) => self.enter(Step::Inspect),
+                Ok(()) => self.enter(Step::Scrub),
+                Err(status) => self.fail(status, Step::Restore),
+            },
+            Step::Scrub => {
+                self.scrub(host, range);
+                self.proceed(end, Step::Settle);
+            }
+            Step::Settle => match self.settle(table, range, Self::settled) {
+                Ok(()) => self.proceed(end, Step::Open),
+                Err(status) => self.fail(status, Step::Withdraw),
+            },
+            Step::Open => match self.protect(host, range, |i| i.to) {
+                Ok(()) => self.proceed(end, self.failure.map_or(Step::Done, Step::Failed)),
+                Err(status) => self.fail(status, Step::Withdraw),
+            },
+            Step::Withdraw => {
+                self.withdraw(table, range);
+                self.proceed(end, Step::RestrictAgain);
+            }
+            Step::RestrictAgain => match self.protect(host, range, |i| i.held()) {
+                Ok(()) => self.proceed(end, Step::QuiesceAgain),
+                Err(_) => self.give_up(),
+            },
+            Step::QuiesceAgain => match self.quiesce(host) {
+                Ok(()) => self.enter(Step::Restore),
+                Err(_) => self.give_up(),
+            },
+            Step::Restore => {
+                // those that were never claimed are not ours
+                let claimed = self.items.iter().take_while(|i| i.was.is_some()).count();
+                self.items.truncate(claimed);
+                let end = end.min(claimed);
+                let range = self.at.min(end)..end;
+                // a frame that nobody else can have taken
+                let _ = self.settle(table, range, |i, _| i.back());
+                self.proceed(end, Step::Reopen);
+            }
+            Step::Reopen => {
+                // narrower than it may be, if the host fails here
+                let _ = self.protect(host, range, |i| i.back().kind);
+                self.proceed(end, Step::Failed(self.failure.unwrap_or(HvStatus::OPERATION_DENIED)));
+            }
+            Step::Inspect | Step::Done | Step::Failed(_) => {}
+        }
+        self.step
+    }
+
+    /// Does every step up to one that is the caller's, or the end.
+    pub fn run(&mut self, table: &FrameTable, host: &dyn Host) -> Step {
+        loop {
+            match self.step {
+                Step::Inspect | Step::Done | Step::Failed(_) => return self.step,
+                _ => self.perform(table, host, usize::MAX),
+            };
+        }
+    }
+
+    fn proceed(&mut self, done: usize, next: Step) {
+        self.at = done;
+        if done == self.items.len() {
+            self.enter(next);
+        }
+    }
+
+    fn enter(&mut self, step: Step) {
+        (self.step, self.at) = (step, 0);
+    }
+
+    fn fail(&mut self, status: HvStatus, next: Step) {
+        self.failure.get_or_insert(status);
+        self.enter(next);
+    }
+
+    /// The host can neither grant nor remove: nothing may be done with these frames any more.
+    fn give_up(&mut self) {
+        for item in &mut self.items {
+            item.scrubbed = true;
+        }
+        self.enter(Step::Restore);
+    }
+
+    fn settled(item: &Item, owner: u32) -> State {
+        State { kind: item.to, owner: if item.to.is_owned() { owner } else { 0 } }
+    }
+
+    fn claim(&mut self, table: &FrameTable, range: core::ops::Range<usize>) -> Result<(), HvStatus> {
+        let (id, owner) = (self.id, self.owner);
+        for item in self.items.get_mut(range).unwrap_or_default() {
+            item.was = Some(table.claim(item.frame, id, owner, item.to)?);
+        }
+        Ok(())
+    }
+
+    fn scrub(&mut self, host: &dyn Host, range: core::ops::Range<usize>) {
+        const ZEROS: [u8; 1 << PAGE_SHIFT] = [0; 1 << PAGE_SHIFT];
+        for item in self.items.get_mut(range).unwrap_or_default() {
+            if item.content() != Content::Zero {
+                continue;
+            }
+            item.scrubbed = true;
+            let mut any = None;
+            host.aliases(item.frame, &mut |gpn| any = any.or(Some(gpn)));
+            // a frame that no page leads to is written when one does
+            let written = any.and_then(Gpn::gpa).map_or(Ok(()), |gpa| host.write(gpa, &ZEROS));
+            if let Err(status) = written {
+                self.failure.get_or_insert(status);
+                item.to = Kind::Quarantined;
+            }
+        }
+    }
+
+    fn settle(&self, table: &FrameTable, range: core::ops::Range<usize>, state: impl Fn(&Item, u32) -> State) -> Result<(), HvStatus> {
+        for item in self.items.get(range).unwrap_or_default() {
+            table.settle(item.frame, self.id, state(item, self.owner))?;
+        }
+        Ok(())
+    }
+
+    fn withdraw(&self, table: &FrameTable, range: core::ops::Range<usize>) {
+        for item in self.items.get(range).unwrap_or_default() {
+            // one that was not settled yet is ours still
+            let _ = table.reclaim(item.frame, self.id, Self::settled(item, self.owner), item.held());
+        }
+    }
+
+    fn quiesce(&self, host: &dyn Host) -> Result<(), HvStatus> {
+        for vtl in [Vtl::Vtl0, Vtl::Vtl1] {
+            host.quiesce(vtl, &pages(host, self.items.iter().map(|i| i.frame)))?;
+        }
+        Ok(())
+    }
+
+    /// Has every alias of the frames obey the kind of each.
+    fn protect(&self, host: &dyn Host, range: core::ops::Range<usize>, kind: impl Fn(&Item) -> Kind) -> Result<(), HvStatus> {
+        let items = self.items.get(range).unwrap_or_default();
+        let mut kinds: Vec<Kind> = items.iter().map(&kind).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        for one in kinds {
+            let ranges = pages(host, items.iter().filter(|i| kind(i) == one).map(|i| i.frame));
+            for vtl in [Vtl::Vtl0, Vtl::Vtl1] {
+                host.protect(vtl, &ranges, one.allows(vtl)).map_err(|partial| partial.status)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every guest page of the frames, as few ranges as there can be.
+fn pages(host: &dyn Host, frames: impl Iterator<Item = Frame>) -> Vec<GpnRange> {
+    let mut all = Vec::new();
+    for frame in frames {
+        host.aliases(frame, &mut |gpn| all.push(gpn));
+    }
+    all.sort_unstable();
+    all.dedup();
+    let mut ranges: Vec<GpnRange> = Vec::new();
+    for gpn in all {
+        match ranges.last_mut() {
+            Some(last) if last.start.0.checked_add(last.pages) == Some(gpn.0) => last.pages += 1,
+            _ => ranges.push(GpnRange { start: gpn, pages: 1 }),
+        }
+    }
+    ranges
+}
