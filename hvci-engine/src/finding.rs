@@ -194,6 +194,9 @@ codes! {
     PkiScope "HVCI-PKI-018" "anchor-not-for-profile" Error "the trust anchor is not one for this kind of file" => "give it for this purpose, for example --roots kernel=FILE";
     PkiIssuedAfterCutoff "HVCI-PKI-019" "cross-signed-after-cutoff" Error "cross-signed with a certificate issued on or after 2015-07-29" => "have the driver attested or certified by Microsoft";
     PkiUnsupportedKey "HVCI-PKI-020" "key-unsupported" Unknown "a certificate's key or signature algorithm is not supported here" => "verify it with a tool that supports it";
+    PkiRootUsage "HVCI-PKI-021" "root-not-for-usage" Error "the root programme does not trust the root for this use" => "ask the publisher for a signature under a root that is for it";
+    PkiRootDisallowed "HVCI-PKI-022" "root-disallowed" Error "the root programme had disallowed the root when the signature was made" => "ask the publisher for a signature under another root; a trusted timestamp from before the date would do";
+    PkiRootNotBefore "HVCI-PKI-023" "issued-after-root-cutoff" Error "the certificate was issued when the root programme no longer trusted new ones under its root" => "ask the publisher for a signature under another root";
 
     // POL: decisions of a profile
     PolNotWhql "HVCI-POL-001" "no-kernel-eku" Error "no signature is by Microsoft for kernel drivers (WHQL, attested or system component)" => "have the driver attested or certified by Microsoft";

@@ -178,11 +178,31 @@ oids! {
     /// Manifest binary ID
     MANIFEST_BINARY_ID = "1.3.6.1.4.1.311.10.3.28", "manifest binary ID";
 
+    // Certificate properties as attributes of trust lists (wincrypt.h `szOID_CERT_PROP_ID_PREFIX` and `CERT_*_PROP_ID`)
+    /// CERT_ENHKEY_USAGE_PROP_ID
+    PROP_ENHKEY_USAGE = "1.3.6.1.4.1.311.10.11.9", "usages";
+    /// CERT_AUTH_ROOT_SHA256_HASH_PROP_ID
+    PROP_AUTH_ROOT_SHA256 = "1.3.6.1.4.1.311.10.11.98", "SHA-256 of a root";
+    /// CERT_DISALLOWED_FILETIME_PROP_ID
+    PROP_DISALLOWED_FILETIME = "1.3.6.1.4.1.311.10.11.104", "disallowed since";
+    /// CERT_DISALLOWED_ENHKEY_USAGE_PROP_ID
+    PROP_DISALLOWED_ENHKEY_USAGE = "1.3.6.1.4.1.311.10.11.122", "disallowed usages";
+    /// CERT_NOT_BEFORE_FILETIME_PROP_ID
+    PROP_NOT_BEFORE_FILETIME = "1.3.6.1.4.1.311.10.11.126", "not before";
+    /// CERT_NOT_BEFORE_ENHKEY_USAGE_PROP_ID
+    PROP_NOT_BEFORE_ENHKEY_USAGE = "1.3.6.1.4.1.311.10.11.127", "usages of not before";
+
     // Extended key usages, RFC 5280 and Microsoft (wincrypt.h; windows-driver-docs `code-signing-validate.md`)
     /// anyExtendedKeyUsage
     EKU_ANY = "2.5.29.37.0", "any purpose";
+    /// id-kp-serverAuth
+    EKU_SERVER_AUTH = "1.3.6.1.5.5.7.3.1", "server authentication";
+    /// id-kp-clientAuth
+    EKU_CLIENT_AUTH = "1.3.6.1.5.5.7.3.2", "client authentication";
     /// id-kp-codeSigning
     EKU_CODE_SIGNING = "1.3.6.1.5.5.7.3.3", "code signing";
+    /// id-kp-emailProtection
+    EKU_EMAIL = "1.3.6.1.5.5.7.3.4", "e-mail protection";
     /// id-kp-timeStamping
     EKU_TIMESTAMPING = "1.3.6.1.5.5.7.3.8", "timestamping";
     /// szOID_WHQL_CRYPTO
@@ -193,6 +213,10 @@ oids! {
     EKU_SYSTEM_COMPONENT = "1.3.6.1.4.1.311.10.3.6", "Windows system component";
     /// szOID_OEM_WHQL_CRYPTO
     EKU_OEM_WHQL = "1.3.6.1.4.1.311.10.3.7", "OEM Windows system component";
+    /// szOID_ROOT_LIST_SIGNER
+    EKU_ROOT_LIST_SIGNER = "1.3.6.1.4.1.311.10.3.9", "root list signing";
+    /// szOID_DISALLOWED_LIST
+    EKU_DISALLOWED_LIST = "1.3.6.1.4.1.311.10.3.30", "disallowed list";
     /// szOID_LIFETIME_SIGNING
     EKU_LIFETIME = "1.3.6.1.4.1.311.10.3.13", "lifetime signing";
     /// szOID_KP_RT

@@ -24,6 +24,12 @@ impl UnixTime {
         Some(Self(PrimitiveDateTime::new(date, time).assume_utc().unix_timestamp()))
     }
 
+    /// From a FILETIME: tenths of microseconds since 1601-01-01T00:00:00Z.
+    pub fn from_filetime(filetime: u64) -> Self {
+        const EPOCH: i64 = 11_644_473_600;
+        Self(i64::try_from(filetime / 10_000_000).unwrap_or(i64::MAX).saturating_sub(EPOCH))
+    }
+
     /// From RFC 3339 (`2026-11-24T12:00:00Z`), a plain date (`2026-11-24`, midnight UTC), or whole seconds since the epoch (`@1790000000`).
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(seconds) = text.strip_prefix('@') {
@@ -67,6 +73,9 @@ mod tests {
     fn known_instants() {
         assert_eq!(UnixTime::parse("2015-07-29"), Some(UnixTime::CROSS_SIGN_CUTOFF));
         assert_eq!(UnixTime::from_calendar(1970, 1, 1, 0, 0, 0), Some(UnixTime(0)));
+        assert_eq!(UnixTime::from_filetime(116_444_736_000_000_000), UnixTime(0));
+        assert_eq!(UnixTime::from_filetime(0).to_string(), "1601-01-01T00:00:00Z");
+        assert!(UnixTime::from_filetime(u64::MAX).0 > 0);
         assert_eq!(UnixTime::from_calendar(2023, 2, 29, 0, 0, 0), None);
         assert_eq!(UnixTime::parse("2026-11-24T13:00:00+01:00").map(|t| t.to_string()).as_deref(), Some("2026-11-24T12:00:00Z"));
         assert_eq!(UnixTime::parse("yesterday"), None);

@@ -49,6 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "signature::cache",
             "signature::cert",
             "signature::chain",
+            "signature::root_list",
             "signature::trust",
             "time",
         ],

@@ -32,6 +32,9 @@ pub(super) fn examine_path(path: &Path<'_>, profile: &Profile, at: UnixTime) -> 
             notes.push(Note::new(Code::PkiKeyUsage, "keyUsage lacks digitalSignature").of(leaf.subject()));
         }
     }
+    if profile.root_limits {
+        notes.extend(beyond_limits(path, &oid::EKU_CODE_SIGNING, at));
+    }
     if profile.validity == Validity::AtSigning {
         notes.extend(below_anchor(path).filter_map(|c| outside_validity(c, at)));
     }
@@ -39,8 +42,9 @@ pub(super) fn examine_path(path: &Path<'_>, profile: &Profile, at: UnixTime) -> 
     notes
 }
 
-/// Whether `path` is one that a timestamp authority may have at the time `at`.
-pub(super) fn examine_timestamp_path(path: &Path<'_>, at: UnixTime) -> Option<Note> {
+/// Whether `path` is one that a timestamp authority may have at the time `at`. An anchor that the profile's loader knows by itself is limited by
+/// a root list only if the loader looks at one.
+pub(super) fn examine_timestamp_path(path: &Path<'_>, profile: &Profile, at: UnixTime) -> Option<Note> {
     let trusted = Purposes::TIMESTAMP.and(Purposes::USER).and(Purposes::KERNEL);
     if !path.anchor.purposes.any_of(trusted) {
         return Some(
@@ -52,8 +56,40 @@ pub(super) fn examine_timestamp_path(path: &Path<'_>, at: UnixTime) -> Option<No
     if !leaf.ekus().is_some_and(|e| e.contains(&oid::EKU_TIMESTAMPING)) {
         return Some(Note::new(Code::TspEku, usages(leaf)).of(leaf.subject()));
     }
+    if (profile.root_limits || !path.anchor.purposes.any_of(profile.anchors))
+        && let Some(Note { code, detail, subject, .. }) = beyond_limits(path, &oid::EKU_TIMESTAMPING, at)
+    {
+        return Some(Note { code: Code::TspUntrusted, span: None, subject, detail: format!("{}: {detail}", code.title()) });
+    }
     let expired = below_anchor(path).find_map(|c| outside_validity(c, at))?;
     Some(Note { code: Code::TspExpired, ..expired })
+}
+
+/// Whether `path` is one that the signer of a root list made at `at` may have: the right usage, stated, on the leaf and not denied above it.
+pub(super) fn examine_list_path(path: &Path<'_>, at: UnixTime) -> Option<Note> {
+    let leaf = path.certificates.first()?;
+    if !path.anchor.purposes.any_of(Purposes::LIST) {
+        let detail = format!("{} is for {}; a root list needs one for {}", path.anchor.origin, path.anchor.purposes, Purposes::LIST);
+        return Some(Note::new(Code::PkiScope, detail).of(path.anchor.certificate.subject()));
+    }
+    let usage = oid::EKU_ROOT_LIST_SIGNER;
+    let wrong = below_anchor(path).find(|c| !allows(c, &usage)).or(Some(leaf).filter(|l| l.ekus().is_none()));
+    wrong.map(|c| Note::new(Code::PkiEku, usages(c)).of(c.subject())).or_else(|| below_anchor(path).find_map(|c| outside_validity(c, at)))
+}
+
+/// What the root list has against this path for a signature made at `at` under a certificate for `usage`.
+fn beyond_limits(path: &Path<'_>, usage: &Oid, at: UnixTime) -> Option<Note> {
+    let (anchor, limits) = (&path.anchor.certificate, &path.anchor.limits);
+    if !limits.allow(usage) {
+        return Some(Note::new(Code::PkiRootUsage, limits.to_string()).of(anchor.subject()));
+    }
+    if let Some(since) = limits.disallowed_since.filter(|since| at >= *since) {
+        return Some(Note::new(Code::PkiRootDisallowed, format!("disallowed since {since}, used at {at}")).of(anchor.subject()));
+    }
+    let leaf = path.certificates.first()?;
+    let date = limits.last_issue(usage).filter(|date| leaf.not_before() >= *date)?;
+    let detail = format!("issued {}; {} is trusted for certificates issued before {date}", leaf.not_before(), anchor.subject_short());
+    Some(Note::new(Code::PkiRootNotBefore, detail).of(leaf.subject()))
 }
 
 /// Whether a certificate is outside its validity at the time `at`.

@@ -128,7 +128,7 @@ impl Judge<'_> {
             notes.push(Note::new(Code::SigWeakKey, weak).of(leaf.subject()));
         }
         if profile.validity == Validity::AtSigning {
-            self.judge_timestamps(facts, signature, &leaf, budget, &mut verdict, &mut notes);
+            self.judge_timestamps(facts, signature, profile, &leaf, budget, &mut verdict, &mut notes);
         }
         let weak = signer.signed_digest.is_some_and(|d| matches!(d.alg(), DigestAlg::Md5 | DigestAlg::Sha1));
         if weak
@@ -193,10 +193,12 @@ impl Judge<'_> {
         notes.push(Note::new(if unsupported { Code::SigUnsupported } else { Code::SigInvalid }, wanted()));
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a signature is judged by, and where the verdict goes")]
     fn judge_timestamps(
         &self,
         facts: &Facts,
         signature: &Signature,
+        profile: &Profile,
         leaf: &Certificate,
         budget: &mut Budget,
         verdict: &mut SignatureVerdict,
@@ -207,7 +209,7 @@ impl Judge<'_> {
         }
         for timestamp in &signature.timestamps {
             notes.extend(timestamp.notes.iter().cloned());
-            match self.proven_time(facts, timestamp, budget) {
+            match self.proven_time(facts, timestamp, profile, budget) {
                 Ok(Some((time, path))) if verdict.signing_time.is_none() => {
                     verdict.signing_time = Some(time);
                     verdict.timestamp_path = steps(&path);
@@ -222,7 +224,13 @@ impl Judge<'_> {
     }
 
     /// The time that a timestamp proves; `None` where its own notes say why it proves none.
-    fn proven_time(&self, facts: &Facts, timestamp: &Timestamp, budget: &mut Budget) -> Result<Option<(UnixTime, Path<'_>)>, Note> {
+    fn proven_time(
+        &self,
+        facts: &Facts,
+        timestamp: &Timestamp,
+        profile: &Profile,
+        budget: &mut Budget,
+    ) -> Result<Option<(UnixTime, Path<'_>)>, Note> {
         let broken = timestamp.notes.iter().any(|n| {
             matches!(
                 n.code,
@@ -239,7 +247,7 @@ impl Judge<'_> {
         })?;
         let mut reason = None;
         for path in paths {
-            match examine_timestamp_path(&path, time) {
+            match examine_timestamp_path(&path, profile, time) {
                 None => return Ok(Some((time, path))),
                 Some(note) => reason = reason.or(Some(note)),
             }

@@ -6,9 +6,11 @@
 mod chain_rules;
 mod judge;
 pub mod profile;
+mod root_list;
 
 pub use judge::Judge;
 pub use profile::Profile;
+pub use root_list::limit_anchors;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

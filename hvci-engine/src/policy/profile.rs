@@ -18,6 +18,8 @@ pub struct Profile {
     pub kinds: &'static [FileKind],
     /// Which anchors a chain may end at.
     pub anchors: Purposes,
+    /// Whether the limits of a root list hold for these anchors. The Windows kernel has a fixed list of roots, firmware and Linux know none.
+    pub root_limits: bool,
     /// What a signer's certificate must be for.
     pub usage: Usage,
     /// Which signature of several must be good.
@@ -86,6 +88,7 @@ pub static WINDOWS_KERNEL: Profile = Profile {
     summary: "Windows 10 1607 and later: signed by Microsoft (WHQL, attested, system component)",
     kinds: &[PeDriver, Catalog, Flat],
     anchors: Purposes::KERNEL,
+    root_limits: false,
     usage: Usage::Kernel,
     counts: Counts::Any,
     validity: Validity::AtSigning,
@@ -100,6 +103,7 @@ pub static WINDOWS_KERNEL_CROSS_SIGNED: Profile = Profile {
     summary: "windows-kernel, and drivers cross-signed with a certificate issued before 2015-07-29",
     kinds: WINDOWS_KERNEL.kinds,
     anchors: Purposes::KERNEL,
+    root_limits: false,
     usage: Usage::KernelOrCrossSigned,
     counts: Counts::Any,
     validity: Validity::AtSigning,
@@ -117,6 +121,7 @@ pub static HVCI: Profile = Profile {
     summary: "windows-kernel with memory integrity on: the image must be HVCI compatible, and nothing may hide behind the signature",
     kinds: WINDOWS_KERNEL.kinds,
     anchors: Purposes::KERNEL,
+    root_limits: false,
     usage: Usage::Kernel,
     counts: Counts::Any,
     validity: Validity::AtSigning,
@@ -145,6 +150,7 @@ pub static UEFI: Profile = Profile {
     summary: "UEFI Secure Boot: any signature that chains to db; expiry is ignored; a shim's vendor key counts with a warning",
     kinds: &[PeEfi],
     anchors: Purposes::UEFI.and(Purposes::SHIM),
+    root_limits: false,
     usage: Usage::Any,
     counts: Counts::Any,
     validity: Validity::Ignored,
@@ -167,6 +173,7 @@ pub static LINUX_MODULE: Profile = Profile {
     summary: "Linux with module.sig_enforce: the appended signature verifies with a key of the kernel's keyrings",
     kinds: &[ElfModule],
     anchors: Purposes::MODULE,
+    root_limits: false,
     usage: Usage::Any,
     counts: Counts::Any,
     validity: Validity::Ignored,
@@ -182,6 +189,7 @@ pub static WINDOWS_USER: Profile = Profile {
     summary: "Windows user mode (WinVerifyTrust with EnableCertPaddingCheck): the first signature is for code signing and valid when made",
     kinds: &[PeUser, PeDriver, PeEfi, Catalog, Flat],
     anchors: Purposes::USER,
+    root_limits: true,
     usage: Usage::CodeSigning,
     counts: Counts::First,
     validity: Validity::AtSigning,

@@ -9,24 +9,18 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    authenticode::{IndirectData, read_signed_data},
+    authenticode::IndirectData,
     cache::Cache,
     cert::Certificate,
-    cms::{Pool, SignedData},
+    ctl::{self, SignedCtl, Subject},
 };
 use crate::{
-    bytes::{
-        Span,
-        der::{DerErrorKind, Reader, Result, Tlv, tag},
-    },
+    bytes::der::Result,
     digest::{Digest, DigestAlg},
-    facts::{Signature, Source},
-    finding::{Code, Note},
+    facts::Signature,
+    finding::Note,
     oid,
 };
-
-/// How many members of one catalog are read: the largest real ones have some ten thousand.
-const MAX_MEMBERS: usize = 1_000_000;
 
 /// A read catalog: its own signature, and what it lists.
 #[derive(Debug)]
@@ -53,17 +47,7 @@ pub struct Member {
 impl Catalog {
     /// Whether `bytes` begin as a catalog does. Cheap: looks at the first elements only.
     pub fn is_catalog(bytes: &[u8]) -> bool {
-        let begin = || -> Result<bool> {
-            let mut outer = Reader::new(bytes, 0).expect(tag::SEQUENCE)?.reader()?;
-            if outer.next()?.oid()? != oid::SIGNED_DATA {
-                return Ok(false);
-            }
-            let mut data = outer.next()?.reader()?.next()?.reader()?;
-            data.expect(tag::INTEGER)?;
-            data.expect(tag::SET)?;
-            Ok(data.expect(tag::SEQUENCE)?.reader()?.next()?.oid()? == oid::CTL)
-        };
-        begin().unwrap_or(false)
+        ctl::is_ctl(bytes)
     }
 
     /// Reads a catalog.
@@ -71,77 +55,27 @@ impl Catalog {
     /// # Errors
     /// A note that says why it is none.
     pub fn read(bytes: &[u8], cache: &Cache) -> core::result::Result<Self, Note> {
-        let whole = Span::new(0, bytes.len());
-        let malformed = |e: crate::bytes::der::DerError| Note::new(Code::SigMalformed, format!("catalog: {e}")).at(whole);
-        let data = SignedData::parse(bytes, 0).map_err(malformed)?;
-        if data.content_type != oid::CTL {
-            return Err(
-                Note::new(Code::SigContentType, format!("content is {}, not a certificate trust list", data.content_type)).at(whole)
-            );
-        }
-        let mut pool = Pool::new(cache);
-        let mut signature = Signature::new(Source::CatalogItself, Some(data.whole.span()));
-        let ctl = data.content.ok_or_else(|| Note::new(Code::SigMalformed, "catalog without content").at(whole))?;
-        let members = read_members(ctl).map_err(malformed)?;
-        read_signed_data(&data, &mut signature, &mut pool);
-        let behind = bytes.len().saturating_sub(data.whole.raw.len());
-        if behind > 0 {
-            let detail = format!("{behind} bytes behind the catalog's signature");
-            signature.notes.push(Note::new(Code::SigPadding, detail).at(Span::new(data.whole.raw.len(), behind)));
-        }
-        Ok(Self { signature, certificates: pool.list, members })
+        let SignedCtl { ctl, signature, certificates } = SignedCtl::read(bytes, "catalog", oid::CATALOG_LIST, cache)?;
+        let raw_tags = ctl.subject_algorithm == oid::CATALOG_MEMBER_V2;
+        let mut members = Vec::new();
+        ctl.for_each(|subject| read_member(subject, raw_tags, &mut members)).map_err(|e| ctl::malformed("catalog", &e, bytes))?;
+        Ok(Self { signature, certificates, members })
     }
 }
 
-/// CertificateTrustList (Microsoft, MS-CAESO and wincrypt.h): version and lists before the subjects are skipped by their types.
-fn read_members(ctl: Tlv<'_>) -> Result<Vec<Member>> {
-    let mut reader = ctl.expect(tag::SEQUENCE)?.reader()?;
-    reader.optional(tag::INTEGER)?;
-    let mut usage = reader.expect(tag::SEQUENCE)?.reader()?;
-    let purpose = usage.next()?;
-    if purpose.oid()? != oid::CATALOG_LIST {
-        return Err(purpose.error(DerErrorKind::Value));
-    }
-    reader.optional(tag::OCTET_STRING)?;
-    reader.optional(tag::INTEGER)?;
-    reader.next()?.time()?;
-    if matches!(reader.peek_tag(), Some(tag::UTC_TIME | tag::GENERALIZED_TIME)) {
-        reader.next()?;
-    }
-    let algorithm = reader.expect(tag::SEQUENCE)?;
-    let raw_tags = algorithm.reader()?.next()?.oid()? == oid::CATALOG_MEMBER_V2;
-
-    let mut members = Vec::new();
-    let Some(subjects) = reader.optional(tag::SEQUENCE)? else { return Ok(members) };
-    let mut subjects = subjects.reader()?;
-    while !subjects.is_empty() {
-        let subject = subjects.expect(tag::SEQUENCE)?;
-        if members.len() >= MAX_MEMBERS {
-            return Err(subject.error(DerErrorKind::TooDeep));
-        }
-        read_member(subject, raw_tags, &mut members)?;
-    }
-    Ok(members)
-}
-
-/// TrustedSubject ::= SEQUENCE { subjectIdentifier OCTET STRING, subjectAttributes SET OF Attribute }
-fn read_member(subject: Tlv<'_>, raw_tags: bool, members: &mut Vec<Member>) -> Result<()> {
-    let mut reader = subject.reader()?;
-    let identifier = reader.expect(tag::OCTET_STRING)?;
-    let tag_digest = if raw_tags { tag_as_digest(identifier.content) } else { None }.or_else(|| text_tag(identifier.content).1);
-    let name = if raw_tags { hex::encode(identifier.content) } else { text_tag(identifier.content).0 };
+fn read_member(subject: Subject<'_>, raw_tags: bool, members: &mut Vec<Member>) -> Result<()> {
+    let identifier = subject.identifier;
+    let tag_digest = if raw_tags { tag_as_digest(identifier) } else { None }.or_else(|| text_tag(identifier).1);
+    let name = if raw_tags { hex::encode(identifier) } else { text_tag(identifier).0 };
 
     let mut stated = None;
-    if let Some(attributes) = reader.optional(tag::SET)? {
-        let mut attributes = attributes.reader()?;
-        while !attributes.is_empty() {
-            let mut attribute = attributes.expect(tag::SEQUENCE)?.reader()?;
-            if attribute.next()?.oid().ok() == Some(oid::SPC_INDIRECT_DATA) {
-                let content = IndirectData::parse(attribute.expect(tag::SET)?.reader()?.next()?)?;
-                stated = content.digest.map(|d| (d, content.is_image()));
-            }
+    subject.for_each_attribute(|kind, value| {
+        if kind == Some(oid::SPC_INDIRECT_DATA) {
+            let content = IndirectData::parse(value()?)?;
+            stated = content.digest.map(|d| (d, content.is_image()));
         }
-    }
+        Ok(())
+    })?;
     if let Some((digest, is_image)) = stated {
         members.push(Member { tag: name.clone(), digest, is_image: Some(is_image) });
     }

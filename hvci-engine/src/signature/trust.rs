@@ -6,7 +6,13 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::cert::Certificate;
-use crate::bytes::der::DerError;
+use crate::{
+    bytes::der::DerError,
+    crypto,
+    digest::{Digest, DigestAlg},
+    oid::{self, Oid},
+    time::UnixTime,
+};
 
 /// A set of uses that an anchor is trusted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,16 +31,20 @@ impl Purposes {
     pub const USER: Self = Self(1 << 4);
     /// Timestamp authorities.
     pub const TIMESTAMP: Self = Self(1 << 5);
-    /// What a bare `--roots` means: every use but Windows kernel drivers, for which a commercial root must not speak, and a shim's vendor key.
+    /// Lists of what other roots are trusted for ([`RootList`](super::root_list::RootList)).
+    pub const LIST: Self = Self(1 << 6);
+    /// What a bare `--roots` means: every use but Windows kernel drivers and root lists, for which a commercial root must not speak, and a
+    /// shim's vendor key.
     pub const GIVEN: Self = Self(0b11_1010);
 
-    const NAMES: [(&'static str, Self); 6] = [
+    const NAMES: [(&'static str, Self); 7] = [
         ("kernel", Self::KERNEL),
         ("uefi", Self::UEFI),
         ("shim", Self::SHIM),
         ("module", Self::MODULE),
         ("user", Self::USER),
         ("timestamp", Self::TIMESTAMP),
+        ("list", Self::LIST),
     ];
 
     /// Both sets together.
@@ -48,7 +58,7 @@ impl Purposes {
         self.0 & other.0 != 0
     }
 
-    /// The set called `name`: `kernel`, `uefi`, `shim`, `module`, `user` or `timestamp`.
+    /// The set called `name`: `kernel`, `uefi`, `shim`, `module`, `user`, `timestamp` or `list`.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::NAMES.into_iter().find(|(n, _)| *n == name).map(|(_, p)| p)
     }
@@ -70,6 +80,59 @@ pub struct Anchor {
     pub purposes: Purposes,
     /// Where it comes from: the name of a shipped one, or what the caller said.
     pub origin: String,
+    /// What a root list says of it.
+    pub limits: Limits,
+}
+
+/// What a root programme still trusts one of its roots for; by default for everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The only usages it may serve.
+    pub usages: Option<Vec<Oid>>,
+    /// Usages it may not serve.
+    pub refused_usages: Vec<Oid>,
+    /// Signatures made from then on are not trusted.
+    pub disallowed_since: Option<UnixTime>,
+    /// End-entity certificates issued from then on are not trusted.
+    pub not_before: Option<UnixTime>,
+    /// The usages for which that is so; `None` is for all.
+    pub not_before_usages: Option<Vec<Oid>>,
+}
+
+impl Limits {
+    /// Whether the root may serve `usage` at all.
+    pub fn allow(&self, usage: &Oid) -> bool {
+        !contains(&self.refused_usages, usage) && self.usages.as_ref().is_none_or(|list| contains(list, usage))
+    }
+
+    /// The date from which on end-entity certificates for `usage` must not be issued.
+    pub fn last_issue(&self, usage: &Oid) -> Option<UnixTime> {
+        self.not_before.filter(|_| self.not_before_usages.as_ref().is_none_or(|list| contains(list, usage)))
+    }
+}
+
+fn contains(list: &[Oid], usage: &Oid) -> bool {
+    list.iter().any(|o| o == usage || *o == oid::EKU_ANY)
+}
+
+impl fmt::Display for Limits {
+    /// One line; empty without limits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |list: &[Oid]| -> String {
+            let names: Vec<String> = list.iter().map(|o| oid::name(o).map_or_else(|| o.to_string(), str::to_owned)).collect();
+            names.join(", ")
+        };
+        let parts = [
+            self.usages.as_ref().map(|list| format!("only for {}", names(list))),
+            (!self.refused_usages.is_empty()).then(|| format!("not for {}", names(&self.refused_usages))),
+            self.disallowed_since.map(|since| format!("disallowed since {since}")),
+            self.not_before.map(|date| match &self.not_before_usages {
+                Some(list) => format!("not for certificates issued since {date} for {}", names(list)),
+                None => format!("not for certificates issued since {date}"),
+            }),
+        ];
+        f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
+    }
 }
 
 /// The anchors of a run.
@@ -78,6 +141,7 @@ pub struct TrustStore {
     anchors: Vec<Anchor>,
     by_subject: HashMap<Vec<u8>, Vec<usize>>,
     module_keyring: bool,
+    list: Option<(UnixTime, HashMap<Digest, Limits>)>,
 }
 
 impl TrustStore {
@@ -109,7 +173,27 @@ impl TrustStore {
             return;
         }
         self.by_subject.entry(certificate.subject_der().to_vec()).or_default().push(self.anchors.len());
-        self.anchors.push(Anchor { certificate, purposes, origin: origin.into() });
+        let limits = self.listed(&certificate).cloned().unwrap_or_default();
+        self.anchors.push(Anchor { certificate, purposes, origin: origin.into(), limits });
+    }
+
+    /// Limits anchors, those that are there and those added later, as a list of the date `made` says. Of several lists the newest counts,
+    /// whichever comes first. Whether it may be believed is the caller's to know.
+    pub(crate) fn limit(&mut self, made: UnixTime, entries: &HashMap<Digest, Limits>) {
+        if self.list.as_ref().is_some_and(|(known, _)| *known > made) {
+            return;
+        }
+        self.list = Some((made, entries.clone()));
+        let mut anchors = core::mem::take(&mut self.anchors);
+        for anchor in &mut anchors {
+            anchor.limits = self.listed(&anchor.certificate).cloned().unwrap_or_default();
+        }
+        self.anchors = anchors;
+    }
+
+    fn listed(&self, certificate: &Certificate) -> Option<&Limits> {
+        let (_, entries) = self.list.as_ref()?;
+        entries.get(certificate.sha256()).or_else(|| entries.get(&crypto::digest(DigestAlg::Sha1, &[certificate.der()])))
     }
 
     /// Adds an anchor from its DER.
@@ -164,8 +248,8 @@ builtin! {
     "microsoft-identity-verification-root-2020" USER TIMESTAMP;
     "microsoft-option-rom-uefi-ca-2023" UEFI;
     "microsoft-root-2001" KERNEL USER TIMESTAMP;
-    "microsoft-root-2010" KERNEL USER TIMESTAMP;
-    "microsoft-root-2011" KERNEL USER TIMESTAMP;
+    "microsoft-root-2010" KERNEL USER TIMESTAMP LIST;
+    "microsoft-root-2011" KERNEL USER TIMESTAMP LIST;
     "microsoft-root-authority-1997" KERNEL USER TIMESTAMP;
     "microsoft-timestamp-root-2014" TIMESTAMP;
     "microsoft-uefi-ca-2011" UEFI;
@@ -195,7 +279,7 @@ mod tests {
 
     #[test]
     fn given_roots_do_not_speak_for_the_kernel() {
-        assert!(!Purposes::GIVEN.any_of(Purposes::KERNEL));
+        assert!(!Purposes::GIVEN.any_of(Purposes::KERNEL.and(Purposes::LIST)));
         assert_eq!(Purposes::GIVEN.to_string(), "uefi, module, user, timestamp");
         assert_eq!(Purposes::from_name("kernel"), Some(Purposes::KERNEL));
     }
