@@ -165,10 +165,10 @@ pub fn answer() -> Result<()> {
 pub fn trust(of: &Trust) -> Result<(TrustStore, Option<&'static Profile>)> {
     let mut store = if of.builtin { TrustStore::builtin() } else { TrustStore::empty() };
     if let Some(roots) = &of.roots {
-        add_roots(&mut store, &roots.to_string_lossy())?;
+        add_roots(&mut store, &[roots.to_string_lossy().into_owned()])?;
     }
     if let Some(key) = &of.module_key {
-        add_roots(&mut store, &format!("module={}", key.display()))?;
+        add_roots(&mut store, &[format!("module={}", key.display())])?;
     }
     let profile = of.profile.as_deref().map(|name| Profile::find(name).with_context(|| format!("no profile {name}"))).transpose()?;
     Ok((store, profile))

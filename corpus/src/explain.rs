@@ -17,7 +17,7 @@ use hvci_engine::{
     image::pe::Pe,
     oid,
     policy::{Decision, Judge, PathStep, Profile, Verdict, profile},
-    signature::{catalog::CatalogIndex, cert::Certificate, crosscheck},
+    signature::{catalog::CatalogIndex, cert::Certificate, crosscheck, trust::TrustStore},
 };
 
 use crate::{
@@ -54,7 +54,7 @@ pub fn explain(path: &Path, judge: &Judge<'_>, catalogs: &CatalogIndex, chosen: 
     }
     let verdict = judge.judge(&facts, chosen);
     for (index, signature) in facts.signatures.iter().enumerate() {
-        signature_in_full(out, &facts, signature, &verdict, index)?;
+        signature_in_full(out, &facts, signature, judge.trust, &verdict, index)?;
     }
     profiles(out, &facts, judge)?;
     writeln!(out, "\nfindings under {}", verdict.profile)?;
@@ -156,7 +156,14 @@ fn certificate_table(out: &mut dyn Write, pe: &Pe<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn signature_in_full(out: &mut dyn Write, facts: &Facts, signature: &Signature, verdict: &Verdict, index: usize) -> io::Result<()> {
+fn signature_in_full(
+    out: &mut dyn Write,
+    facts: &Facts,
+    signature: &Signature,
+    trust: &TrustStore,
+    verdict: &Verdict,
+    index: usize,
+) -> io::Result<()> {
     writeln!(out, "\nsignature {index}: {}{}", signature.source, at(signature.span))?;
     if let Some(coverage) = &signature.coverage {
         let matches = match coverage.calculated {
@@ -181,13 +188,13 @@ fn signature_in_full(out: &mut dyn Write, facts: &Facts, signature: &Signature, 
         signer_in_full(out, facts, signer, "  ")?;
     }
     if let Some(judged) = verdict.signatures.get(index) {
-        path(out, &format!("path under {}", verdict.profile), &judged.path, facts)?;
+        path(out, &format!("path under {}", verdict.profile), &judged.path, facts, trust)?;
         for timestamp in &signature.timestamps {
             timestamp_in_full(out, facts, timestamp)?;
         }
         if let Some(time) = judged.signing_time {
             writeln!(out, "  proven time  {time}")?;
-            path(out, "timestamp path", &judged.timestamp_path, facts)?;
+            path(out, "timestamp path", &judged.timestamp_path, facts, trust)?;
         }
     }
     notes(out, &signature.notes)
@@ -241,7 +248,7 @@ fn timestamp_in_full(out: &mut dyn Write, facts: &Facts, timestamp: &Timestamp) 
     notes(out, &timestamp.notes)
 }
 
-fn path(out: &mut dyn Write, title: &str, steps: &[PathStep], facts: &Facts) -> io::Result<()> {
+fn path(out: &mut dyn Write, title: &str, steps: &[PathStep], facts: &Facts, trust: &TrustStore) -> io::Result<()> {
     if steps.is_empty() {
         return writeln!(out, "  {title}: none");
     }
@@ -251,6 +258,10 @@ fn path(out: &mut dyn Write, title: &str, steps: &[PathStep], facts: &Facts) -> 
         let anchor = step.anchor.as_ref().map(|a| format!("  [anchor: {a}]")).unwrap_or_default();
         writeln!(out, "    {}{}{}{anchor}", "  ".repeat(depth), step.subject, expiry.unwrap_or_default())?;
         writeln!(out, "    {}sha256 {}", "  ".repeat(depth), step.sha256)?;
+        let anchor = step.anchor.as_ref().and_then(|_| trust.anchors().iter().find(|a| a.certificate.sha256().hex() == step.sha256));
+        if let Some(limits) = anchor.map(|a| a.limits.to_string()).filter(|l| !l.is_empty()) {
+            writeln!(out, "    {}root list: {limits}", "  ".repeat(depth))?;
+        }
     }
     Ok(())
 }

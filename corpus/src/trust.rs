@@ -1,35 +1,61 @@
-//! Trust from files: roots, keyrings, the keys built into a kernel.
+//! Trust from files: roots, what a root list limits them to, keyrings, the keys built into a kernel.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
-use hvci_engine::signature::{
-    cache::Cache,
-    catalog::{Catalog, CatalogIndex},
-    kernel::kernel_certificates,
-    keyring::certificates_from,
-    trust::{Purposes, TrustStore},
+use anyhow::{Context, Result, anyhow, bail};
+use hvci_engine::{
+    finding::Note,
+    policy::limit_anchors,
+    signature::{
+        cache::Cache,
+        catalog::{Catalog, CatalogIndex},
+        kernel::kernel_certificates,
+        keyring::certificates_from,
+        root_list::RootList,
+        trust::{Purposes, TrustStore},
+    },
 };
 
 /// How large an unpacked kernel may be.
 const KERNEL_CAP: usize = 512 << 20;
 
-/// Adds the certificates of `--roots [PURPOSE=]FILE|DIR`. Without a purpose they are for [`Purposes::GIVEN`].
+/// What certificates are in.
+const CERTIFICATES: &[&str] = &["pem", "crt", "cer", "der", "p7b", "x509"];
+/// What root lists are in.
+const LISTS: &[&str] = &["stl"];
+
+/// Adds what each `--roots [PURPOSE=]FILE|DIR` gives: certificates, without a purpose for [`Purposes::GIVEN`], and root lists, which limit every
+/// anchor in whatever order things are given.
 ///
 /// # Errors
-/// An unreadable path, a file without a certificate, an unknown purpose.
-pub fn add_roots(store: &mut TrustStore, argument: &str) -> Result<usize> {
-    let (purposes, path) = match argument.split_once('=') {
-        Some((name, path)) if Purposes::from_name(name).is_some() => (Purposes::from_name(name).unwrap_or(Purposes::GIVEN), path),
-        _ => (Purposes::GIVEN, argument),
-    };
+/// An unreadable path, one with neither a certificate nor a list, an unknown purpose, a list that is not signed by who may.
+pub fn add_roots(store: &mut TrustStore, arguments: &[String]) -> Result<()> {
+    let mut lists = Vec::new();
+    for argument in arguments {
+        let (purposes, path) = match argument.split_once('=') {
+            Some((name, path)) if Purposes::from_name(name).is_some() => (Purposes::from_name(name).unwrap_or(Purposes::GIVEN), path),
+            _ => (Purposes::GIVEN, argument.as_str()),
+        };
+        let path = Path::new(path);
+        let is_list = |file: &PathBuf| file.extension().is_some_and(|e| LISTS.iter().any(|x| e.eq_ignore_ascii_case(x)));
+        let (found, certificates): (Vec<_>, Vec<_>) = files_of(path, &[CERTIFICATES, LISTS].concat())?.into_iter().partition(is_list);
+        let added = add_certificates(store, &certificates, purposes, path.is_file())?;
+        if added == 0 && found.is_empty() {
+            bail!("{}: no certificate found; give a certificate or a bundle of them, PEM or DER, or a root list (.stl)", path.display());
+        }
+        lists.extend(found);
+    }
+    // last, when whoever may sign them is known
+    lists.iter().try_for_each(|list| add_list(store, list))
+}
+
+fn add_certificates(store: &mut TrustStore, files: &[PathBuf], purposes: Purposes, given_by_name: bool) -> Result<usize> {
     let mut added = 0;
-    let given_by_name = Path::new(path).is_file();
-    for file in files_of(Path::new(path), &["pem", "crt", "cer", "der", "p7b", "x509"])? {
-        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    for file in files {
+        let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         let certificates = match certificates_from(&bytes) {
             Ok(certificates) => certificates,
             // a folder may hold other things
@@ -43,10 +69,21 @@ pub fn add_roots(store: &mut TrustStore, argument: &str) -> Result<usize> {
             }
         }
     }
-    if added == 0 {
-        bail!("{path}: no certificate found; give a certificate or a bundle of them, PEM or DER");
-    }
     Ok(added)
+}
+
+fn add_list(store: &mut TrustStore, file: &Path) -> Result<()> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let cache = Cache::default();
+    let believed = RootList::read(&bytes, &cache).and_then(|list| limit_anchors(store, &list, &cache));
+    believed.map_err(|Note { code, subject, detail, .. }| {
+        let about = [subject.unwrap_or_default(), detail].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join(": ");
+        anyhow!(
+            "{}: this root list cannot be believed: {} ({about}); give the list as Microsoft signed it, or its signer's root with --roots list=FILE",
+            file.display(),
+            code.title()
+        )
+    })
 }
 
 /// Adds the keys built into the kernel image `path` (a vmlinuz or vmlinux) as keys for modules.

@@ -78,7 +78,8 @@ impl<'a> SignedCtl<'a> {
         let content = data.content.ok_or_else(|| Note::new(Code::SigMalformed, format!("{what} without content")).at(whole))?;
         let ctl = Ctl::parse(content).map_err(|e| malformed(what, &e, bytes))?;
         if ctl.usage != usage {
-            let detail = format!("a certificate trust list for {}, not a {what}", ctl.usage);
+            let stated = oid::name(&ctl.usage).map_or_else(|| ctl.usage.to_string(), str::to_owned);
+            let detail = format!("a certificate trust list for {stated}, not a {what}");
             return Err(Note::new(Code::SigContentType, detail).at(whole));
         }
         let mut pool = Pool::new(cache);

@@ -143,7 +143,8 @@ pub(crate) struct JudgingArgs {
     /// A kernel (vmlinuz, vmlinux or unified kernel image) whose built-in keys may sign modules
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Vec<PathBuf>,
-    /// More trust anchors, for uefi, module, user and timestamp; PURPOSE= for one use (kernel, uefi, shim, module, user, timestamp)
+    /// More trust anchors, for uefi, module, user and timestamp; PURPOSE= for one use (kernel, uefi, shim, module, user, timestamp, list).
+    /// A root list of Windows (authroot.stl) limits what windows-user and timestamps trust its roots for
     #[arg(long, value_name = "[PURPOSE=]FILE|DIR")]
     pub(crate) roots: Vec<String>,
     /// Trust only what --roots and --kernel give, not the anchors that ship with the program

@@ -169,9 +169,7 @@ pub(crate) fn profile(name: &str) -> Option<&'static Profile> {
 /// The trust of `--roots` and `--kernel`, with what ships unless that is not wanted.
 pub(crate) fn trust_of(args: &JudgingArgs) -> Result<TrustStore> {
     let mut store = if args.no_builtin_roots { TrustStore::empty() } else { TrustStore::builtin() };
-    for roots in &args.roots {
-        trust::add_roots(&mut store, roots)?;
-    }
+    trust::add_roots(&mut store, &args.roots)?;
     for kernel in &args.kernel {
         trust::add_kernel(&mut store, kernel)?;
     }
