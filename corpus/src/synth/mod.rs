@@ -37,6 +37,7 @@ pub mod mutate;
 pub mod oid;
 pub mod pe;
 pub mod pki;
+pub mod root_list;
 pub mod signed_data;
 pub mod timestamp;
 
@@ -95,7 +96,7 @@ pub enum Error {
 pub struct Written {
     /// The folder with the files to scan.
     pub images: PathBuf,
-    /// Trust anchors, `PURPOSE=FILE` as `--roots` takes them.
+    /// Trust anchors, `PURPOSE=FILE`, and root lists, `FILE`, as `--roots` takes them.
     pub roots: Vec<String>,
     /// Catalogs that speak for some of the files.
     pub catalogs: Vec<PathBuf>,
@@ -122,7 +123,7 @@ impl fmt::Display for Written {
 /// Makes the whole corpus of `seed` in `dir`, which must be empty or not exist.
 ///
 /// Beside the files in `images/` stand `expected.json` (for every file why it is there and, by profile, the decision and the finding codes that
-/// it must get), trust anchors in `trust/` and catalogs in `catalogs/`.
+/// it must get), trust anchors and the root list that limits them in `trust/` and catalogs in `catalogs/`.
 ///
 /// # Errors
 /// A folder that is not empty, files that cannot be written.
@@ -177,6 +178,9 @@ fn write_corpus(dir: &Path, seed: u64, pki: &Pki, corpus: &Corpus) -> Result<Wri
     for (purpose, pem) in anchors(pki)? {
         let path = put(dir.join("trust").join(format!("{purpose}.pem")), pem.as_bytes())?;
         roots.push(format!("{purpose}={}", path.display()));
+    }
+    for (name, bytes) in &corpus.root_lists {
+        roots.push(put(dir.join("trust").join(name), bytes)?.display().to_string());
     }
     let mut catalogs = Vec::new();
     for (name, bytes) in &corpus.catalogs {

@@ -29,7 +29,10 @@ oids! {
     EKU_CODE_SIGNING = "1.3.6.1.5.5.7.3.3", "code signing";
     EKU_ELAM = "1.3.6.1.4.1.311.61.4.1", "early launch antimalware";
     EKU_EXTENDED_VERIFICATION = "1.3.6.1.4.1.311.10.3.39", "WHQL extended verification";
+    EKU_DISALLOWED_LIST = "1.3.6.1.4.1.311.10.3.30", "disallowed list";
     EKU_LIFETIME = "1.3.6.1.4.1.311.10.3.13", "lifetime signing";
+    EKU_ROOT_LIST = "1.3.6.1.4.1.311.10.3.9", "root list signer";
+    EKU_SERVER_AUTH = "1.3.6.1.5.5.7.3.1", "server authentication";
     EKU_SYSTEM_COMPONENT = "1.3.6.1.4.1.311.10.3.6", "Windows system component";
     EKU_TIMESTAMPING = "1.3.6.1.5.5.7.3.8", "timestamping";
     EKU_UEFI = "1.3.6.1.4.1.311.80.2.1", "UEFI signing";
@@ -41,6 +44,13 @@ oids! {
     ML_DSA_65 = "2.16.840.1.101.3.4.3.18", "ML-DSA-65";
     ML_DSA_87 = "2.16.840.1.101.3.4.3.19", "ML-DSA-87";
     NESTED_SIGNATURE = "1.3.6.1.4.1.311.2.4.1", "nested signature";
+    PROP_AUTH_ROOT_SHA256 = "1.3.6.1.4.1.311.10.11.98", "SHA-256 of a root";
+    PROP_DISALLOWED_ENHKEY_USAGE = "1.3.6.1.4.1.311.10.11.122", "disallowed usages";
+    PROP_DISALLOWED_FILETIME = "1.3.6.1.4.1.311.10.11.104", "disallowed since";
+    PROP_ENHKEY_USAGE = "1.3.6.1.4.1.311.10.11.9", "usages";
+    PROP_FRIENDLY_NAME = "1.3.6.1.4.1.311.10.11.11", "name for people";
+    PROP_NOT_BEFORE_ENHKEY_USAGE = "1.3.6.1.4.1.311.10.11.127", "usages of not before";
+    PROP_NOT_BEFORE_FILETIME = "1.3.6.1.4.1.311.10.11.126", "not before";
     RFC3161_COUNTERSIGN = "1.3.6.1.4.1.311.3.3.1", "RFC 3161 countersignature";
     RSA_ENCRYPTION = "1.2.840.113549.1.1.1", "rsaEncryption";
     RSA_WITH_SHA3_256 = "2.16.840.1.101.3.4.3.14", "rsaWithSHA3-256";

@@ -24,7 +24,8 @@ const ELAM: &[ObjectIdentifier] = &[oid::EKU_ELAM, oid::EKU_CODE_SIGNING];
 const LIFETIME: &[ObjectIdentifier] = &[oid::EKU_CODE_SIGNING, oid::EKU_LIFETIME];
 const TIMESTAMPING: &[ObjectIdentifier] = &[oid::EKU_TIMESTAMPING];
 const UEFI: &[ObjectIdentifier] = &[oid::EKU_UEFI, oid::EKU_CODE_SIGNING];
-const TLS: &[ObjectIdentifier] = &[ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1")];
+const TLS: &[ObjectIdentifier] = &[oid::EKU_SERVER_AUTH];
+const ROOT_LIST: &[ObjectIdentifier] = &[oid::EKU_ROOT_LIST];
 
 /// What each key is.
 const KEYS: &[(&str, KeyKind)] = &[
@@ -38,6 +39,9 @@ const KEYS: &[(&str, KeyKind)] = &[
     ("code publisher", KeyKind::Rsa(2048)),
     ("legacy publisher", KeyKind::Rsa(1024)),
     ("loop", KeyKind::P256),
+    ("limited root", KeyKind::P256),
+    ("list root", KeyKind::P384),
+    ("list publisher", KeyKind::Rsa(2048)),
     ("stranger", KeyKind::P256),
     ("maze 0", KeyKind::P256),
     ("maze 1", KeyKind::P256),
@@ -74,6 +78,7 @@ impl Pki {
         maker.kernel()?;
         maker.commercial()?;
         maker.timestamping()?;
+        maker.limited()?;
         maker.firmware()?;
         maker.modules()?;
         Ok(maker.pki)
@@ -114,8 +119,9 @@ impl Pki {
 /// Which certificates a run trusts for what: name of the file in `trust/`, identities in it.
 pub const ANCHORS: &[(&str, &[&str])] = &[
     ("kernel", &["kernel root"]),
-    ("user", &["code root", "code root v1", "kernel root"]),
-    ("timestamp", &["tsa root"]),
+    ("user", &["code root", "code root v1", "kernel root", "closing root", "disabled root", "reopened root", "tls root"]),
+    ("timestamp", &["tsa root", "closing root", "disabled root", "tls root"]),
+    ("list", &["list root"]),
     ("uefi", &["uefi ca", "uefi ca 2"]),
     ("module", &["module", "module ecdsa"]),
 ];
@@ -228,6 +234,38 @@ impl Maker {
         self.add("tsa old", &old, "tsa", Some("tsa root"))?;
         self.add("tsa stranger root", &Template::ca("CN=Nobody's Timestamp Root,C=XX", None), "stranger", None)?;
         self.add("tsa stranger", &Template::leaf("CN=Nobody's Timestamps,C=XX", TIMESTAMPING), "tsa", Some("tsa stranger root"))
+    }
+
+    /// Roots that the root list limits, what they issued, and who signs the list.
+    fn limited(&mut self) -> Result<()> {
+        for (name, subject) in [
+            ("closing root", "CN=Example Closing Root,O=Example Trust,C=XX"),
+            ("disabled root", "CN=Example Disabled Root,O=Example Trust,C=XX"),
+            ("reopened root", "CN=Example Reopened Root,O=Example Trust,C=XX"),
+            ("tls root", "CN=Example TLS Root,O=Example Trust,C=XX"),
+        ] {
+            self.add(name, &Template::ca(subject, None), "limited root", None)?;
+        }
+        let of = |subject, from, usages| Template { from, ..Template::leaf(subject, usages) };
+        for (name, template, issuer) in [
+            ("closing old", of("CN=Fabrikam Before The Date,O=Fabrikam,C=XX", "2020-01-01", CODE), "closing root"),
+            ("closing new", of("CN=Fabrikam After The Date,O=Fabrikam,C=XX", "2021-06-01", CODE), "closing root"),
+            ("under disabled", of("CN=Fabrikam Under A Disabled Root,O=Fabrikam,C=XX", "2020-01-01", CODE), "disabled root"),
+            ("under reopened", of("CN=Fabrikam Under A Reopened Root,O=Fabrikam,C=XX", "2020-01-01", CODE), "reopened root"),
+            ("under tls", of("CN=Fabrikam Under A TLS Root,O=Fabrikam,C=XX", "2020-01-01", CODE), "tls root"),
+            ("tsa closing", of("CN=Example Late Timestamps,O=Example Trust,C=XX", "2021-06-01", TIMESTAMPING), "closing root"),
+            ("tsa disabled", of("CN=Example Disabled Timestamps,O=Example Trust,C=XX", "2020-01-01", TIMESTAMPING), "disabled root"),
+            ("tsa tls", of("CN=Example TLS Timestamps,O=Example Trust,C=XX", "2020-01-01", TIMESTAMPING), "tls root"),
+        ] {
+            let key = if name.starts_with("tsa") { "tsa" } else { "code publisher" };
+            self.add(name, &template, key, Some(issuer))?;
+        }
+        self.add("list root", &Template::ca("CN=Synthetic Root List Root,O=Synthetic Systems,C=XX", None), "list root", None)?;
+        let publisher = Template::leaf("CN=Synthetic Root List Publisher,O=Synthetic Systems,C=XX", ROOT_LIST);
+        self.add("list", &publisher, "list publisher", Some("list root"))?;
+        self.add("list expired", &Template { until: "2022-01-01", ..publisher.clone() }, "list publisher", Some("list root"))?;
+        self.add("list of code root", &publisher, "list publisher", Some("code root"))?;
+        self.add("list without usage", &Template::leaf("CN=Synthetic Catalog Publisher,C=XX", CODE), "list publisher", Some("list root"))
     }
 
     fn firmware(&mut self) -> Result<()> {

@@ -7,6 +7,7 @@ mod chains;
 mod flips;
 mod hostile;
 mod profiles;
+mod root_lists;
 mod signers;
 
 use std::sync::{Arc, LazyLock};
@@ -23,11 +24,12 @@ use hvci_engine::{
     examine::Examiner,
     facts::Facts,
     finding::Code,
-    policy::{Decision, Judge, Profile, Verdict},
+    policy::{Decision, Judge, Profile, Verdict, limit_anchors},
     signature::{
         cache::Cache,
         catalog::{Catalog, CatalogIndex},
         cert::Certificate,
+        root_list::RootList,
         trust::{Purposes, TrustStore},
     },
     time::UnixTime,
@@ -40,6 +42,8 @@ static TRUST: LazyLock<TrustStore> = LazyLock::new(|| {
     for (purpose, names) in ANCHORS {
         names.iter().for_each(|name| store.add(engine(who(name)), Purposes::from_name(purpose).unwrap(), *name));
     }
+    let cache = Cache::default();
+    limit_anchors(&mut store, &RootList::read(&CORPUS.root_lists[0].1, &cache).unwrap(), &cache).unwrap();
     store
 });
 static NOW: LazyLock<UnixTime> = LazyLock::new(|| instant(cases::TIME).unwrap());

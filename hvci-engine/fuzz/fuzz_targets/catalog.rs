@@ -1,4 +1,4 @@
-//! Security catalogs: the list and its signature, and a file that the list may name.
+//! Certificate trust lists: a root list, whose signer nobody trusts; a catalog and its signature, and a file that it may name.
 #![no_main]
 
 #[path = "../support.rs"]
@@ -6,9 +6,12 @@ mod support;
 
 use hvci_engine::{
     examine::Examiner,
+    policy::limit_anchors,
     signature::{
         cache::Cache,
         catalog::{Catalog, CatalogIndex},
+        root_list::RootList,
+        trust::TrustStore,
     },
 };
 use libfuzzer_sys::fuzz_target;
@@ -16,6 +19,10 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     Catalog::is_catalog(data);
     let cache = Cache::default();
+    if let Ok(list) = RootList::read(data, &cache) {
+        assert!(limit_anchors(&mut TrustStore::builtin(), &list, &cache).is_err(), "believed a list of the fuzzer's");
+        return;
+    }
     let Ok(catalog) = Catalog::read(data, &cache) else { return };
     let mut catalogs = CatalogIndex::default();
     catalogs.add("fuzz.cat", catalog);

@@ -6,6 +6,7 @@
 mod catalogs;
 mod chains;
 mod container;
+mod limits;
 mod lint;
 mod modules;
 mod mutations;
@@ -63,6 +64,8 @@ pub struct Corpus {
     pub cases: Vec<Case>,
     /// Catalogs that speak for some of them: name, bytes.
     pub catalogs: Vec<(&'static str, Vec<u8>)>,
+    /// What the trust anchors are limited to: name, bytes.
+    pub root_lists: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// Every case.
@@ -71,8 +74,17 @@ pub struct Corpus {
 /// None that occurs: what goes in is constant but for the keys.
 pub fn all(pki: &Pki) -> Result<Corpus> {
     type Group = fn(&mut Studio<'_>) -> Result<()>;
-    const GROUPS: [Group; 8] =
-        [container::add, lint::add, signatures::add, timestamps::add, chains::add, catalogs::add, modules::add, mutations::add];
+    const GROUPS: [Group; 9] = [
+        container::add,
+        lint::add,
+        signatures::add,
+        timestamps::add,
+        chains::add,
+        limits::add,
+        catalogs::add,
+        modules::add,
+        mutations::add,
+    ];
     let groups = GROUPS.into_par_iter().map(|add| {
         let mut studio = Studio { pki, corpus: Corpus::default() };
         add(&mut studio)?;
@@ -82,6 +94,7 @@ pub fn all(pki: &Pki) -> Result<Corpus> {
     for mut group in groups.collect::<Result<Vec<_>>>()? {
         all.cases.append(&mut group.cases);
         all.catalogs.append(&mut group.catalogs);
+        all.root_lists.append(&mut group.root_lists);
     }
     Ok(all)
 }

@@ -2,11 +2,12 @@
 
 use hvci_engine::{
     examine::Examiner,
-    policy::{Judge, Profile},
+    policy::{Judge, Profile, limit_anchors},
     signature::{
         cache::Cache,
         catalog::{Catalog, CatalogIndex},
         keyring::certificates_from,
+        root_list::RootList,
         trust::{Purposes, TrustStore},
     },
 };
@@ -21,6 +22,9 @@ fn verdicts_are_the_expected_ones() {
         for der in certificates_from(pem.as_bytes()).unwrap() {
             trust.add_der(&der, Purposes::from_name(purpose).unwrap(), purpose).unwrap();
         }
+    }
+    for (_, bytes) in &CORPUS.root_lists {
+        limit_anchors(&mut trust, &RootList::read(bytes, &cache).unwrap(), &cache).unwrap();
     }
     let mut catalogs = CatalogIndex::default();
     for (name, bytes) in &CORPUS.catalogs {
