@@ -34,6 +34,7 @@ static CORPUS: LazyLock<Corpus> = LazyLock::new(|| {
     let written = synth::write(&dir.path().join("corpus"), synth::DEFAULT_SEED).unwrap();
     let mut arguments: Vec<OsString> = vec!["--time".into(), written.time.to_string().into()];
     arguments.extend(written.roots.iter().flat_map(|r| ["--roots".into(), r.into()]));
+    arguments.extend(written.root_lists.iter().flat_map(|l| ["--roots".into(), l.into()]));
     arguments.extend(written.kernels.iter().flat_map(|k| ["--kernel".into(), k.into()]));
     Corpus { written, arguments }
 });

@@ -53,6 +53,7 @@ static ANY_CODE_SIGNATURE: Profile = Profile {
     summary: "what osslsigncode and signify ask",
     kinds: &[FileKind::PeDriver, FileKind::PeEfi, FileKind::PeUser],
     anchors: Purposes::USER,
+    root_limits: false,
     usage: Usage::CodeSigning,
     counts: Counts::Any,
     validity: Validity::AtSigning,

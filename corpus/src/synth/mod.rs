@@ -96,8 +96,10 @@ pub enum Error {
 pub struct Written {
     /// The folder with the files to scan.
     pub images: PathBuf,
-    /// Trust anchors, `PURPOSE=FILE`, and root lists, `FILE`, as `--roots` takes them.
+    /// Trust anchors, `PURPOSE=FILE` as `--roots` takes them.
     pub roots: Vec<String>,
+    /// What they are limited to, for `--roots` too.
+    pub root_lists: Vec<PathBuf>,
     /// Catalogs that speak for some of the files.
     pub catalogs: Vec<PathBuf>,
     /// Kernels whose keys some of the files are signed with.
@@ -115,6 +117,7 @@ impl fmt::Display for Written {
         writeln!(f, "{} files with their verdicts in {}", self.files, self.dir.join("expected.json").display())?;
         write!(f, "scan them with\n  hvci-audit scan {} --time {}", self.images.display(), self.time)?;
         self.roots.iter().try_for_each(|r| write!(f, " --roots {r}"))?;
+        self.root_lists.iter().try_for_each(|l| write!(f, " --roots {}", l.display()))?;
         self.catalogs.iter().try_for_each(|c| write!(f, " --catalog {}", c.display()))?;
         self.kernels.iter().try_for_each(|k| write!(f, " --kernel {}", k.display()))
     }
@@ -179,8 +182,9 @@ fn write_corpus(dir: &Path, seed: u64, pki: &Pki, corpus: &Corpus) -> Result<Wri
         let path = put(dir.join("trust").join(format!("{purpose}.pem")), pem.as_bytes())?;
         roots.push(format!("{purpose}={}", path.display()));
     }
+    let mut root_lists = Vec::new();
     for (name, bytes) in &corpus.root_lists {
-        roots.push(put(dir.join("trust").join(name), bytes)?.display().to_string());
+        root_lists.push(put(dir.join("trust").join(name), bytes)?);
     }
     let mut catalogs = Vec::new();
     for (name, bytes) in &corpus.catalogs {
@@ -192,7 +196,7 @@ fn write_corpus(dir: &Path, seed: u64, pki: &Pki, corpus: &Corpus) -> Result<Wri
     json.push(b'\n');
     put(dir.join("expected.json"), &json)?;
     let kernels = vec![images.join(KERNEL_PATH)];
-    Ok(Written { images, roots, catalogs, kernels, time, files: corpus.cases.len(), dir: dir.to_owned() })
+    Ok(Written { images, roots, root_lists, catalogs, kernels, time, files: corpus.cases.len(), dir: dir.to_owned() })
 }
 
 /// `expected.json`.

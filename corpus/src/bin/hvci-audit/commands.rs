@@ -188,6 +188,7 @@ fn starter(args: &mut ScanArgs) -> Result<tempfile::TempDir> {
     let layout = synth::write_starter(dir.path(), synth::DEFAULT_SEED)?;
     args.paths = vec![layout.images];
     args.judging.roots.extend(layout.roots);
+    args.judging.roots.extend(layout.root_lists.iter().map(|l| l.display().to_string()));
     args.catalog.extend(layout.catalogs);
     args.judging.kernel.extend(layout.kernels);
     args.judging.time = args.judging.time.or(Some(layout.time));
