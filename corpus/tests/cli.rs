@@ -130,6 +130,57 @@ fn exit_status_is_0_1_or_2() {
 }
 
 #[test]
+fn a_root_list_limits_whatever_the_order_and_a_forged_one_stops_the_program() {
+    let (dir, written) = (tempfile::tempdir().unwrap(), &CORPUS.written);
+    let list = written.root_lists[0].as_os_str();
+    let images = CORPUS.image("limits");
+    let judged = |command: &str, what: &OsStr, roots: &[&OsStr]| {
+        let mut all = audit();
+        all.arg(command).arg(what).args(["--profile", "windows-user", "-o", "ndjson", "--time", &written.time.to_string()]);
+        roots.iter().for_each(|r| {
+            all.arg("--roots").arg(r);
+        });
+        all.output().unwrap()
+    };
+    let anchors: Vec<&OsStr> = written.roots.iter().map(OsStr::new).collect();
+    let free = judged("scan", images.as_ref(), &anchors);
+    let last = judged("scan", images.as_ref(), &[&anchors[..], &[list]].concat());
+    let first = judged("scan", images.as_ref(), &[&[list], &anchors[..]].concat());
+    assert_eq!((status(&free), status(&last)), (0, 1), "{}", stderr(&last));
+    assert_eq!(stdout(&last), stdout(&first));
+    for code in ["HVCI-PKI-021", "HVCI-PKI-022", "HVCI-PKI-023"] {
+        assert!(stdout(&last).contains(code) && !stdout(&free).contains(code), "{code}");
+    }
+
+    let facts = dir.path().join("facts");
+    let mut save = OsString::from("facts=");
+    save.push(&facts);
+    run(["scan".as_ref(), images.as_os_str(), "-o".as_ref(), &save]);
+    assert_eq!(stdout(&judged("judge", facts.as_ref(), &[&[list], &anchors[..]].concat())), stdout(&last));
+    assert_eq!(stdout(&judged("judge", facts.as_ref(), &anchors)), stdout(&free));
+
+    let mut explain = audit();
+    explain.arg("explain").arg(CORPUS.image("limits/closing-before.exe")).args(&CORPUS.arguments);
+    let explained = explain.output().unwrap();
+    assert!(stdout(&explained).contains("root list: not for certificates issued since 2021-01-01"), "{}", stdout(&explained));
+
+    let mut bytes = fs::read(list).unwrap();
+    let at = bytes.len() / 8;
+    bytes[at] ^= 1;
+    fs::write(dir.path().join("forged.stl"), bytes).unwrap();
+    fs::write(dir.path().join("not.stl"), b"no list").unwrap();
+    for name in ["forged.stl", "not.stl"] {
+        let file = dir.path().join(name);
+        let output = judged("scan", images.as_ref(), &[&anchors[..], &[file.as_ref()]].concat());
+        assert_eq!((status(&output), stdout(&output)), (2, ""));
+        assert!(stderr(&output).contains("this root list cannot be believed"), "{}", stderr(&output));
+    }
+    let output = judged("scan", images.as_ref(), &[list]);
+    assert_eq!(status(&output), 2, "its signer is nobody's");
+    assert!(stderr(&output).contains("--roots list=FILE"), "{}", stderr(&output));
+}
+
+#[test]
 fn fail_on_sets_what_is_a_failure() {
     let refused = CORPUS.image("container/unsigned.sys");
     let warned = CORPUS.image("signature/nested-attested.sys");

@@ -73,7 +73,7 @@ pub(super) fn examine_list_path(path: &Path<'_>, at: UnixTime) -> Option<Note> {
         return Some(Note::new(Code::PkiScope, detail).of(path.anchor.certificate.subject()));
     }
     let usage = oid::EKU_ROOT_LIST_SIGNER;
-    let wrong = below_anchor(path).find(|c| !allows(c, &usage)).or(Some(leaf).filter(|l| l.ekus().is_none()));
+    let wrong = below_anchor(path).find(|c| !allows(c, &usage)).or_else(|| Some(leaf).filter(|l| l.ekus().is_none()));
     wrong.map(|c| Note::new(Code::PkiEku, usages(c)).of(c.subject())).or_else(|| below_anchor(path).find_map(|c| outside_validity(c, at)))
 }
 

@@ -278,6 +278,25 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_for_the_usages_they_name() {
+        let (code, stamp) = (&oid::EKU_CODE_SIGNING, &oid::EKU_TIMESTAMPING);
+        let free = Limits::default();
+        assert!(free.allow(code) && free.last_issue(code).is_none() && free.to_string().is_empty());
+        let only = Limits { usages: Some(vec![*code]), ..free.clone() };
+        assert!(only.allow(code) && !only.allow(stamp));
+        let refused = Limits { refused_usages: vec![*code], usages: Some(vec![oid::EKU_ANY]), ..free.clone() };
+        assert!(!refused.allow(code) && refused.allow(stamp));
+        assert!(!Limits { usages: Some(Vec::new()), ..free.clone() }.allow(code), "only for nothing");
+
+        let date = Some(UnixTime(0));
+        let closed = Limits { not_before: date, ..free.clone() };
+        assert_eq!((closed.last_issue(code), closed.last_issue(stamp)), (date, date));
+        let for_code = Limits { not_before_usages: Some(vec![*code]), ..closed };
+        assert_eq!((for_code.last_issue(code), for_code.last_issue(stamp)), (date, None));
+        assert_eq!(Limits { not_before: None, ..for_code }.last_issue(code), None, "usages of no date");
+    }
+
+    #[test]
     fn given_roots_do_not_speak_for_the_kernel() {
         assert!(!Purposes::GIVEN.any_of(Purposes::KERNEL.and(Purposes::LIST)));
         assert_eq!(Purposes::GIVEN.to_string(), "uefi, module, user, timestamp");
