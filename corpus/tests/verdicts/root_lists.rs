@@ -137,7 +137,7 @@ fn the_order_of_anchors_and_lists_does_not_matter_and_the_newest_list_counts() {
 }
 
 #[test]
-fn the_kernel_and_firmware_look_at_no_list() {
+fn the_kernel_and_firmware_look_at_no_list_and_the_kernels_roots_are_not_held_to_one() {
     let mut store = store();
     store.add(engine(who("kernel root")), Purposes::KERNEL.and(Purposes::USER), "kernel root");
     store.add(engine(who("uefi ca 2")), Purposes::UEFI, "uefi ca 2");
@@ -147,7 +147,7 @@ fn the_kernel_and_firmware_look_at_no_list() {
     believe(&list, &mut store).unwrap();
     let cache = Cache::default();
     assert_verdict(&verdict_with(case("chain/whql.sys"), "windows-kernel", &store, &cache), Accept, &[]);
-    assert_verdict(&verdict_with(case("chain/whql.sys"), "windows-user", &store, &cache), Refuse, &[Code::PkiRootDisallowed]);
+    assert_verdict(&verdict_with(case("chain/whql.sys"), "windows-user", &store, &cache), Accept, &[]);
     assert_verdict(&verdict_with(case("container/two-entries.efi"), "uefi", &store, &cache), Accept, &[]);
 }
 

@@ -18,7 +18,7 @@
     reason = "a model of a few pages, made here; nothing of a guest's is read"
 )]
 
-use alloc::{collections::VecDeque, vec::Vec};
+use alloc::{boxed::Box, collections::VecDeque, vec, vec::Vec};
 use core::{fmt, hash::Hash};
 
 use hashbrown::HashSet;
@@ -65,7 +65,7 @@ pub fn explore(space: &Space, progress: &mut dyn FnMut(usize, usize) -> bool) ->
     let mut found = Explored { states: 1, edges: 0, executed: false, broken: None };
     let start = Machine::new(space);
     // by which action from which state each was reached first
-    let mut reached: Vec<(usize, Option<Action>)> = alloc::vec![(0, None)];
+    let mut reached: Vec<(usize, Option<Action>)> = vec![(0, None)];
     let mut seen: HashSet<Key> = HashSet::new();
     seen.insert(key(&start));
     let mut waiting = VecDeque::from([(0, start)]);
@@ -84,7 +84,7 @@ pub fn explore(space: &Space, progress: &mut dyn FnMut(usize, usize) -> bool) ->
                 return found;
             }
             waiting.push_back((reached.len() - 1, next));
-            if found.states % 4096 == 0 && !progress(found.states, found.edges) {
+            if found.states.is_multiple_of(4096) && !progress(found.states, found.edges) {
                 return found;
             }
         }
@@ -105,7 +105,7 @@ fn way(reached: &[(usize, Option<Action>)]) -> Vec<Action> {
 }
 
 /// A state as bytes: equal for equal states only.
-type Key = alloc::boxed::Box<[u8]>;
+type Key = Box<[u8]>;
 
 fn key(machine: &Machine) -> Key {
     /// Takes what a hash would be made of. Small numbers, which is all there are, as one byte.

@@ -265,7 +265,7 @@ impl Machine {
             Action::Evict(vp, slot) => memory.tlb[usize::from(vp)][usize::from(slot)] = None,
             Action::Write(_, page, good) => memory.good[space.frames_of_pages[usize::from(page)] as usize] = good,
             Action::Take(page) => {
-                memory.slice = Some((usize::from(page), memory.flags[usize::from(page)].without(MapGpaFlags::EXECUTABLE)))
+                memory.slice = Some((usize::from(page), memory.flags[usize::from(page)].without(MapGpaFlags::EXECUTABLE)));
             }
             Action::WriteSlice => {
                 if let Some((page, _)) = memory.slice {
