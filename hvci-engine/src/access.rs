@@ -54,7 +54,7 @@ impl fmt::Display for Access {
 }
 
 /// `HV_MAP_GPA_FLAGS` (TLFS `datatypes/hv_map_gpa_flags.md`; bits 4 to 6 and 15 from openvmm `vm/hv1/hvdef/src/lib.rs`). Unknown bits are kept.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MapGpaFlags(pub u32);
 

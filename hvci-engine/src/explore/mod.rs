@@ -25,7 +25,7 @@ use hashbrown::HashSet;
 
 mod model;
 
-pub use model::{Action, Bug, Machine, Space};
+pub use model::{Action, Bug, MOST, Machine, Space};
 
 /// How an exploration ended.
 #[derive(Clone, Debug)]

@@ -17,6 +17,13 @@ use crate::{
     status::HvStatus,
 };
 
+/// The most pages, frames, processors and transactions of a [`Space`].
+pub const MOST: [usize; 4] = [PAGES, FRAMES, VPS, RUNNING];
+const PAGES: usize = 5;
+const FRAMES: usize = 4;
+const VPS: usize = 3;
+const RUNNING: usize = 2;
+
 const R: MapGpaFlags = MapGpaFlags::READABLE;
 const W: MapGpaFlags = MapGpaFlags::WRITABLE;
 const KX: MapGpaFlags = MapGpaFlags::KERNEL_EXECUTABLE;
@@ -76,9 +83,13 @@ impl Bug {
 }
 
 impl Space {
-    /// Loads and unloads of one module in frame 0, on `pages` guest pages that lead to `frames` frames, the last ones as aliases of the first.
+    /// Loads and unloads of one module in frame 0, on `pages` guest pages that lead to `frames` frames in turn.
+    ///
+    /// # Panics
+    /// If it is larger than [`MOST`].
     pub fn new(pages: usize, frames: usize, vps: usize) -> Self {
-        let behind = |page: usize| if page < frames { page } else { page - frames } as u64;
+        assert!(pages <= PAGES && frames <= FRAMES && vps <= VPS && (1..=pages).contains(&frames), "the model has no such size");
+        let behind = |page: usize| (page % frames) as u64;
         let frame = |n: u64, to| Change { frame: Frame(n), to };
         let mut menu = vec![(1, vec![frame(0, Kind::Code)]), (1, vec![frame(0, Kind::Data)])];
         if frames > 1 {
@@ -95,6 +106,10 @@ impl Space {
             menu,
             bug: None,
         }
+    }
+
+    fn pages(&self) -> usize {
+        self.frames_of_pages.len()
     }
 
     fn frames(&self) -> usize {
@@ -152,9 +167,9 @@ impl fmt::Display for Action {
 /// One state of the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Machine {
-    words: Vec<u64>,
+    words: [u64; FRAMES],
     memory: Memory,
-    running: Vec<Option<Running>>,
+    running: [Option<Running>; RUNNING],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -165,18 +180,21 @@ struct Running {
     seen: Option<bool>,
 }
 
+/// What a processor has cached: a translation a page, and behind them that of the large leaf.
+type Tlb = [Option<MapGpaFlags>; PAGES + 1];
+
 /// What the host has.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Memory {
     /// Of each page. Those of a large leaf are equal.
-    flags: Vec<MapGpaFlags>,
+    flags: [MapGpaFlags; PAGES],
     large: bool,
-    /// Of each processor: a translation a page, and behind them that of the large leaf.
-    tlb: Vec<Vec<Option<MapGpaFlags>>>,
+    /// Of each processor. Processors are alike: they are kept in order.
+    tlb: [Tlb; VPS],
     /// Page and permission of the slice that the device has.
-    slice: Option<(usize, MapGpaFlags)>,
+    slice: Option<(u8, MapGpaFlags)>,
     /// Of each frame: whether its bytes are what was signed.
-    good: Vec<bool>,
+    good: [bool; FRAMES],
     late: bool,
 }
 
@@ -188,19 +206,29 @@ impl Machine {
             // the frames were just made
             let _ = table.place(frame, Kind::Data);
         }
-        let pages = space.frames_of_pages.len();
-        Self {
-            words: table.snapshot(),
+        let mut machine = Self {
+            words: [0; FRAMES],
             memory: Memory {
-                flags: vec![MapGpaFlags::DATA; pages],
+                flags: [MapGpaFlags::NONE; PAGES],
                 large: space.large_leaf,
-                tlb: vec![vec![None; pages + 1]; space.vps],
+                tlb: [[None; PAGES + 1]; VPS],
                 slice: None,
-                good: vec![true; space.frames()],
+                good: [true; FRAMES],
                 late: false,
             },
-            running: vec![None; space.transactions],
-        }
+            running: [None, None],
+        };
+        machine.memory.flags[..space.pages()].fill(MapGpaFlags::DATA);
+        machine.keep(&table);
+        machine
+    }
+
+    fn table(&self, space: &Space) -> FrameTable {
+        FrameTable::from_snapshot(Frame(0), &self.words[..space.frames()])
+    }
+
+    fn keep(&mut self, table: &FrameTable) {
+        self.words[..table.len()].copy_from_slice(&table.snapshot());
     }
 
     /// Everything that can happen now.
@@ -208,9 +236,10 @@ impl Machine {
         let byte = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
         let memory = &self.memory;
         let mut found = Vec::new();
-        for (vp, tlb) in memory.tlb.iter().enumerate() {
-            for page in 0..memory.flags.len() {
-                let cached = [tlb[page], memory.covering(space, tlb, page)];
+        let pages = 0..space.pages();
+        for (vp, tlb) in memory.tlb.iter().take(space.vps).enumerate() {
+            for page in pages.clone() {
+                let cached = [tlb[page], Memory::covering(space, tlb, page)];
                 if cached.iter().flatten().any(|flags| flags.contains(W)) {
                     found.extend([true, false].map(|good| Action::Write(byte(vp), byte(page), good)));
                 }
@@ -222,7 +251,7 @@ impl Machine {
         }
         match memory.slice {
             None if space.device => {
-                found.extend((0..memory.flags.len()).filter(|p| memory.flags[*p].contains(R)).map(|p| Action::Take(byte(p))));
+                found.extend(pages.filter(|p| memory.flags[*p].contains(R)).map(|p| Action::Take(byte(p))));
             }
             None => {}
             Some((_, flags)) => {
@@ -239,7 +268,7 @@ impl Machine {
         if memory.late {
             found.push(Action::LateFlush);
         }
-        for (place, running) in self.running.iter().enumerate() {
+        for (place, running) in self.running.iter().take(space.transactions).enumerate() {
             match running {
                 Some(running) => found.push(Action::Advance(byte(place), running.transaction.step())),
                 None => {
@@ -265,11 +294,11 @@ impl Machine {
             Action::Evict(vp, slot) => memory.tlb[usize::from(vp)][usize::from(slot)] = None,
             Action::Write(_, page, good) => memory.good[space.frames_of_pages[usize::from(page)] as usize] = good,
             Action::Take(page) => {
-                memory.slice = Some((usize::from(page), memory.flags[usize::from(page)].without(MapGpaFlags::EXECUTABLE)));
+                memory.slice = Some((page, memory.flags[usize::from(page)].without(MapGpaFlags::EXECUTABLE)));
             }
             Action::WriteSlice => {
                 if let Some((page, _)) = memory.slice {
-                    memory.good[space.frames_of_pages[page] as usize] = false;
+                    memory.good[space.frames_of_pages[usize::from(page)] as usize] = false;
                 }
             }
             Action::Release => memory.slice = None,
@@ -281,6 +310,9 @@ impl Machine {
             Action::Begin(choice) => next.begin(space, choice),
             Action::Advance(place, _) => next.advance(space, usize::from(place)),
         }
+        // which processor is which makes no other state, but for the one that alone is flushed
+        let alike = usize::from(space.bug == Some(Bug::FlushOneVp));
+        next.memory.tlb[alike..space.vps].sort_unstable();
         next
     }
 
@@ -295,7 +327,7 @@ impl Machine {
 
     fn advance(&mut self, space: &Space, place: usize) {
         let Some(mut running) = self.running[place].take() else { return };
-        let table = FrameTable::from_snapshot(Frame(0), &self.words);
+        let table = self.table(space);
         if running.transaction.step() == Step::Inspect {
             if running.seen.unwrap_or_else(|| self.memory.is_good(&space.menu[usize::from(running.choice)].1)) {
                 running.transaction.approve();
@@ -304,10 +336,10 @@ impl Machine {
             }
         } else {
             let unloading = space.menu[usize::from(running.choice)].1.iter().all(|c| c.to == Kind::Data);
-            let host = ModelHost { space, unloading, memory: Mutex::new(core::mem::replace(&mut self.memory, Memory::nothing())) };
+            let host = ModelHost { space, unloading, memory: Mutex::new(self.memory) };
             running.transaction.perform(&table, &host, 1);
             self.memory = host.memory.into_inner();
-            self.words = table.snapshot();
+            self.keep(&table);
         }
         self.running[place] = match running.transaction.step() {
             Step::Done | Step::Failed(_) => None,
@@ -317,7 +349,7 @@ impl Machine {
 
     /// What is wrong with this state: the first of the invariants that it breaks.
     pub fn violation(&self, space: &Space) -> Option<&'static str> {
-        let table = FrameTable::from_snapshot(Frame(0), &self.words);
+        let table = self.table(space);
         for (number, frame) in table.frames().enumerate() {
             let paths = self.memory.paths(space, number);
             if paths.is_writable_and_executable() {
@@ -340,30 +372,26 @@ impl Machine {
 }
 
 impl Memory {
-    fn nothing() -> Self {
-        Self { flags: Vec::new(), large: false, tlb: Vec::new(), slice: None, good: Vec::new(), late: false }
-    }
-
     /// Where a walk of this page is cached.
     fn slot(&self, space: &Space, page: usize) -> usize {
-        if self.large && page < space.leaf() { self.flags.len() } else { page }
+        if self.large && page < space.leaf() { PAGES } else { page }
     }
 
     /// A cached large leaf that covers the page.
-    fn covering(&self, space: &Space, tlb: &[Option<MapGpaFlags>], page: usize) -> Option<MapGpaFlags> {
-        if page < space.leaf() { tlb[self.flags.len()] } else { None }
+    fn covering(space: &Space, tlb: &Tlb, page: usize) -> Option<MapGpaFlags> {
+        if page < space.leaf() { tlb[PAGES] } else { None }
     }
 
     /// Every way to a frame together: second-level entries, TLBs, the device's slice.
     fn paths(&self, space: &Space, frame: usize) -> MapGpaFlags {
         let mut all = MapGpaFlags::NONE;
-        for page in (0..self.flags.len()).filter(|p| space.frames_of_pages[*p] as usize == frame) {
+        for page in (0..space.pages()).filter(|p| space.frames_of_pages[*p] as usize == frame) {
             all = all | self.flags[page];
             for tlb in &self.tlb {
-                let cached = [tlb[page], self.covering(space, tlb, page)];
+                let cached = [tlb[page], Self::covering(space, tlb, page)];
                 all = cached.into_iter().flatten().fold(all, |a, b| a | b);
             }
-            if let Some((_, flags)) = self.slice.filter(|(p, _)| *p == page) {
+            if let Some((_, flags)) = self.slice.filter(|(p, _)| usize::from(*p) == page) {
                 all = all | flags;
             }
         }

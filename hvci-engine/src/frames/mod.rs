@@ -103,12 +103,6 @@ impl FrameTable {
             .map(drop)
     }
 
-    /// Takes back a frame that `transaction` has settled, to undo.
-    fn reclaim(&self, frame: Frame, transaction: u32, settled: State, held: Kind) -> Result<(), HvStatus> {
-        self.exchange(frame, |old| if old == settled { Ok(State { kind: held, owner: transaction }) } else { Err(HvStatus::OBJECT_IN_USE) })
-            .map(drop)
-    }
-
     /// Replaces the state of a frame that nobody holds. Returns the old one.
     fn exchange(&self, frame: Frame, new: impl Fn(State) -> Result<State, HvStatus>) -> Result<State, HvStatus> {
         let place = self.word(frame).ok_or(HvStatus::INVALID_PARAMETER)?;

@@ -1,17 +1,20 @@
 //! The protocol by which frames change: one step at a time, so that what is explored exhaustively is what runs.
 //!
 //! ```text
-//! claim ─► restrict ─► quiesce ─► inspect ─► scrub ─► settle ─► open ─► done
-//!   └────────┴────────────┴──────────┴──► restore ─► reopen ─► failed     │
-//!                                            ▲                            │ a grant fails
-//!                        withdraw ─► restrict again ─► quiesce again ◄────┘
+//! claim ─► restrict ─► quiesce ─► inspect ─► scrub ─► open ─► settle ─► done
+//!   │          │          │          │                 │ a grant fails
+//!   │          │          │          │      restrict again ─► quiesce again
+//!   └──────────┴──────────┴──────────┴──► reopen ◄───────────────┘
+//!                                            └─► restore ─► failed
 //! ```
 //!
 //! Nothing is looked at before it is quiet (removal of W and KX from every alias, then every TLB and device), and nothing is granted before
-//! it was looked at. **Invariant:** a transaction that fails leaves every permission at or below what it was, and restores exact states, not
+//! it was looked at. Frames are held from the first step to the last, so that no other transaction can change what this one is about to
+//! grant. **Invariant:** a transaction that fails leaves every permission at or below what it was, and restores exact states, not
 //! defaults; what cannot be restored is quarantined.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::{Content, FrameTable, Kind, State, Transition};
 use crate::{
@@ -33,22 +36,20 @@ pub enum Step {
     Inspect,
     /// Set to zero what must be.
     Scrub,
-    /// Give the frames their new states.
-    Settle,
     /// Grant what the new states allow, to every alias.
     Open,
+    /// Give the frames their new states, and let them go.
+    Settle,
     /// Over; it is so.
     Done,
-    /// Undoing a grant that failed: take the frames again.
-    Withdraw,
-    /// Undoing a grant: remove it.
+    /// Undoing a grant that failed: remove it.
     RestrictAgain,
     /// Undoing a grant: wait.
     QuiesceAgain,
-    /// Undoing: give the frames the states they had.
-    Restore,
-    /// Undoing: allow what those states allow.
+    /// Undoing: grant what the old states allowed.
     Reopen,
+    /// Undoing: give the frames the states they had, and let them go.
+    Restore,
     /// Over; it was not to be.
     Failed(HvStatus),
 }
@@ -146,7 +147,7 @@ impl Transaction {
     /// If it is not at [`Step::Inspect`].
     pub fn reject(&mut self, status: HvStatus) {
         assert_eq!(self.step, Step::Inspect, "rejected without inspection");
-        self.fail(status, Step::Restore);
+        self.fail(status, Step::Reopen);
     }
 
     /// Does the next step, for at most `batch` frames if it is one that goes frame by frame. Returns what comes then.
@@ -156,54 +157,49 @@ impl Transaction {
         match self.step {
             Step::Claim => match self.claim(table, range) {
                 Ok(()) => self.proceed(end, Step::Restrict),
-                Err(status) => self.fail(status, Step::Restore),
+                Err(status) => {
+                    // those that were not claimed are not ours to give back
+                    self.items.retain(|item| item.was.is_some());
+                    self.fail(status, Step::Reopen);
+                }
             },
-            Step::Restrict => match self.protect(host, range, |i| i.held()) {
+            Step::Restrict => match self.protect(host, range, Item::held) {
                 Ok(()) => self.proceed(end, Step::Quiesce),
-                Err(status) => self.fail(status, Step::Restore),
+                Err(status) => self.fail(status, Step::Reopen),
             },
             Step::Quiesce => match self.quiesce(host) {
                 Ok(()) if self.items.iter().any(|i| i.content() == Content::Verify) => self.enter(Step::Inspect),
                 Ok(()) => self.enter(Step::Scrub),
-                Err(status) => self.fail(status, Step::Restore),
+                Err(status) => self.fail(status, Step::Reopen),
             },
             Step::Scrub => {
                 self.scrub(host, range);
-                self.proceed(end, Step::Settle);
+                self.proceed(end, Step::Open);
             }
-            Step::Settle => match self.settle(table, range, Self::settled) {
-                Ok(()) => self.proceed(end, Step::Open),
-                Err(status) => self.fail(status, Step::Withdraw),
-            },
             Step::Open => match self.protect(host, range, |i| i.to) {
-                Ok(()) => self.proceed(end, self.failure.map_or(Step::Done, Step::Failed)),
-                Err(status) => self.fail(status, Step::Withdraw),
+                Ok(()) => self.proceed(end, Step::Settle),
+                Err(status) => self.fail(status, Step::RestrictAgain),
             },
-            Step::Withdraw => {
-                self.withdraw(table, range);
-                self.proceed(end, Step::RestrictAgain);
+            Step::Settle => {
+                let owner = self.owner;
+                self.settle(table, range, |i| State { kind: i.to, owner: if i.to.is_owned() { owner } else { 0 } });
+                self.proceed(end, self.failure.map_or(Step::Done, Step::Failed));
             }
-            Step::RestrictAgain => match self.protect(host, range, |i| i.held()) {
+            Step::RestrictAgain => match self.protect(host, range, Item::held) {
                 Ok(()) => self.proceed(end, Step::QuiesceAgain),
                 Err(_) => self.give_up(),
             },
             Step::QuiesceAgain => match self.quiesce(host) {
-                Ok(()) => self.enter(Step::Restore),
+                Ok(()) => self.enter(Step::Reopen),
                 Err(_) => self.give_up(),
             },
-            Step::Restore => {
-                // those that were never claimed are not ours
-                let claimed = self.items.iter().take_while(|i| i.was.is_some()).count();
-                self.items.truncate(claimed);
-                let end = end.min(claimed);
-                let range = self.at.min(end)..end;
-                // a frame that nobody else can have taken
-                let _ = self.settle(table, range, |i, _| i.back());
-                self.proceed(end, Step::Reopen);
-            }
             Step::Reopen => {
                 // narrower than it may be, if the host fails here
                 let _ = self.protect(host, range, |i| i.back().kind);
+                self.proceed(end, Step::Restore);
+            }
+            Step::Restore => {
+                self.settle(table, range, Item::back);
                 self.proceed(end, Step::Failed(self.failure.unwrap_or(HvStatus::OPERATION_DENIED)));
             }
             Step::Inspect | Step::Done | Step::Failed(_) => {}
@@ -242,14 +238,10 @@ impl Transaction {
         for item in &mut self.items {
             item.scrubbed = true;
         }
-        self.enter(Step::Restore);
+        self.enter(Step::Reopen);
     }
 
-    fn settled(item: &Item, owner: u32) -> State {
-        State { kind: item.to, owner: if item.to.is_owned() { owner } else { 0 } }
-    }
-
-    fn claim(&mut self, table: &FrameTable, range: core::ops::Range<usize>) -> Result<(), HvStatus> {
+    fn claim(&mut self, table: &FrameTable, range: Range<usize>) -> Result<(), HvStatus> {
         let (id, owner) = (self.id, self.owner);
         for item in self.items.get_mut(range).unwrap_or_default() {
             item.was = Some(table.claim(item.frame, id, owner, item.to)?);
@@ -257,7 +249,7 @@ impl Transaction {
         Ok(())
     }
 
-    fn scrub(&mut self, host: &dyn Host, range: core::ops::Range<usize>) {
+    fn scrub(&mut self, host: &dyn Host, range: Range<usize>) {
         const ZEROS: [u8; 1 << PAGE_SHIFT] = [0; 1 << PAGE_SHIFT];
         for item in self.items.get_mut(range).unwrap_or_default() {
             if item.content() != Content::Zero {
@@ -275,17 +267,14 @@ impl Transaction {
         }
     }
 
-    fn settle(&self, table: &FrameTable, range: core::ops::Range<usize>, state: impl Fn(&Item, u32) -> State) -> Result<(), HvStatus> {
+    /// Lets frames go.
+    ///
+    /// # Panics
+    /// If they are not held by this transaction, which would be a mistake of the table's.
+    fn settle(&self, table: &FrameTable, range: Range<usize>, state: impl Fn(&Item) -> State) {
         for item in self.items.get(range).unwrap_or_default() {
-            table.settle(item.frame, self.id, state(item, self.owner))?;
-        }
-        Ok(())
-    }
-
-    fn withdraw(&self, table: &FrameTable, range: core::ops::Range<usize>) {
-        for item in self.items.get(range).unwrap_or_default() {
-            // one that was not settled yet is ours still
-            let _ = table.reclaim(item.frame, self.id, Self::settled(item, self.owner), item.held());
+            let settled = table.settle(item.frame, self.id, state(item));
+            assert_eq!(settled, Ok(()), "{} was taken from its transaction", item.frame);
         }
     }
 
@@ -297,7 +286,7 @@ impl Transaction {
     }
 
     /// Has every alias of the frames obey the kind of each.
-    fn protect(&self, host: &dyn Host, range: core::ops::Range<usize>, kind: impl Fn(&Item) -> Kind) -> Result<(), HvStatus> {
+    fn protect(&self, host: &dyn Host, range: Range<usize>, kind: impl Fn(&Item) -> Kind) -> Result<(), HvStatus> {
         let items = self.items.get(range).unwrap_or_default();
         let mut kinds: Vec<Kind> = items.iter().map(&kind).collect();
         kinds.sort_unstable();
