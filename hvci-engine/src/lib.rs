@@ -21,6 +21,7 @@ pub mod finding;
 pub mod frames;
 pub mod host;
 pub mod status;
+pub mod vsm;
 
 #[cfg(feature = "std")]
 pub mod budget;

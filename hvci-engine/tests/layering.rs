@@ -21,6 +21,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("host", &["access", "addr", "status"]),
     ("explore", &["access", "addr", "frames", "host", "status"]),
     ("frames", &["access", "addr", "host", "status"]),
+    // encodings only: of `bytes` the readers, which are the only ones to index
+    ("vsm", &["access", "addr", "bytes", "status"]),
     // the half that decides
     ("budget", &[]),
     ("digest", &[]),
