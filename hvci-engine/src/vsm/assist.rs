@@ -37,7 +37,7 @@ layout! {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
 
     use proptest::prelude::*;
 
@@ -62,7 +62,7 @@ mod tests {
         assert_eq!(VTL_CONTROL_OFFSET, 4 + 4);
         assert_eq!(INTERCEPT_MESSAGE_OFFSET, VTL_CONTROL_OFFSET + VpVtlControl::SIZE + 4 * 8 + 40 + 8);
         assert_eq!(INTERCEPT_MESSAGE_OFFSET % 16, 0);
-        assert!(INTERCEPT_MESSAGE_OFFSET + Message::SIZE <= 4096);
+        const { assert!(INTERCEPT_MESSAGE_OFFSET + Message::SIZE <= 4096) };
         assert_eq!(RegisterName::VP_ASSIST_PAGE, RegisterName(0x0009_0013));
     }
 

@@ -292,7 +292,6 @@ pub struct FlushVirtualCall<'a> {
 
 /// What a guest asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "lives on the stack of one call; there is nothing to allocate from")]
 pub enum Call<'a> {
     /// `HvCallModifyVtlProtectionMask`.
     ModifyVtlProtectionMask(ModifyVtlProtectionMask, Reps<'a, Gpn>),
@@ -369,7 +368,9 @@ impl<'a> Call<'a> {
                 let header: FlushVirtualEx = body.header()?;
                 let banks = body.variable_header(FlushVirtualEx::SIZE)?;
                 // in both formats, as KVM has it (`kvm_hv_flush_tlb`)
-                let sparse = SparseVps::new(header.valid_banks, banks).ok_or(InputError::VariableHeader(control.variable_header_size()))?;
+                let Some(sparse) = SparseVps::new(header.valid_banks, banks) else {
+                    return Err(InputError::VariableHeader(control.variable_header_size()));
+                };
                 let set = match header.format {
                     VpSetFormat::SPARSE_4K => VpSet::Sparse(sparse),
                     VpSetFormat::ALL => VpSet::All,

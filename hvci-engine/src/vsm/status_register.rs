@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_default_protection_is_in_the_order_of_map_flags() {
-        let config = VsmPartitionConfig(0b1_1011_1);
+        let config = VsmPartitionConfig(0b11_0111);
         assert!(config.enable_vtl_protection() && config.zero_memory_on_reset() && !config.deny_lower_vtl_startup());
         assert_eq!(config.default_protection(), MapGpaFlags::DATA);
         assert_eq!(VsmPartitionConfig(0x10000).unknown(), 0x10000);

@@ -257,7 +257,7 @@ macro_rules! layout {
 
         const _: () = {
             let mut end: usize = 0;
-            $( assert!(end == $offset, stringify!($field)); end += <$kind as $crate::vsm::wire::Wire>::SIZE; )*
+            $( assert!(end == $offset, stringify!($field)); end = end.saturating_add(<$kind as $crate::vsm::wire::Wire>::SIZE); )*
             assert!(end == $size);
         };
 
@@ -271,9 +271,9 @@ macro_rules! layout {
             }
 
             /// The encoding.
-            pub fn to_bytes(&self) -> [u8; $size] {
+            pub fn to_bytes(self) -> [u8; $size] {
                 let mut bytes = [0; $size];
-                $crate::vsm::wire::Wire::put(self, &mut bytes, 0);
+                $crate::vsm::wire::Wire::put(&self, &mut bytes, 0);
                 bytes
             }
         }
@@ -297,6 +297,8 @@ macro_rules! layout {
 
 #[cfg(test)]
 mod tests {
+    #![expect(unreachable_pub, reason = "types of the macros, which are public elsewhere")]
+
     use super::*;
 
     bits! {
@@ -334,7 +336,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_decoded_nor_encoded() {
-        assert_eq!(Pair::from_bytes(&[1, 2, 3, 4, 5]), None);
+        assert_eq!(Pair::from_bytes(&[1; Pair::SIZE - 1]), None);
         let pair = Pair { first: 0x0201, second: 0x0605_0403 };
         assert_eq!(Pair::from_bytes(&[1, 2, 3, 4, 5, 6, 7]), Some(pair));
         assert_eq!(pair.to_bytes(), [1, 2, 3, 4, 5, 6]);

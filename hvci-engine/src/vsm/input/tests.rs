@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
 
 use alloc::vec::Vec;
 
@@ -184,7 +184,7 @@ proptest! {
         macro_rules! round_trip {
             ($($name:ident)*) => {$(
                 let value = $name::from_bytes(&bytes).unwrap();
-                prop_assert_eq!(&value.to_bytes()[..], &bytes[..$name::SIZE], stringify!($name));
+                prop_assert_eq!(&value.to_bytes()[..], &bytes[..$name::SIZE], "{}", stringify!($name));
                 prop_assert_eq!($name::from_bytes(&bytes[..$name::SIZE - 1]), None);
             )*};
         }

@@ -1,0 +1,78 @@
+//! The engine's numbers against `tests/tlfs/*.tsv`, a second reading of the public sources: name, number, where it stands. Both ways: what
+//! the table has the engine has, and what the engine has the table has.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test of files that are there")]
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use hvci_engine::{
+    status::HvStatus,
+    vsm::{hypercall::HypercallCode, message::MessageType, register::RegisterName},
+};
+
+#[test]
+fn hypercalls_are_those_of_the_table() {
+    compare("hypercalls", HypercallCode::NAMED.iter().map(|(code, name)| (*name, u32::from(code.0))));
+}
+
+#[test]
+fn registers_are_those_of_the_table() {
+    compare("registers", RegisterName::NAMED.iter().map(|(register, name)| (*name, register.0)));
+}
+
+#[test]
+fn messages_are_those_of_the_table() {
+    compare("messages", MessageType::NAMED.iter().map(|(kind, name)| (*name, kind.0)));
+}
+
+macro_rules! statuses {
+    ($($name:ident)*) => { [$((camel_case(stringify!($name)), u32::from(HvStatus::$name.0))),*] };
+}
+
+#[test]
+fn statuses_are_those_of_the_table() {
+    let ours = statuses! {
+        SUCCESS INVALID_HYPERCALL_CODE INVALID_HYPERCALL_INPUT INVALID_ALIGNMENT INVALID_PARAMETER ACCESS_DENIED INVALID_PARTITION_STATE
+        OPERATION_DENIED INSUFFICIENT_MEMORY INVALID_PARTITION_ID INVALID_VP_INDEX NOT_FOUND INVALID_VP_STATE OBJECT_IN_USE
+        FEATURE_UNAVAILABLE INVALID_REGISTER_VALUE INVALID_VTL_STATE VTL_ALREADY_ENABLED
+    };
+    compare("statuses", ours.iter().map(|(name, number)| (name.as_str(), *number)));
+    // those that the engine has a text for, and so a constant
+    let known = (0..=u16::MAX).filter(|number| !HvStatus(*number).to_string().starts_with("HV_STATUS")).map(u32::from);
+    let mut listed: Vec<u32> = ours.iter().map(|(_, number)| *number).collect();
+    listed.sort_unstable();
+    assert_eq!(known.collect::<Vec<_>>(), listed);
+}
+
+/// `ACCESS_DENIED` as `AccessDenied`.
+fn camel_case(name: &str) -> String {
+    name.split('_').flat_map(|word| word.chars().take(1).chain(word.chars().skip(1).map(|c| c.to_ascii_lowercase()))).collect()
+}
+
+fn compare<'a>(table: &str, ours: impl Iterator<Item = (&'a str, u32)>) {
+    let theirs = read(table);
+    let ours: BTreeMap<String, u32> = ours.map(|(name, number)| (name.to_owned(), number)).collect();
+    let names = theirs.keys().chain(ours.keys());
+    let different: Vec<String> = names
+        .filter(|name| theirs.get(*name) != ours.get(*name))
+        .map(|name| format!("{name}: {table}.tsv {:x?}, engine {:x?}", theirs.get(name), ours.get(name)))
+        .collect();
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+fn read(table: &str) -> BTreeMap<String, u32> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tlfs").join(table).with_extension("tsv");
+    let text = fs::read_to_string(&path).expect("a table");
+    let mut rows = BTreeMap::new();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("name\tnumber\tsource"));
+    for line in lines {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [name, number, source] = fields[..] else { panic!("{line:?} has not three fields") };
+        let digits = number.strip_prefix("0x").expect("hexadecimal");
+        let number = u32::from_str_radix(digits, 16).expect("a number");
+        assert!(source.starts_with("TLFS ") || source.starts_with("openvmm "), "{name} has no source");
+        assert_eq!(rows.insert(name.to_owned(), number), None, "{name} stands twice");
+    }
+    rows
+}
