@@ -1,5 +1,5 @@
-//! The engine's numbers against `tests/tlfs/*.tsv`, a second reading of the public sources: name, number, where it stands. Both ways: what
-//! the table has the engine has, and what the engine has the table has.
+//! The engine's numbers against `tests/tlfs/*.tsv`, a second reading of the public sources: name, number, where it stands; for intercepts the
+//! register, its MSR number and the bits for reads and writes. Both ways: what a table has the engine has, and the reverse.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test of files that are there")]
 
@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use hvci_engine::{
     status::HvStatus,
-    vsm::{hypercall::HypercallCode, message::MessageType, register::RegisterName},
+    vsm::{hypercall::HypercallCode, intercept::Interceptable, message::MessageType, register::RegisterName},
 };
 
 #[test]
@@ -44,6 +44,23 @@ fn statuses_are_those_of_the_table() {
     assert_eq!(known.collect::<Vec<_>>(), listed);
 }
 
+#[test]
+fn intercepts_are_those_of_the_table() {
+    let bit = |mask: u64| if mask == 0 { "-".to_owned() } else { mask.trailing_zeros().to_string() };
+    let row = |one: &Interceptable| {
+        let msr = one.msr.map_or_else(|| "-".to_owned(), |msr| format!("{msr:#X}").replace("0X", "0x"));
+        [one.register.to_string(), msr, bit(one.read.0), bit(one.write.0)].join("\t")
+    };
+    let mut ours: Vec<String> = Interceptable::ALL.iter().map(row).collect();
+    let text = table("intercepts");
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("register\tmsr\tread\twrite\tsource"));
+    let mut theirs: Vec<&str> = lines.map(|line| line.rsplit_once('\t').expect("a source").0).collect();
+    ours.sort_unstable();
+    theirs.sort_unstable();
+    assert_eq!(ours, theirs);
+}
+
 /// `ACCESS_DENIED` as `AccessDenied`.
 fn camel_case(name: &str) -> String {
     name.split('_').flat_map(|word| word.chars().take(1).chain(word.chars().skip(1).map(|c| c.to_ascii_lowercase()))).collect()
@@ -60,9 +77,13 @@ fn compare<'a>(table: &str, ours: impl Iterator<Item = (&'a str, u32)>) {
     assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
-fn read(table: &str) -> BTreeMap<String, u32> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tlfs").join(table).with_extension("tsv");
-    let text = fs::read_to_string(&path).expect("a table");
+fn table(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tlfs").join(name).with_extension("tsv");
+    fs::read_to_string(&path).expect("a table")
+}
+
+fn read(name: &str) -> BTreeMap<String, u32> {
+    let text = table(name);
     let mut rows = BTreeMap::new();
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("name\tnumber\tsource"));

@@ -9,7 +9,7 @@ pub const VTL_CONTROL_OFFSET: usize = 8;
 pub const INTERCEPT_MESSAGE_OFFSET: usize = 0x70;
 
 open! {
-    /// `HV_VTL_ENTRY_REASON`. The last is hvdef's.
+    /// `HV_VTL_ENTRY_REASON`. The last is hvdef's `INTERCEPT`, named here as the others are.
     VtlEntryReason(u32) "VTL entry reason" {
         RESERVED = 0 "HvVtlEntryReserved";
         VTL_CALL = 1 "HvVtlEntryVtlCall";

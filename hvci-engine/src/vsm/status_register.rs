@@ -57,7 +57,7 @@ bits! {
     /// `HvRegisterVsmCapabilities`: what the hypervisor can do. Read-only.
     ///
     /// In hvdef's order, from bit 0. The table of the TLFS numbers the bits from the other end (`Dr6Shared` 63, `MbecVtlMask` 62:47,
-    /// `DenyLowerVtlStartup` 46), which no implementation follows.
+    /// `DenyLowerVtlStartup` 46); openvmm reads hvdef's order from the hypervisor.
     VsmCapabilities(u64) {
         /// Whether the levels share DR6.
         0:0 dr6_shared with_dr6_shared: bool;
