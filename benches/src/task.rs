@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use cms::{content_info::ContentInfo, signed_data::SignedData};
 use corpus::{
     report::Audited,
-    scan::{Context, Watcher, scan},
+    scan::{Context, ROOM_BYTES, Watcher, scan},
     source::{
         content::{Content, MAP_FROM},
         walk::walk,
@@ -245,17 +245,18 @@ fn bound(request: &Request) -> Result<Measured> {
     let key = &trust.anchors().first().context("no key")?.certificate;
     let (cache, catalogs) = (Cache::default(), CatalogIndex::default());
     let examiner = Examiner { cache: &cache, catalogs: &catalogs, digests: &[] };
-    let mut memory = vec![0; BATCH * (usize::try_from(MAP_FROM)? + 1)];
     // which bytes to hash and which signature to verify is known beforehand
     let mut known = Vec::new();
     for file in &request.files {
-        let content = Content::open(file, MAX_SIZE, &mut memory.as_mut_slice()).map_err(|note| anyhow::anyhow!(note.detail))?;
+        let content = Content::open(file, MAX_SIZE, &mut Default::default()).map_err(|note| anyhow::anyhow!(note.detail))?;
         let Some(trailer) = ModuleTrailer::find(content.bytes()).ok().flatten() else { continue };
         let Some(signature) = examiner.examine(content.bytes(), content.bytes().len()).signatures.pop() else { continue };
         known.extend(signature.signer.map(|signer| (file, trailer.content.len(), signer)));
     }
     let mut valid = 0;
     let start = cpu::thread();
+    // as for the scan, memory that is used for the first time is part of the price
+    let mut memory = vec![0; ROOM_BYTES];
     for batch in known.chunks_mut(BATCH) {
         let mut room = memory.as_mut_slice();
         let contents: Vec<Content<'_>> = batch.iter().filter_map(|(file, ..)| Content::open(file, MAX_SIZE, &mut room).ok()).collect();

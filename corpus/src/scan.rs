@@ -170,8 +170,8 @@ thread_local! {
     static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// For every file of a unit, and a byte after each.
-const ROOM_BYTES: usize = BATCH_BYTES + BATCH_FILES;
+/// For the files of most units that are read and not mapped.
+pub const ROOM_BYTES: usize = 4 << 20;
 
 struct Worker<'c> {
     context: &'c Context,

@@ -1,4 +1,4 @@
-//! The bytes of one file: read below [`MAP_FROM`], mapped above; and whether they stayed what they were.
+//! The bytes of one file: read below [`MAP_FROM`], mapped from there on; and whether they stayed what they were.
 //!
 //! Another process may write to the file meanwhile. Then [`Content::changed`] says so, and nothing that was concluded from the bytes holds;
 //! a mapped file that is cut short reads as zeros instead of killing the process (`map`). Only regular files are opened: a FIFO would
@@ -18,6 +18,9 @@ use super::{map::Mapping, walk::regular};
 /// Files of at least this many bytes are mapped. Below, reading into memory that is warm costs less than the page faults of a mapping,
 /// and than interrupting the other threads' processors to take it away.
 pub const MAP_FROM: u64 = 256 << 10;
+
+/// Files of at least this many bytes are mapped if there is no room for them.
+const MAP_IF_FULL: u64 = 64 << 10;
 
 /// The content of an open file. Made by [`Content::open`], which also says what can be wrong.
 #[derive(Debug)]
@@ -49,7 +52,7 @@ impl From<&Metadata> for Stamp {
 
 impl<'b> Content<'b> {
     /// The content of the regular file at `path`, of at most `max_size` bytes. A file that is read goes to the start of `room`, which
-    /// shrinks by it; what does not fit there gets memory of its own.
+    /// shrinks by it; what does not fit there is mapped, or gets memory of its own if it is small.
     ///
     /// # Errors
     /// A note that says why there is nothing to look at: unreadable, no regular file, empty, too large.
@@ -63,7 +66,8 @@ impl<'b> Content<'b> {
         if before.len > max_size {
             return Err(Note::new(Code::InputTooLarge, format!("{} bytes, the limit is {max_size}", before.len)));
         }
-        let mapped = if before.len >= MAP_FROM { Mapping::new(&file, before.len) } else { None };
+        let fits = usize::try_from(before.len).is_ok_and(|len| len < room.len());
+        let mapped = if before.len >= MAP_FROM || before.len >= MAP_IF_FULL && !fits { Mapping::new(&file, before.len) } else { None };
         let bytes = match mapped {
             Some(mapping) => Bytes::Mapped(mapping),
             None => read(&mut file, before.len, max_size, room)?,
@@ -179,8 +183,11 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_the_room_is_read_all_the_same() {
+    fn what_does_not_fit_the_room_is_seen_all_the_same() {
         let dir = tempfile::tempdir().unwrap();
+        let path = file(&dir, 65536);
+        let content = Content::open(&path, MAX, &mut Default::default()).unwrap();
+        assert_eq!((content.bytes().len(), matches!(content.bytes, Bytes::Mapped(_))), (65536, cfg!(unix)));
         let path = file(&dir, 1000);
         let mut memory = vec![0; 3000];
         let mut room = memory.as_mut_slice();

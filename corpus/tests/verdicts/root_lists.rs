@@ -11,7 +11,7 @@ use corpus::synth::{
 use hvci_engine::{
     finding::{Code, Note},
     policy::{
-        Decision::{Accept, Refuse},
+        Decision::Accept,
         limit_anchors,
     },
     signature::{
