@@ -10,10 +10,7 @@ use corpus::synth::{
 };
 use hvci_engine::{
     finding::{Code, Note},
-    policy::{
-        Decision::Accept,
-        limit_anchors,
-    },
+    policy::{Decision::Accept, limit_anchors},
     signature::{
         cache::Cache,
         catalog::Catalog,

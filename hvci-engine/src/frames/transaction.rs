@@ -172,10 +172,10 @@ impl Transaction {
                 Ok(()) => self.enter(Step::Scrub),
                 Err(status) => self.fail(status, Step::Reopen),
             },
-            Step::Scrub => {
-                self.scrub(host, range);
-                self.proceed(end, Step::Open);
-            }
+            Step::Scrub => match self.scrub(host, range) {
+                Ok(()) => self.proceed(end, Step::Open),
+                Err(status) => self.fail(status, Step::Reopen),
+            },
             Step::Open => match self.protect(host, range, |i| i.to) {
                 Ok(()) => self.proceed(end, Step::Settle),
                 Err(status) => self.fail(status, Step::RestrictAgain),
@@ -183,7 +183,7 @@ impl Transaction {
             Step::Settle => {
                 let owner = self.owner;
                 self.settle(table, range, |i| State { kind: i.to, owner: if i.to.is_owned() { owner } else { 0 } });
-                self.proceed(end, self.failure.map_or(Step::Done, Step::Failed));
+                self.proceed(end, Step::Done);
             }
             Step::RestrictAgain => match self.protect(host, range, Item::held) {
                 Ok(()) => self.proceed(end, Step::QuiesceAgain),
@@ -249,22 +249,20 @@ impl Transaction {
         Ok(())
     }
 
-    fn scrub(&mut self, host: &dyn Host, range: Range<usize>) {
+    fn scrub(&mut self, host: &dyn Host, range: Range<usize>) -> Result<(), HvStatus> {
         const ZEROS: [u8; 1 << PAGE_SHIFT] = [0; 1 << PAGE_SHIFT];
         for item in self.items.get_mut(range).unwrap_or_default() {
             if item.content() != Content::Zero {
                 continue;
             }
+            // also if it fails half-way
             item.scrubbed = true;
             let mut any = None;
             host.aliases(item.frame, &mut |gpn| any = any.or(Some(gpn)));
             // a frame that no page leads to is written when one does
-            let written = any.and_then(Gpn::gpa).map_or(Ok(()), |gpa| host.write(gpa, &ZEROS));
-            if let Err(status) = written {
-                self.failure.get_or_insert(status);
-                item.to = Kind::Quarantined;
-            }
+            any.and_then(Gpn::gpa).map_or(Ok(()), |gpa| host.write(gpa, &ZEROS))?;
         }
+        Ok(())
     }
 
     /// Lets frames go.
