@@ -204,6 +204,14 @@ codes! {
     PolCrossSigned "HVCI-POL-003" "cross-signed" Warning "accepted by the cross-signing exception for certificates issued before 2015-07-29" => "plan to replace the driver; Secure Boot machines that were not upgraded refuse it";
     PolProfile "HVCI-POL-004" "profile-does-not-apply" Unknown "the profile does not apply to this kind of file" => "choose another --profile, or auto";
     PolLint "HVCI-POL-005" "hvci-incompatible" Error "the image is not compatible with HVCI" => "mend what the IMG findings name";
+
+    // MEM: what a guest does with memory
+    MemAccess "HVCI-MEM-005" "access-refused" Error "an access to memory that the engine protects" => "find out which code did it: its address is in the event";
+    MemExecute "HVCI-MEM-006" "execution-refused" Error "execution of memory that was not verified" => "load the code as a signed module; the address of the jump is in the event";
+    MemSecure "HVCI-MEM-007" "secure-memory-refused" Error "an access to memory of VTL1" => "treat the guest's kernel as hostile: nothing in it has a reason to";
+    MemRegister "HVCI-MEM-008" "pinned-register-write" Error "a write to a register that is pinned" => "find out which code did it: no driver has a reason to";
+    MemDevice "HVCI-MEM-009" "device-access-refused" Error "an access by a device, or by the VMM for the guest, to memory that the engine protects" => "look at the driver that gave the device this address";
+    MemProtection "HVCI-MEM-010" "protection-refused" Error "a change of protection that may not be" => "compare the status with the TLFS; execution in kernel mode is granted by a load alone";
 }
 
 impl Code {
@@ -291,7 +299,7 @@ mod tests {
             assert!(seen.insert(code.id()) && seen.insert(code.alias()), "{code} stands twice");
             let mut parts = code.id().split('-');
             assert_eq!(parts.next(), Some("HVCI"));
-            assert!(["INP", "IMG", "SIG", "TSP", "PKI", "POL"].contains(&parts.next().unwrap()));
+            assert!(["INP", "IMG", "SIG", "TSP", "PKI", "POL", "MEM"].contains(&parts.next().unwrap()));
             assert!(parts.next().is_some_and(|n| n.len() == 3 && n.parse::<u16>().is_ok()));
             assert_eq!(Code::find(code.alias()), Some(*code));
             assert!(!code.title().ends_with('.') && !code.advice().ends_with('.'));

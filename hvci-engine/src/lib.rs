@@ -16,6 +16,7 @@ pub mod access;
 pub mod addr;
 pub mod bytes;
 pub mod digest;
+pub mod event;
 pub mod explore;
 pub mod finding;
 pub mod frames;

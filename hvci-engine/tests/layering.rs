@@ -21,8 +21,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("host", &["access", "addr", "status"]),
     ("explore", &["access", "addr", "frames", "host", "status"]),
     ("frames", &["access", "addr", "host", "status"]),
-    // encodings only: of `bytes` the readers, which are the only ones to index
-    ("vsm", &["access", "addr", "bytes", "status"]),
+    ("event", &["access", "addr", "digest", "finding", "status"]),
+    // of `bytes` the readers, which are the only ones to index
+    ("vsm", &["access", "addr", "bytes", "event", "finding", "frames", "host", "status"]),
     // the half that decides
     ("budget", &[]),
     ("digest", &[]),

@@ -123,6 +123,27 @@ impl FrameTable {
         self.words.get(usize::try_from(frame.0.checked_sub(self.first.0)?).ok()?)
     }
 
+    /// Gives every frame the state of a saved machine, if nobody holds any.
+    ///
+    /// # Errors
+    /// [`HvStatus::OBJECT_IN_USE`] if somebody does; nothing is changed then. [`HvStatus::INVALID_PARAMETER`] for another number of frames.
+    pub(crate) fn adopt(&self, states: &[State]) -> Result<(), HvStatus> {
+        if states.len() != self.words.len() {
+            return Err(HvStatus::INVALID_PARAMETER);
+        }
+        let busy = |w: &AtomicU64| {
+            let old = w.load(Ordering::SeqCst);
+            old & HOLDS != 0 || state(old).kind.is_held()
+        };
+        if self.words.iter().any(busy) {
+            return Err(HvStatus::OBJECT_IN_USE);
+        }
+        for (place, new) in self.words.iter().zip(states) {
+            place.store(word(*new), Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
     /// The words, for a model that explores every state.
     pub fn snapshot(&self) -> Vec<u64> {
         self.words.iter().map(|w| w.load(Ordering::SeqCst)).collect()

@@ -1,4 +1,4 @@
-//! Virtual secure mode on the wire: names, numbers and layouts of the Top-Level Functional Specification (TLFS). Bytes, no behaviour.
+//! Virtual secure mode: names, numbers and layouts of the Top-Level Functional Specification (TLFS), and what a partition does about them.
 //!
 //! - [`hypercall`]: control word, result, call codes; [`Call::decode`](hypercall::Call::decode) from the guest's bytes to what it asks for.
 //! - [`input`]: the structures and lists that hypercalls take, [`vp_set`]: sets of processors in them.
@@ -7,6 +7,7 @@
 //!   intercepted, by which bit, and which are pinned.
 //! - [`message`]: `SynIC` messages and intercept bodies, pending exceptions; [`assist`]: the VTL part of the VP assist page.
 //! - [`protection`]: which `HV_MAP_GPA_FLAGS` a protection mask may have.
+//! - [`partition`]: the behaviour; everything else is bytes.
 //!
 //! Sources: the TLFS pages of MicrosoftDocs/Virtualization-Documentation `virtualization/hyper-v-on-windows/tlfs/`, named here by file,
 //! and "hvdef", openvmm's `vm/hv1/hvdef/src/lib.rs`. Where they differ the item says so. `tests/tlfs/` holds a second reading of the numbers.
@@ -31,6 +32,7 @@ pub mod hypercall;
 pub mod input;
 pub mod intercept;
 pub mod message;
+pub mod partition;
 pub mod protection;
 pub mod register;
 pub mod status_register;

@@ -1,0 +1,282 @@
+//! A partition under enforcement: what a VMM holds as [`Enforcer`].
+//!
+//! ```text
+//! hypercall ─► decoded, checked in the TLFS's order ─► a transaction on the frame table ─► host: protect, quiesce ─► event
+//! intercept ─► the state of the frame ─► #GP for the guest, or again ─► event
+//! ```
+//!
+//! A request for protection is not a permission that is stored: it is translated to a row of the transition table, or refused. Execution in
+//! kernel mode cannot be asked for at all; only a load grants it.
+//! **Invariant I8:** the end of boot is one-way: from there on levels, configuration and pinned registers are as they are.
+
+use alloc::{sync::Arc, vec, vec::Vec};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use spin::Mutex;
+
+use super::{
+    intercept::{CR0_PINNED, CR4_PINNED, CrInterceptControl, Interceptable},
+    register::RegisterName,
+    status_register::VsmPartitionConfig,
+};
+use crate::{
+    access::{Access, MapGpaFlags},
+    addr::{Frame, Gpa, Gpn, GpnRange, Vtl},
+    event::{Event, Ring, What},
+    finding::Code,
+    frames::{Change, FrameTable, Kind, Step, Transaction},
+    host::{Action, Capabilities, Enforcer, Host, MemoryIntercept, Vp},
+    status::HvStatus,
+};
+
+mod hypercalls;
+mod saved;
+
+/// What VTL1 protects for itself belongs to this owner; modules have others.
+pub const OWNER_VTL1: u32 = u32::MAX;
+
+/// Vector of #GP.
+const GENERAL_PROTECTION: u8 = 13;
+
+/// The guest of a VMM, its frames, its levels and what it tried.
+pub struct Partition {
+    host: Arc<dyn Host>,
+    capabilities: Capabilities,
+    frames: FrameTable,
+    ram: Vec<GpnRange>,
+    levels: Mutex<Levels>,
+    events: Mutex<Ring>,
+    /// Of transactions, so that no two at a time have the same name; and how far this machine has come.
+    next: AtomicU32,
+}
+
+/// What is enabled, chosen and over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Levels {
+    vtl1: bool,
+    mbec: bool,
+    shadow_stack: bool,
+    /// Of each processor: whether it has VTL1.
+    vps: Vec<bool>,
+    config: VsmPartitionConfig,
+    intercepts: CrInterceptControl,
+    cr0_mask: u64,
+    cr4_mask: u64,
+    end_of_boot: bool,
+}
+
+impl core::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Partition").field("frames", &self.frames.len()).field("levels", &*self.levels.lock()).finish_non_exhaustive()
+    }
+}
+
+impl Partition {
+    /// The partition of a guest with `vps` processors and this RAM, backed by `count` frames from `first`. Every page of RAM becomes data: what
+    /// firmware left executable is executable no more. At most `records` events wait to be [taken](Self::take_events).
+    ///
+    /// # Errors
+    /// [`HvStatus::FEATURE_UNAVAILABLE`] for a host that cannot bind devices or tell the aliases of a frame;
+    /// [`HvStatus::INVALID_PARAMETER`] for RAM that no frame of these backs; the host's own.
+    pub fn new(host: Arc<dyn Host>, first: Frame, count: usize, ram: &[GpnRange], vps: u32, records: usize) -> Result<Self, HvStatus> {
+        let capabilities = host.capabilities();
+        if !capabilities.device_view || !capabilities.aliases {
+            return Err(HvStatus::FEATURE_UNAVAILABLE);
+        }
+        let frames = FrameTable::new(first, count);
+        for gpn in ram.iter().flat_map(|range| range.iter()) {
+            let frame = host.frame(gpn).ok_or(HvStatus::INVALID_PARAMETER)?;
+            // unless another page leads to it
+            if frames.state(frame).ok_or(HvStatus::INVALID_PARAMETER)?.kind == Kind::Free {
+                frames.place(frame, Kind::Data)?;
+            }
+        }
+        for vtl in [Vtl::Vtl0, Vtl::Vtl1] {
+            host.protect(vtl, ram, Kind::Data.allows(vtl)).map_err(|partial| partial.status)?;
+            host.quiesce(vtl, ram)?;
+        }
+        let levels = Levels {
+            vtl1: false,
+            mbec: false,
+            shadow_stack: false,
+            vps: vec![false; usize::try_from(vps).map_err(|_| HvStatus::INVALID_PARAMETER)?],
+            config: VsmPartitionConfig(0),
+            intercepts: CrInterceptControl::NONE,
+            cr0_mask: CR0_PINNED,
+            cr4_mask: CR4_PINNED,
+            end_of_boot: false,
+        };
+        Ok(Self {
+            host,
+            capabilities,
+            frames,
+            ram: ram.to_vec(),
+            levels: Mutex::new(levels),
+            events: Mutex::new(Ring::new(records)),
+            next: AtomicU32::new(1),
+        })
+    }
+
+    /// What a guest page is; `None` where there is no RAM of this partition.
+    pub fn kind(&self, gpn: Gpn) -> Option<Kind> {
+        Some(self.frames.state(self.host.frame(gpn)?)?.kind)
+    }
+
+    /// Ends the boot: levels, configuration and the set of pinned registers can be changed no more. There is no way back.
+    pub fn end_of_boot(&self) {
+        let mut levels = self.levels.lock();
+        levels.end_of_boot = true;
+        levels.intercepts = levels.intercepts | CrInterceptControl::PINNED;
+        drop(levels);
+        self.record(None, Vtl::Vtl1, What::EndOfBoot, HvStatus::SUCCESS, None);
+    }
+
+    /// Takes the events out, oldest first, and says how many were lost since the partition was made.
+    pub fn take_events(&self) -> (Vec<Event>, u64) {
+        let mut ring = self.events.lock();
+        (ring.drain(), ring.dropped())
+    }
+
+    /// Has the frames behind `pages` become `to`, together or not at all, without anything being looked at.
+    fn change(&self, owner: u32, pages: impl Iterator<Item = Gpn>, to: Kind) -> Result<(), HvStatus> {
+        let mut changes = Vec::new();
+        for gpn in pages {
+            let frame = self.host.frame(gpn).ok_or(HvStatus::INVALID_PARAMETER)?;
+            let state = self.frames.state(frame).ok_or(HvStatus::INVALID_PARAMETER)?;
+            if state.kind != to {
+                changes.push(Change { frame, to });
+            }
+        }
+        changes.sort_unstable_by_key(|change| change.frame);
+        // two pages may lead to one frame
+        changes.dedup();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = Transaction::new(self.next_transaction(), owner, &changes)?;
+        match transaction.run(&self.frames, &*self.host) {
+            Step::Done => Ok(()),
+            Step::Failed(status) => Err(status),
+            // a way that wants bytes verified is a load's
+            _ => {
+                transaction.reject(HvStatus::OPERATION_DENIED);
+                transaction.run(&self.frames, &*self.host);
+                Err(HvStatus::OPERATION_DENIED)
+            }
+        }
+    }
+
+    /// 0 names no transaction, and 2^32 of them do not run at once.
+    fn next_transaction(&self) -> u32 {
+        match self.next.fetch_add(1, Ordering::SeqCst) {
+            0 => self.next.fetch_add(1, Ordering::SeqCst),
+            id => id,
+        }
+    }
+
+    fn record(&self, vp: Option<u32>, vtl: Vtl, what: What, status: HvStatus, code: Option<Code>) {
+        let event = Event { sequence: 0, at: self.host.now(), vp, vtl, what, status, code };
+        self.events.lock().push(event);
+    }
+
+    /// Whether a page of these does not allow the access.
+    fn refusing(&self, vtl: Vtl, pages: GpnRange, access: Access) -> Result<(), HvStatus> {
+        for gpn in pages.iter() {
+            let kind = self.kind(gpn).ok_or(HvStatus::INVALID_PARAMETER)?;
+            if !kind.allows(vtl).allows(access) {
+                return Err(HvStatus::ACCESS_DENIED);
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses what a processor tried: #GP(0), as a secure kernel answers.
+    fn general_protection(vp: &mut dyn Vp) -> Action {
+        vp.inject(GENERAL_PROTECTION, Some(0));
+        Action::InjectedFault
+    }
+}
+
+impl Enforcer for Partition {
+    fn hypercall(&self, vp: &mut dyn Vp, vtl: Vtl, control: u64, input: &[u8], output: &mut [u8]) -> (HvStatus, u16) {
+        self.answer(vp, vtl, control, input, output)
+    }
+
+    fn on_memory(&self, vp: &mut dyn Vp, intercept: &MemoryIntercept) -> Action {
+        let access = intercept.access;
+        let kind = self.kind(intercept.gpa.gpn());
+        match kind {
+            // on its way; or there by now, and the processor used an older translation
+            Some(kind) if kind.is_held() || kind.allows(Vtl::Vtl0).allows(access) => return Action::Resume,
+            _ => {}
+        }
+        let code = match (kind, access) {
+            (Some(Kind::SecureOnly), _) => Code::MemSecure,
+            (_, Access::KernelExecute | Access::UserExecute) => Code::MemExecute,
+            _ => Code::MemAccess,
+        };
+        let what = What::Access { gpa: intercept.gpa, gva: intercept.gva, access, rip: intercept.rip };
+        self.record(Some(vp.index()), Vtl::Vtl0, what, HvStatus::ACCESS_DENIED, Some(code));
+        Self::general_protection(vp)
+    }
+
+    fn on_register_write(&self, vp: &mut dyn Vp, name: u32, old: u64, new: u64) -> Action {
+        let register = RegisterName(name);
+        let changed = {
+            let levels = self.levels.lock();
+            match Interceptable::of_register(register) {
+                Some(one) if !levels.intercepts.contains(one.write) => 0,
+                Some(_) if register == RegisterName::CR0 => (old ^ new) & levels.cr0_mask,
+                Some(_) if register == RegisterName::CR4 => (old ^ new) & levels.cr4_mask,
+                // a register of several words, such as GDTR, is not compared by one
+                Some(one) if one.msr.is_none() => 1,
+                Some(_) => old ^ new,
+                // nothing intercepts it: whoever sends it here is wrong about something
+                None => 1,
+            }
+        };
+        if changed == 0 {
+            return Action::Resume;
+        }
+        let what = What::RegisterWrite { register: name, old, new };
+        self.record(Some(vp.index()), Vtl::Vtl0, what, HvStatus::ACCESS_DENIED, Some(Code::MemRegister));
+        Self::general_protection(vp)
+    }
+
+    fn check(&self, vtl: Vtl, gpa: Gpa, len: u64, access: Access) -> Result<(), HvStatus> {
+        let pages = GpnRange::touched(gpa, len).ok_or(HvStatus::INVALID_PARAMETER);
+        let refused = pages.and_then(|pages| self.refusing(vtl, pages, access));
+        if let Err(status) = refused {
+            self.record(None, vtl, What::DeviceAccess { gpa, len, access }, status, Some(Code::MemDevice));
+        }
+        refused
+    }
+
+    fn save(&self, sink: &mut dyn FnMut(&[u8])) {
+        sink(&self.saved());
+    }
+
+    fn restore(&self, source: &[u8]) -> Result<(), HvStatus> {
+        self.take_over(source)
+    }
+}
+
+/// What a protection mask means: the kind that a frame must be to have exactly that.
+///
+/// # Errors
+/// [`HvStatus::OPERATION_DENIED`]: no kind has it, or only a load gives it.
+fn kind_of(flags: MapGpaFlags) -> Result<Kind, HvStatus> {
+    const RWU: u32 = MapGpaFlags::DATA.0;
+    const RW: u32 = MapGpaFlags::READABLE.0 | MapGpaFlags::WRITABLE.0;
+    const RU: u32 = MapGpaFlags::READABLE.0 | MapGpaFlags::USER_EXECUTABLE.0;
+    const R: u32 = MapGpaFlags::READABLE.0;
+    match flags.0 {
+        RWU | RW => Ok(Kind::Data),
+        R | RU => Ok(Kind::KernelData),
+        0 => Ok(Kind::SecureOnly),
+        _ => Err(HvStatus::OPERATION_DENIED),
+    }
+}
+
+#[cfg(test)]
+mod tests;
