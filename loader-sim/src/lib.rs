@@ -1,0 +1,19 @@
+//! The simulated machine: guest memory, guest page tables and processors that execute guest code, under the engine's second-level table.
+//!
+//! ```text
+//! instruction ─► linear address ─paging (guest tables, guest TLB)─► GPA ─Bus (second-level table, its TLB, intercepts)─► frame ─► GuestMemory
+//! ```
+//!
+//! What a guest executes, and all that its memory holds, is hostile: nothing here panics on it, and an instruction is a bounded amount of
+//! work. The machine is there to make attacks executable and explainable, not for speed.
+
+#![forbid(unsafe_code)]
+
+pub mod bus;
+//pub mod cpu;
+pub mod memory;
+pub mod paging;
+mod register_name;
+#[cfg(test)]
+mod testing;
+//mod vp;
