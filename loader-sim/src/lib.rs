@@ -10,10 +10,10 @@
 #![forbid(unsafe_code)]
 
 pub mod bus;
-//pub mod cpu;
+pub mod cpu;
 pub mod memory;
 pub mod paging;
 mod register_name;
 #[cfg(test)]
 mod testing;
-//mod vp;
+mod vp;

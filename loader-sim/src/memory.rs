@@ -17,6 +17,11 @@ use hvci_engine::{
 pub const PAGE: usize = 4096;
 const _: () = assert!(PAGE as u64 == PAGE_SIZE);
 
+/// Bytes from the start of the address's page.
+pub(crate) const fn page_offset(address: u64) -> usize {
+    (address & 0xfff) as usize
+}
+
 /// The most RAM that a machine has: 16 GiB.
 pub const MAX_BYTES: u64 = 16 << 30;
 

@@ -110,7 +110,7 @@ impl PageTables {
         bits: u64,
     ) -> Result<(), BuildError> {
         let size = 1 << shift;
-        let end = address.checked_add(len).and(gpa.0.checked_add(len)).filter(|end| *end <= 1 << 52);
+        let end = address.checked_add(len).and_then(|_| gpa.0.checked_add(len)).filter(|end| *end <= 1 << 52);
         if (address | gpa.0 | len) % size != 0 || end.is_none() {
             return Err(BuildError::Misaligned);
         }

@@ -53,7 +53,7 @@ impl Tlb {
 }
 
 fn slot(address: u64) -> usize {
-    (address >> 12) as usize % ENTRIES
+    (address >> 12 & (ENTRIES as u64 - 1)) as usize
 }
 
 #[cfg(test)]
