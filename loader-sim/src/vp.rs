@@ -47,6 +47,9 @@ impl Vp for Cpu {
     }
 
     fn set_register(&mut self, name: u32, value: u128) -> Result<(), HvStatus> {
+        if matches!(name, name::CR0 | name::CR3 | name::CR4 | name::EFER) {
+            self.flush_translations();
+        }
         let registers = self.registers_mut();
         let selected = Segment {
             base: (value & 0xffff_ffff_ffff_ffff) as u64,

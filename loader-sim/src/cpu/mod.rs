@@ -181,9 +181,9 @@ impl Cpu {
         &self.registers
     }
 
-    /// The registers, to be set from outside: nothing is asked or checked, and translations are flushed.
-    pub fn registers_mut(&mut self) -> &mut Registers {
-        self.tlb.flush();
+    /// The registers, to be set from outside: nothing is asked, checked or flushed. After a change of CR0, CR3, CR4 or EFER,
+    /// [`flush_translations`](Self::flush_translations).
+    pub const fn registers_mut(&mut self) -> &mut Registers {
         &mut self.registers
     }
 
@@ -219,9 +219,12 @@ impl Cpu {
             return Err(Exit::Unsupported { rip, bytes: Vec::new(), text: "single step (RFLAGS.TF)".into() });
         }
         if let Some(exception) = self.injected {
-            self.deliver(bus, exception)?;
-            self.injected = None;
-            return Ok(());
+            let outcome = self.deliver(bus, exception);
+            // what the second-level table refused comes again
+            if !matches!(outcome, Err(Exit::Memory(_))) {
+                self.injected = None;
+            }
+            return outcome;
         }
         let instruction = match self.fetch(bus) {
             Ok(instruction) => instruction,
@@ -251,7 +254,8 @@ impl Cpu {
     /// Goes on behind the instruction that exited, without it.
     ///
     /// # Errors
-    /// [`HvStatus::INVALID_VP_STATE`] if the last step did not exit in an instruction.
+    /// [`HvStatus::INVALID_VP_STATE`] if the last step did not exit in an instruction whose length is known: it exited in a fetch, or while an
+    /// exception was delivered.
     pub fn skip(&mut self) -> Result<(), HvStatus> {
         let pending = self.pending.take().ok_or(HvStatus::INVALID_VP_STATE)?;
         self.registers.general.rip = pending.next_rip;
