@@ -252,7 +252,7 @@ impl Cpu {
         Ok(())
     }
 
-    /// The destination is written in either case, with what it held if the comparison fails.
+    /// Memory is written in either case, with what it held if the comparison fails; a register is left alone then.
     fn compare_exchange<B: Bus + ?Sized>(&mut self, bus: &mut B, i: &Instruction) -> Result<(), Trap> {
         let target = self.target(bus, i, 0, Access::Write)?;
         let (width, old) = (target.width(), self.get(bus, target)?);
@@ -262,7 +262,9 @@ impl Cpu {
         if outcome.value == 0 {
             return self.put(bus, target, new);
         }
-        self.put(bus, target, old)?;
+        if let Target::Memory(..) = target {
+            self.put(bus, target, old)?;
+        }
         self.set_accumulator(old, width);
         Ok(())
     }

@@ -124,8 +124,7 @@ struct Pending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reply {
     Nothing,
-    /// A write to this register of this value.
-    Write(u32, u64),
+    Write,
     Msr,
     In(Width),
     Cpuid,
@@ -149,8 +148,10 @@ pub struct Cpu {
     /// Of the current instruction: where it goes on.
     next_rip: u64,
     pending: Option<Pending>,
-    /// The register write that the host has allowed.
-    allowed: Option<(u32, u64)>,
+    /// The register write that the host was asked about: a name and all of the value, which is more than the host is told of tables.
+    asked: Option<(u32, u128)>,
+    /// The one that it has allowed.
+    allowed: Option<(u32, u128)>,
     injected: Option<Exception>,
     retired: u64,
 }
@@ -165,6 +166,7 @@ impl Cpu {
             decoded: vec![None; DECODED].into(),
             next_rip: registers.general.rip,
             pending: None,
+            asked: None,
             allowed: None,
             injected: None,
             retired: 0,
@@ -268,9 +270,11 @@ impl Cpu {
     /// # Errors
     /// [`HvStatus::INVALID_VP_STATE`] if the last step was no such exit.
     pub fn allow_write(&mut self) -> Result<(), HvStatus> {
-        let Some(Pending { reply: Reply::Write(name, new), .. }) = self.pending else { return Err(HvStatus::INVALID_VP_STATE) };
+        if self.pending.map(|pending| pending.reply) != Some(Reply::Write) {
+            return Err(HvStatus::INVALID_VP_STATE);
+        }
         self.pending = None;
-        self.allowed = Some((name, new));
+        self.allowed = self.asked;
         Ok(())
     }
 
@@ -363,9 +367,14 @@ impl Cpu {
         Trap::Exit(Exit::Unsupported { rip: Gva(rip), bytes, text })
     }
 
-    /// Asks the host before a register is written, unless it has allowed just that.
-    fn ask(&self, name: u32, old: u64, new: u64) -> Result<(), Trap> {
-        if self.allowed == Some((name, new)) { Ok(()) } else { Err(Trap::Exit(Exit::RegisterWrite { name, old, new })) }
+    /// Asks the host before a register is written, unless it has allowed just that. `whole` is all that would be written, where it is more
+    /// than `new`: the guest may change it in memory while the host decides.
+    fn ask(&mut self, name: u32, old: u64, new: u64, whole: u128) -> Result<(), Trap> {
+        if self.allowed == Some((name, whole)) {
+            return Ok(());
+        }
+        self.asked = Some((name, whole));
+        Err(Trap::Exit(Exit::RegisterWrite { name, old, new }))
     }
 
     fn general(&mut self) -> &mut General {
@@ -385,7 +394,7 @@ fn slot(rip: u64) -> usize {
 
 fn reply(exit: &Exit) -> Reply {
     match exit {
-        Exit::RegisterWrite { name, new, .. } => Reply::Write(*name, *new),
+        Exit::RegisterWrite { .. } => Reply::Write,
         Exit::ReadMsr { .. } => Reply::Msr,
         Exit::Io { width, write: None, .. } => Width::of(*width).map_or(Reply::Nothing, Reply::In),
         Exit::Cpuid { .. } => Reply::Cpuid,

@@ -64,7 +64,7 @@ impl Cpu {
                 if self.low(RCX) != 0 {
                     return Err(Exception::general_protection(0).into());
                 }
-                self.ask(name::XFEM, self.registers.xcr0, new)?;
+                self.ask(name::XFEM, self.registers.xcr0, new, new.into())?;
                 if !Registers::is_xcr0(new) {
                     return Err(Exception::general_protection(0).into());
                 }
@@ -112,7 +112,7 @@ impl Cpu {
         let refused = Exception::general_protection(0);
         match to {
             Register::CR0 => {
-                self.ask(name::CR0, self.registers.cr0, new)?;
+                self.ask(name::CR0, self.registers.cr0, new, new.into())?;
                 self.registers.cr0 = Registers::cr0_value(new).ok_or(refused)?;
             }
             Register::CR2 => self.registers.cr2 = new,
@@ -124,7 +124,7 @@ impl Cpu {
                 self.tlb.flush_local();
             }
             Register::CR4 => {
-                self.ask(name::CR4, self.registers.cr4, new)?;
+                self.ask(name::CR4, self.registers.cr4, new, new.into())?;
                 self.registers.cr4 = Registers::cr4_value(new).ok_or(refused)?;
                 self.tlb.flush();
             }
@@ -168,7 +168,7 @@ impl Cpu {
             return Err(Trap::Exit(Exit::WriteMsr { msr: number, value: new }));
         };
         if intercepted {
-            self.ask(name, old, new)?;
+            self.ask(name, old, new, new.into())?;
         }
         if !self.registers.msr(number).is_some_and(|msr| msr.write(new)) {
             return Err(Exception::general_protection(0).into());
@@ -190,7 +190,7 @@ impl Cpu {
         let new = Table { base: (value >> 16 & 0xffff_ffff_ffff_ffff) as u64, limit: (value & 0xffff) as u16 };
         let interrupts = i.mnemonic() == Mnemonic::Lidt;
         let (name, old) = if interrupts { (name::IDTR, self.registers.idtr) } else { (name::GDTR, self.registers.gdtr) };
-        self.ask(name, old.base, new.base)?;
+        self.ask(name, old.base, new.base, value)?;
         if !is_canonical(new.base) {
             return Err(Exception::general_protection(0).into());
         }
@@ -216,7 +216,7 @@ impl Cpu {
         let task = i.mnemonic() == Mnemonic::Ltr;
         let (name, old, kind) = if task { (name::TR, self.registers.tr, AVAILABLE_TSS) } else { (name::LDTR, self.registers.ldtr, LDT) };
         if selector & !3 == 0 && !task {
-            self.ask(name, old.selector.into(), selector.into())?;
+            self.ask(name, old.selector.into(), selector.into(), selector.into())?;
             self.registers.ldtr = Segment { selector, ..Segment::default() };
             return Ok(());
         }
@@ -239,9 +239,10 @@ impl Cpu {
         if bits(47, 1) == 0 {
             return Err(Exception::not_present(error_code).into());
         }
-        self.ask(name, old.selector.into(), selector.into())?;
         let limit = ((bits(0, 16) | bits(48, 4) << 16) & 0xf_ffff) as u32;
         let limit = if bits(55, 1) == 0 { limit } else { limit << 12 | 0xfff };
+        let whole = u128::from(base) | u128::from(limit) << 64 | u128::from(selector) << 96;
+        self.ask(name, old.selector.into(), selector.into(), whole)?;
         if task {
             let busy = bytes[5] | 2;
             let place = self.locate(bus, at.wrapping_add(5), 1, Access::Write, Ring::System, false)?;

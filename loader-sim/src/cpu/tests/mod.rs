@@ -5,6 +5,8 @@ mod memory;
 mod programs;
 mod system;
 
+use iced_x86::{IcedError, code_asm::CodeAssembler};
+
 use crate::{
     cpu::{Exit, registers::flag},
     testing::{CODE, Machine},
@@ -17,6 +19,9 @@ pub(super) const RBX: usize = 3;
 pub(super) const RSP: usize = 4;
 pub(super) const RSI: usize = 6;
 pub(super) const RDI: usize = 7;
+
+/// Code that depends on nothing.
+type Code = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
 /// Vector and error code of an exception that nobody handles.
 fn exception(exit: &Exit) -> (u8, Option<u32>) {

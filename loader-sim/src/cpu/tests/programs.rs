@@ -72,7 +72,7 @@ fn parts_of_registers() {
     assert_eq!(compute([0x8000_0000, 0, 0, 0], |a| a.movsxd(rcx, eax)).0[1], 0xffff_ffff_8000_0000);
     assert_eq!(compute(ones, |a| a.movzx(ecx, ax)).0[1], 0xffff);
     assert_eq!(compute(ones, |a| a.cmove(ecx, eax)).0[1], 0xffff_ffff, "a move that is not done clears the upper half");
-    assert_eq!(compute([3, 0, 0, 0], |a| a.mov(rax, -2_i64 as u64)).0[0], u64::MAX - 1);
+    assert_eq!(compute([3, 0, 0, 0], |a| a.mov(rax, -2_i64)).0[0], u64::MAX - 1);
     assert_eq!(compute([0x8000, 0, 5, 0], |a| a.cwd()).0[2], 0xffff);
     assert_eq!(compute([u64::MAX, 0, 5, 0], |a| a.cqo()).0[2], u64::MAX);
     assert_eq!(compute([0x80, 0, 0, 0], |a| a.cbw()).0[0], 0xff80);
@@ -84,6 +84,7 @@ fn exchanges() {
     assert_eq!(compute([0x0102, 0, 0, 0], |a| a.xchg(al, ah)).0[0], 0x0201);
     let (registers, rflags) = compute([5, 9, 5, 0], |a| a.cmpxchg(edx, ecx));
     assert_eq!((registers[..3].to_vec(), rflags & flag::ZF), (vec![5, 9, 9], flag::ZF));
+    assert_eq!(compute([5, 9, u64::MAX, 0], |a| a.cmpxchg(edx, ecx)).0[..3], [0xffff_ffff, 9, u64::MAX]);
     let (registers, rflags) = compute([5, 9, 7, 0], |a| a.cmpxchg(rdx, rcx));
     assert_eq!((registers[..3].to_vec(), rflags & (flag::ZF | flag::CF)), (vec![7, 9, 7], flag::CF));
     let locked = |a: &mut CodeAssembler| {

@@ -1,7 +1,7 @@
 //! Privileged instructions, and the exits of those that the host answers.
 
 use hvci_engine::{host::Vp, status::HvStatus};
-use iced_x86::{IcedError, code_asm::*};
+use iced_x86::code_asm::*;
 
 use super::*;
 use crate::{
@@ -9,8 +9,6 @@ use crate::{
     register_name as name,
     testing::{DATA, STACK, USER_CODE, USER_DATA, assemble},
 };
-
-type Code = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
 /// In user mode.
 fn user(code: &[u8]) -> Machine {
@@ -65,7 +63,7 @@ fn user_mode_has_no_privileges() {
 fn register_writes_ask_first() {
     let mut machine = Machine::with(|a| {
         a.mov(rax, cr0)?;
-        a.and(eax, !(cr0::WP as i32))?;
+        a.and(eax, !0x1_0000)?;
         a.mov(cr0, rax)?;
         a.hlt()
     });
@@ -106,8 +104,29 @@ fn permission_is_for_one_value() {
     assert!(matches!(machine.run(), Exit::RegisterWrite { .. }));
 }
 
-/// Runs code to its end, and lets every register write happen; the names of those, or the exception that ended it.
-fn permissive(machine: &mut Machine) -> (Vec<u32>, Result<(), (u8, Option<u32>)>) {
+#[test]
+fn permission_is_for_all_of_a_table() {
+    let mut machine = Machine::with(|a| {
+        a.lidt(fword_ptr(rbx))?;
+        a.hlt()
+    });
+    machine.general().gpr[RBX] = DATA;
+    machine.load(DATA, &[0xff, 0]);
+    assert_eq!(machine.run(), Exit::RegisterWrite { name: name::IDTR, old: 0, new: 0 });
+    machine.cpu.allow_write().unwrap();
+    // another processor changes the limit, of which the host was not told
+    machine.load(DATA, &[0xff, 0xf]);
+    assert_eq!(machine.run(), Exit::RegisterWrite { name: name::IDTR, old: 0, new: 0 });
+    machine.cpu.allow_write().unwrap();
+    assert_eq!(machine.run(), Exit::Halt);
+    assert_eq!(machine.cpu.registers().idtr.limit, 0xfff);
+}
+
+/// How code ended: with HLT or an exception.
+type Ended = Result<(), (u8, Option<u32>)>;
+
+/// Runs code to its end, and lets every register write happen; their names.
+fn permissive(machine: &mut Machine) -> (Vec<u32>, Ended) {
     let mut names = Vec::new();
     loop {
         match machine.run() {
