@@ -13,7 +13,6 @@ pub mod bus;
 pub mod cpu;
 pub mod memory;
 pub mod paging;
-mod register_name;
 #[cfg(test)]
 mod testing;
 mod vp;

@@ -19,7 +19,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 
-use hvci_engine::{addr::Gva, host::MemoryIntercept, status::HvStatus};
+use hvci_engine::{addr::Gva, host::MemoryIntercept, status::HvStatus, vsm::register::RegisterName};
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Formatter, Instruction, NasmFormatter};
 
 pub use self::exception::Exception;
@@ -46,8 +46,8 @@ pub enum Exit {
     Memory(MemoryIntercept),
     /// A register is about to be written that a higher level may have pinned. [`allow_write`](Cpu::allow_write), skip, or inject.
     RegisterWrite {
-        /// Its `HV_REGISTER_NAME`.
-        name: u32,
+        /// Which.
+        name: RegisterName,
         /// What it holds: of GDTR and IDTR the base, of LDTR and TR the selector.
         old: u64,
         /// What would be written.
@@ -149,9 +149,9 @@ pub struct Cpu {
     next_rip: u64,
     pending: Option<Pending>,
     /// The register write that the host was asked about: a name and all of the value, which is more than the host is told of tables.
-    asked: Option<(u32, u128)>,
+    asked: Option<(RegisterName, u128)>,
     /// The one that it has allowed.
-    allowed: Option<(u32, u128)>,
+    allowed: Option<(RegisterName, u128)>,
     injected: Option<Exception>,
     retired: u64,
 }
@@ -369,7 +369,7 @@ impl Cpu {
 
     /// Asks the host before a register is written, unless it has allowed just that. `whole` is all that would be written, where it is more
     /// than `new`: the guest may change it in memory while the host decides.
-    fn ask(&mut self, name: u32, old: u64, new: u64, whole: u128) -> Result<(), Trap> {
+    fn ask(&mut self, name: RegisterName, old: u64, new: u64, whole: u128) -> Result<(), Trap> {
         if self.allowed == Some((name, whole)) {
             return Ok(());
         }

@@ -2,10 +2,9 @@
 //!
 //! Segments are what 64-bit mode leaves of them: a selector, whose two low bits in CS are the privilege level, and a base where one counts.
 
-use crate::{
-    paging::{Controls, is_canonical},
-    register_name as name,
-};
+use hvci_engine::vsm::register::RegisterName as Name;
+
+use crate::paging::{Controls, is_canonical};
 
 /// Bits of RFLAGS.
 pub mod flag {
@@ -268,29 +267,28 @@ impl Registers {
         }
     }
 
-    /// The register behind an MSR number, its `HV_REGISTER_NAME`, and whether a write to it may be intercepted
-    /// (`HvRegisterCrInterceptControl`, openvmm `vm/hv1/hvdef/src/lib.rs`). `None` for one that this processor does not have.
+    /// The register behind an MSR number, and its name; FS and GS stand for their bases. `None` for one that this processor does not have.
     pub(crate) fn msr(&mut self, number: u32) -> Option<Msr<'_>> {
         use Values::{Any, Canonical, Low};
-        let (value, name, intercepted, values) = match number {
-            msr::APIC_BASE => (&mut self.apic_base, name::APIC_BASE, true, Any),
-            msr::SYSENTER_CS => (&mut self.sysenter_cs, name::SYSENTER_CS, true, Any),
-            msr::SYSENTER_ESP => (&mut self.sysenter_esp, name::SYSENTER_ESP, true, Canonical),
-            msr::SYSENTER_EIP => (&mut self.sysenter_eip, name::SYSENTER_EIP, true, Canonical),
-            msr::MISC_ENABLE => (&mut self.misc_enable, name::MISC_ENABLE, true, Any),
-            msr::PAT => (&mut self.pat, name::PAT, false, Values::Pat),
-            msr::EFER => (&mut self.efer, name::EFER, true, Values::Efer),
-            msr::STAR => (&mut self.star, name::STAR, true, Any),
-            msr::LSTAR => (&mut self.lstar, name::LSTAR, true, Canonical),
-            msr::CSTAR => (&mut self.cstar, name::CSTAR, true, Canonical),
-            msr::SFMASK => (&mut self.sfmask, name::SFMASK, true, Low),
-            msr::FS_BASE => (&mut self.fs.base, name::FS, false, Canonical),
-            msr::GS_BASE => (&mut self.gs.base, name::GS, false, Canonical),
-            msr::KERNEL_GS_BASE => (&mut self.kernel_gs_base, name::KERNEL_GS_BASE, false, Canonical),
-            msr::TSC_AUX => (&mut self.tsc_aux, name::TSC_AUX, true, Low),
+        let (value, name, values) = match number {
+            msr::APIC_BASE => (&mut self.apic_base, Name::APIC_BASE, Any),
+            msr::SYSENTER_CS => (&mut self.sysenter_cs, Name::SYSENTER_CS, Any),
+            msr::SYSENTER_ESP => (&mut self.sysenter_esp, Name::SYSENTER_ESP, Canonical),
+            msr::SYSENTER_EIP => (&mut self.sysenter_eip, Name::SYSENTER_EIP, Canonical),
+            msr::MISC_ENABLE => (&mut self.misc_enable, Name::MISC_ENABLE, Any),
+            msr::PAT => (&mut self.pat, Name::PAT, Values::Pat),
+            msr::EFER => (&mut self.efer, Name::EFER, Values::Efer),
+            msr::STAR => (&mut self.star, Name::STAR, Any),
+            msr::LSTAR => (&mut self.lstar, Name::LSTAR, Canonical),
+            msr::CSTAR => (&mut self.cstar, Name::CSTAR, Canonical),
+            msr::SFMASK => (&mut self.sfmask, Name::SFMASK, Low),
+            msr::FS_BASE => (&mut self.fs.base, Name::FS, Canonical),
+            msr::GS_BASE => (&mut self.gs.base, Name::GS, Canonical),
+            msr::KERNEL_GS_BASE => (&mut self.kernel_gs_base, Name::KERNEL_GS_BASE, Canonical),
+            msr::TSC_AUX => (&mut self.tsc_aux, Name::TSC_AUX, Low),
             _ => return None,
         };
-        Some(Msr { value, name, intercepted, values })
+        Some(Msr { value, name, values })
     }
 
     /// What CR0 is after this is written to it in 64-bit mode; `None` if that is a general-protection fault.
@@ -314,8 +312,7 @@ impl Registers {
 /// A model-specific register.
 pub(crate) struct Msr<'a> {
     pub(crate) value: &'a mut u64,
-    pub(crate) name: u32,
-    pub(crate) intercepted: bool,
+    pub(crate) name: Name,
     values: Values,
 }
 

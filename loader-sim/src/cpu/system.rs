@@ -2,7 +2,10 @@
 //!
 //! The privilege level is checked first, then the host is asked, then the value is checked.
 
-use hvci_engine::access::Access;
+use hvci_engine::{
+    access::Access,
+    vsm::{intercept::Interceptable, register::RegisterName as Name},
+};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::{
@@ -13,7 +16,6 @@ use super::{
 use crate::{
     bus::Bus,
     paging::{entry, is_canonical},
-    register_name as name,
 };
 
 const RCX: usize = 1;
@@ -64,7 +66,7 @@ impl Cpu {
                 if self.low(RCX) != 0 {
                     return Err(Exception::general_protection(0).into());
                 }
-                self.ask(name::XFEM, self.registers.xcr0, new, new.into())?;
+                self.ask(Name::XCR0, self.registers.xcr0, new, new.into())?;
                 if !Registers::is_xcr0(new) {
                     return Err(Exception::general_protection(0).into());
                 }
@@ -112,7 +114,7 @@ impl Cpu {
         let refused = Exception::general_protection(0);
         match to {
             Register::CR0 => {
-                self.ask(name::CR0, self.registers.cr0, new, new.into())?;
+                self.ask(Name::CR0, self.registers.cr0, new, new.into())?;
                 self.registers.cr0 = Registers::cr0_value(new).ok_or(refused)?;
             }
             Register::CR2 => self.registers.cr2 = new,
@@ -124,7 +126,7 @@ impl Cpu {
                 self.tlb.flush_local();
             }
             Register::CR4 => {
-                self.ask(name::CR4, self.registers.cr4, new, new.into())?;
+                self.ask(Name::CR4, self.registers.cr4, new, new.into())?;
                 self.registers.cr4 = Registers::cr4_value(new).ok_or(refused)?;
                 self.tlb.flush();
             }
@@ -164,17 +166,17 @@ impl Cpu {
     fn write_msr(&mut self) -> Result<(), Trap> {
         self.kernel_only()?;
         let (number, new) = (self.low(RCX), self.pair());
-        let Some((name, intercepted, old)) = self.registers.msr(number).map(|msr| (msr.name, msr.intercepted, *msr.value)) else {
+        let Some((name, old)) = self.registers.msr(number).map(|msr| (msr.name, *msr.value)) else {
             return Err(Trap::Exit(Exit::WriteMsr { msr: number, value: new }));
         };
-        if intercepted {
+        if Interceptable::of_register(name).is_some() {
             self.ask(name, old, new, new.into())?;
         }
         if !self.registers.msr(number).is_some_and(|msr| msr.write(new)) {
             return Err(Exception::general_protection(0).into());
         }
         // NXE changes what entries mean
-        if name == name::EFER {
+        if name == Name::EFER {
             self.tlb.flush();
         }
         Ok(())
@@ -189,7 +191,7 @@ impl Cpu {
         let value = u128::from_le_bytes(bytes);
         let new = Table { base: (value >> 16 & 0xffff_ffff_ffff_ffff) as u64, limit: (value & 0xffff) as u16 };
         let interrupts = i.mnemonic() == Mnemonic::Lidt;
-        let (name, old) = if interrupts { (name::IDTR, self.registers.idtr) } else { (name::GDTR, self.registers.gdtr) };
+        let (name, old) = if interrupts { (Name::IDTR, self.registers.idtr) } else { (Name::GDTR, self.registers.gdtr) };
         self.ask(name, old.base, new.base, value)?;
         if !is_canonical(new.base) {
             return Err(Exception::general_protection(0).into());
@@ -214,7 +216,7 @@ impl Cpu {
         self.kernel_only()?;
         let selector = (self.read(bus, i, 0)? & 0xffff) as u16;
         let task = i.mnemonic() == Mnemonic::Ltr;
-        let (name, old, kind) = if task { (name::TR, self.registers.tr, AVAILABLE_TSS) } else { (name::LDTR, self.registers.ldtr, LDT) };
+        let (name, old, kind) = if task { (Name::TR, self.registers.tr, AVAILABLE_TSS) } else { (Name::LDTR, self.registers.ldtr, LDT) };
         if selector & !3 == 0 && !task {
             self.ask(name, old.selector.into(), selector.into(), selector.into())?;
             self.registers.ldtr = Segment { selector, ..Segment::default() };

@@ -1,12 +1,11 @@
 //! Privileged instructions, and the exits of those that the host answers.
 
-use hvci_engine::{host::Vp, status::HvStatus};
+use hvci_engine::{host::Vp, status::HvStatus, vsm::register::RegisterName as Name};
 use iced_x86::code_asm::*;
 
 use super::*;
 use crate::{
     cpu::registers::{Segment, Table, cr0, cr4, efer, msr},
-    register_name as name,
     testing::{DATA, STACK, USER_CODE, USER_DATA, assemble},
 };
 
@@ -68,7 +67,7 @@ fn register_writes_ask_first() {
         a.hlt()
     });
     let old = machine.cpu.registers().cr0;
-    let exit = Exit::RegisterWrite { name: name::CR0, old, new: old & !cr0::WP };
+    let exit = Exit::RegisterWrite { name: Name::CR0, old, new: old & !cr0::WP };
     assert_eq!(machine.run(), exit);
     assert_eq!(machine.cpu.registers().cr0, old);
     // stepping again asks again
@@ -91,7 +90,7 @@ fn permission_is_for_one_value() {
     assert!(matches!(machine.run(), Exit::RegisterWrite { .. }));
     machine.cpu.allow_write().unwrap();
     machine.general().gpr[RAX] = old & !cr0::WP;
-    assert_eq!(machine.run(), Exit::RegisterWrite { name: name::CR0, old, new: old & !cr0::WP });
+    assert_eq!(machine.run(), Exit::RegisterWrite { name: Name::CR0, old, new: old & !cr0::WP });
     machine.cpu.skip().unwrap();
     assert_eq!(machine.run(), Exit::Halt);
     assert_eq!(machine.cpu.registers().cr0, old);
@@ -112,11 +111,11 @@ fn permission_is_for_all_of_a_table() {
     });
     machine.general().gpr[RBX] = DATA;
     machine.load(DATA, &[0xff, 0]);
-    assert_eq!(machine.run(), Exit::RegisterWrite { name: name::IDTR, old: 0, new: 0 });
+    assert_eq!(machine.run(), Exit::RegisterWrite { name: Name::IDTR, old: 0, new: 0 });
     machine.cpu.allow_write().unwrap();
     // another processor changes the limit, of which the host was not told
     machine.load(DATA, &[0xff, 0xf]);
-    assert_eq!(machine.run(), Exit::RegisterWrite { name: name::IDTR, old: 0, new: 0 });
+    assert_eq!(machine.run(), Exit::RegisterWrite { name: Name::IDTR, old: 0, new: 0 });
     machine.cpu.allow_write().unwrap();
     assert_eq!(machine.run(), Exit::Halt);
     assert_eq!(machine.cpu.registers().idtr.limit, 0xfff);
@@ -126,7 +125,7 @@ fn permission_is_for_all_of_a_table() {
 type Ended = Result<(), (u8, Option<u32>)>;
 
 /// Runs code to its end, and lets every register write happen; their names.
-fn permissive(machine: &mut Machine) -> (Vec<u32>, Ended) {
+fn permissive(machine: &mut Machine) -> (Vec<Name>, Ended) {
     let mut names = Vec::new();
     loop {
         match machine.run() {
@@ -190,16 +189,16 @@ fn model_specific_registers() {
     };
     let refused = Err((13, Some(0)));
     let pinned = [
-        (msr::APIC_BASE, name::APIC_BASE),
-        (msr::SYSENTER_CS, name::SYSENTER_CS),
-        (msr::SYSENTER_EIP, name::SYSENTER_EIP),
-        (msr::SYSENTER_ESP, name::SYSENTER_ESP),
-        (msr::MISC_ENABLE, name::MISC_ENABLE),
-        (msr::STAR, name::STAR),
-        (msr::LSTAR, name::LSTAR),
-        (msr::CSTAR, name::CSTAR),
-        (msr::SFMASK, name::SFMASK),
-        (msr::TSC_AUX, name::TSC_AUX),
+        (msr::APIC_BASE, Name::APIC_BASE),
+        (msr::SYSENTER_CS, Name::SYSENTER_CS),
+        (msr::SYSENTER_EIP, Name::SYSENTER_EIP),
+        (msr::SYSENTER_ESP, Name::SYSENTER_ESP),
+        (msr::MISC_ENABLE, Name::MISC_ENABLE),
+        (msr::STAR, Name::STAR),
+        (msr::LSTAR, Name::LSTAR),
+        (msr::CSTAR, Name::CSTAR),
+        (msr::SFMASK, Name::SFMASK),
+        (msr::TSC_AUX, Name::TSC_AUX),
     ];
     for (number, name) in pinned {
         assert_eq!(write(number, 0x1234_5678), (vec![name], Ok(0x1234_5678)), "{number:#x}");
@@ -208,7 +207,7 @@ fn model_specific_registers() {
         assert_eq!(write(number, DATA), (vec![], Ok(DATA)));
         assert_eq!(write(number, 1 << 47), (vec![], refused));
     }
-    assert_eq!(write(msr::LSTAR, 1 << 63), (vec![name::LSTAR], refused));
+    assert_eq!(write(msr::LSTAR, 1 << 63), (vec![Name::LSTAR], refused));
     assert_eq!(write(msr::SFMASK, 1 << 32).1, refused);
     assert_eq!(write(msr::PAT, 2).1, refused);
     assert_eq!(write(msr::EFER, 0xd01 & !efer::NXE).1, Ok(0x501));
@@ -258,7 +257,7 @@ fn descriptor_tables() {
     machine.load(DATA + 0x118, &descriptor(DATA + 0x3000, 2));
     let (names, outcome) = permissive(&mut machine);
     assert_eq!(outcome, Ok(()));
-    assert_eq!(names, [name::GDTR, name::IDTR, name::TR, name::LDTR]);
+    assert_eq!(names, [Name::GDTR, Name::IDTR, Name::TR, Name::LDTR]);
     let registers = *machine.cpu.registers();
     assert_eq!(registers.gdtr, Table { base: DATA + 0x100, limit: 0x37 });
     assert_eq!(registers.idtr, Table { base: DATA + 0x1000, limit: 0xfff });
@@ -291,7 +290,7 @@ fn extended_control() {
         a.xsetbv()?;
         a.hlt()
     });
-    assert_eq!(permissive(&mut machine), (vec![name::XFEM, name::XFEM], Err((13, Some(0)))), "no AVX without SSE");
+    assert_eq!(permissive(&mut machine), (vec![Name::XCR0, Name::XCR0], Err((13, Some(0)))), "no AVX without SSE");
     assert_eq!((machine.gpr(RBX), machine.cpu.registers().xcr0), (7, 7));
     machine.general().rip = CODE;
     machine.cpu.registers_mut().cr4 &= !cr4::OSXSAVE;
@@ -345,7 +344,7 @@ fn exits_that_are_answered() {
     });
     assert_eq!(machine.run(), Exit::Hypercall { cpl: 0, vmmcall: false });
     assert_eq!(machine.cpu.registers().general.rip, CODE);
-    Vp::set_register(&mut machine.cpu, name::RAX, 9).unwrap();
+    Vp::set_register(&mut machine.cpu, Name::RAX.0, 9).unwrap();
     machine.cpu.skip().unwrap();
     assert_eq!(machine.run(), Exit::Cpuid { leaf: 0x4000_0000, subleaf: 7 });
     assert_eq!(machine.cpu.answer(1), Err(HvStatus::INVALID_VP_STATE));
@@ -377,27 +376,27 @@ fn registers_by_name() {
     let mut machine = Machine::new();
     let cpu = &mut machine.cpu;
     let vp: &mut dyn Vp = cpu;
-    assert_eq!(vp.register(name::RIP), Ok(CODE.into()));
-    assert_eq!(vp.register(name::RAX + 4), Ok((STACK - 0x100).into()));
+    assert_eq!(vp.register(Name::RIP.0), Ok(CODE.into()));
+    assert_eq!(vp.register(Name::RSP.0), Ok((STACK - 0x100).into()));
     assert_eq!(vp.register(0x0003_0000), Err(HvStatus::INVALID_PARAMETER));
-    for n in name::RAX..=name::R15 {
+    for n in Name::RAX.0..=Name::R15.0 {
         vp.set_register(n, u128::from(n) << 32).unwrap();
         assert_eq!(vp.register(n), Ok(u128::from(n) << 32));
     }
-    assert_eq!(vp.set_register(name::RAX, 1 << 64), Err(HvStatus::INVALID_REGISTER_VALUE));
-    assert_eq!(vp.set_register(name::CR0, 1), Err(HvStatus::INVALID_REGISTER_VALUE));
-    assert_eq!(vp.set_register(name::RIP, 1 << 47), Err(HvStatus::INVALID_REGISTER_VALUE));
-    assert_eq!(vp.set_register(name::RFLAGS, flag::VM.into()), Err(HvStatus::INVALID_REGISTER_VALUE));
-    assert_eq!(vp.set_register(name::EFER, 0), Err(HvStatus::INVALID_REGISTER_VALUE));
-    vp.set_register(name::RFLAGS, flag::IF.into()).unwrap();
-    assert_eq!(vp.register(name::RFLAGS), Ok((flag::IF | flag::FIXED).into()));
+    assert_eq!(vp.set_register(Name::RAX.0, 1 << 64), Err(HvStatus::INVALID_REGISTER_VALUE));
+    assert_eq!(vp.set_register(Name::CR0.0, 1), Err(HvStatus::INVALID_REGISTER_VALUE));
+    assert_eq!(vp.set_register(Name::RIP.0, 1 << 47), Err(HvStatus::INVALID_REGISTER_VALUE));
+    assert_eq!(vp.set_register(Name::RFLAGS.0, flag::VM.into()), Err(HvStatus::INVALID_REGISTER_VALUE));
+    assert_eq!(vp.set_register(Name::EFER.0, 0), Err(HvStatus::INVALID_REGISTER_VALUE));
+    vp.set_register(Name::RFLAGS.0, flag::IF.into()).unwrap();
+    assert_eq!(vp.register(Name::RFLAGS.0), Ok((flag::IF | flag::FIXED).into()));
     let table = u128::from(DATA) << 64 | 0xfff << 48;
-    vp.set_register(name::IDTR, table).unwrap();
-    assert_eq!(vp.register(name::IDTR), Ok(table));
+    vp.set_register(Name::IDTR.0, table).unwrap();
+    assert_eq!(vp.register(Name::IDTR.0), Ok(table));
     // user mode: a 64-bit code segment of level 3
-    vp.set_register(name::CS, 0x33 << 96).unwrap();
-    assert_eq!(vp.register(name::CS), Ok(0xa0fb << 112 | 0x33 << 96));
-    vp.set_register(name::GS, u128::from(DATA)).unwrap();
+    vp.set_register(Name::CS.0, 0x33 << 96).unwrap();
+    assert_eq!(vp.register(Name::CS.0), Ok(0xa0fb << 112 | 0x33 << 96));
+    vp.set_register(Name::GS.0, u128::from(DATA)).unwrap();
     assert_eq!(machine.cpu.registers().gs.base, DATA);
     assert_eq!(machine.cpu.registers().idtr, Table { base: DATA, limit: 0xfff });
     assert_eq!(machine.cpu.registers().cpl(), 3);
