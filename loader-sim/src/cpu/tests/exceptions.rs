@@ -5,7 +5,7 @@ use iced_x86::code_asm::*;
 
 use super::*;
 use crate::{
-    cpu::Exception,
+    cpu::{Exception, registers::cr4},
     testing::{DATA, STACK, USER_CODE, USER_DATA, USER_STACK, gate},
 };
 
@@ -163,6 +163,21 @@ fn faults_in_delivery() {
     machine.cpu.registers_mut().tr.limit = 10;
     machine.general().rip = USER_CODE;
     assert_eq!(deliver(&mut machine), Err(Exit::TripleFault));
+}
+
+#[test]
+fn descriptor_tables_are_the_kernels() {
+    let run = |flags: u64| {
+        let mut machine = Machine::with(|a| a.ud2());
+        machine.interrupts(&[]);
+        machine.load(USER_DATA + 0x60, &gate(HANDLER, 0x8e00));
+        machine.cpu.registers_mut().idtr.base = USER_DATA;
+        machine.general().rflags |= flags;
+        machine.cpu.registers_mut().cr4 &= if flags == 0 { !cr4::SMAP } else { u64::MAX };
+        machine.cpu.step(&mut machine.bus)
+    };
+    assert_eq!(run(0), Ok(()), "without SMAP");
+    assert_eq!(run(flag::AC), Err(Exit::TripleFault), "AC lifts SMAP only for what the program itself does");
 }
 
 #[test]

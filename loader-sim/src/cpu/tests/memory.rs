@@ -181,6 +181,21 @@ fn stale_translations_are_used_until_they_are_flushed() {
 }
 
 #[test]
+fn the_first_store_after_loads_sets_the_dirty_bit() {
+    let mut machine = Machine::with(|a| {
+        a.mov(rcx, qword_ptr(rbx))?;
+        a.mov(qword_ptr(rbx), rcx)?;
+        a.hlt()
+    });
+    machine.general().gpr[RBX] = DATA;
+    let at = *machine.tables.entries(&mut machine.bus, DATA).unwrap().last().unwrap();
+    machine.cpu.step(&mut machine.bus).unwrap();
+    assert_eq!(machine.bus.qword(at) & (entry::ACCESSED | entry::DIRTY), entry::ACCESSED);
+    assert_eq!(machine.run(), Exit::Halt);
+    assert_eq!(machine.bus.qword(at) & (entry::ACCESSED | entry::DIRTY), entry::ACCESSED | entry::DIRTY);
+}
+
+#[test]
 fn cr3_and_cr4_flush() {
     let code = |a: &mut CodeAssembler| {
         a.mov(rcx, qword_ptr(rbx))?;
