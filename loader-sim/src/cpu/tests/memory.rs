@@ -246,6 +246,7 @@ fn repeated_moves_stop_where_they_are_refused() {
     assert_eq!(machine.run(), Exit::Halt);
     assert_eq!((machine.gpr(RCX), machine.gpr(RSI), machine.gpr(RDI)), (0, DATA + 0x50, DATA + 0x2030));
     assert_eq!(machine.bytes(DATA + 0x1ff0, 0x40), bytes[0x10..0x50]);
+    assert_eq!(machine.cpu.retired(), 0x40 + 1);
 }
 
 #[test]

@@ -106,7 +106,8 @@ fn addresses() {
         a.lea(edx, rbx + rcx * 4 + 1)
     };
     assert_eq!(compute([0; 4], load).0, [0x8877_6655_4433_2211, 2, 0x4f_fff9, DATA - 0x10]);
-    // of 32 bits, the address is below what is mapped
+    // of 32 bits, the sum wraps and the address is below what is mapped
+    assert_eq!(compute([0, 9, 0, 0xffff_fffc], |a| a.lea(rax, ebx + ecx)).0[0], 5);
     let mut machine = Machine::with(|a| a.mov(rax, qword_ptr(ebx)));
     machine.general().gpr[RBX] = DATA;
     let Exit::Exception(fault) = machine.run() else { panic!() };

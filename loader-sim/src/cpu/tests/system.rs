@@ -265,13 +265,18 @@ fn descriptor_tables() {
     assert_eq!(registers.ldtr, Segment { selector: 0x18, base: DATA + 0x3000, limit: 0x67 });
     assert_eq!(machine.bytes(DATA + 0x20, 10), table(DATA + 0x100, 0x37));
     assert_eq!(machine.bytes(DATA + 0x30, 10), table(DATA + 0x1000, 0xfff));
+    // a selector of the LDT names nothing of the GDT
+    machine.load(CODE, &assemble(CODE, |a| a.lldt(ax)));
+    machine.general().rip = CODE;
+    machine.general().gpr[RAX] = 0x1c;
+    machine.cpu.registers_mut().idtr.limit = 0;
+    assert_eq!(exception(&machine.run()), (13, Some(0x1c)));
     assert_eq!(machine.bytes(DATA + 0x12d, 1), [0x8b], "the TSS is busy");
     // which is why it is not loaded again; nor is anything but a TSS, or what is beyond the table
     for (selector, error_code) in [(0x28, 0x28), (0x18, 0x18), (0x30, 0x30), (0, 0), (0x2c, 0x2c)] {
         machine.load(CODE, &assemble(CODE, |a| a.ltr(ax)));
         machine.general().rip = CODE;
         machine.general().gpr[RAX] = selector;
-        machine.cpu.registers_mut().idtr.limit = 0;
         assert_eq!(exception(&machine.run()), (13, Some(error_code)), "{selector:#x}");
     }
 }
