@@ -5,8 +5,9 @@
 //! that is not known here is never guessed: [`Exit::Unsupported`].
 //!
 //! Simplified: there are no other modes; a code segment is flat and its privilege level is the selector's two low bits; a handler of an
-//! exception runs at level 0; I/O above IOPL is refused whatever the TSS says; locked instructions are atomic only as far as the bus lets no
-//! other processor between a load and a store; fetches of either mode are told apart by privilege level.
+//! exception runs at level 0; I/O above IOPL is refused whatever the TSS says; locked instructions, and the marks of page walks, are atomic
+//! only as far as the bus lets no other processor between a load and a store; kernel and user fetches are told apart by privilege level, not
+//! by the U/S bits of the page.
 
 mod alu;
 mod exception;

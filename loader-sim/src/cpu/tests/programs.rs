@@ -244,6 +244,10 @@ fn what_is_not_simulated_is_named() {
         Exit::Unsupported { rip: hvci_engine::addr::Gva(CODE + 1), bytes: vec![0x0f, 0x28, 0xc1], text: "movaps xmm0,xmm1".into() }
     );
     assert_eq!(machine.cpu.registers().general.rip, CODE + 1);
+    // single steps
+    let mut machine = Machine::with(|a| a.nop());
+    machine.general().rflags |= flag::TF;
+    assert!(matches!(machine.run(), Exit::Unsupported { text, .. } if text.contains("TF")));
     // far jumps, segment registers, debug registers, 32-bit string addresses
     for code in [&[0xff, 0x28][..], &[0x8e, 0xd8], &[0x0f, 0x23, 0xc0], &[0x67, 0xa4], &[0x48, 0x0f, 0xc7, 0x08]] {
         let mut machine = Machine::new();
