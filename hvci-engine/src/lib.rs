@@ -21,6 +21,7 @@ pub mod explore;
 pub mod finding;
 pub mod frames;
 pub mod host;
+pub mod slat;
 pub mod status;
 pub mod vsm;
 

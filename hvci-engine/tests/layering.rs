@@ -24,6 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("event", &["access", "addr", "digest", "finding", "status"]),
     // of `bytes` the readers, which are the only ones to index
     ("vsm", &["access", "addr", "bytes", "event", "finding", "frames", "host", "status"]),
+    ("slat", &["access", "addr", "bytes::widen"]),
     // the half that decides
     ("budget", &[]),
     ("digest", &[]),
