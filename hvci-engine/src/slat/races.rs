@@ -5,7 +5,7 @@
 extern crate std;
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::thread;
+use std::{thread, vec::Vec};
 
 use super::{Encoding, Ept, MemoryType, Mode, Npt, Slat};
 use crate::{
@@ -26,7 +26,7 @@ fn pages(start: u64, pages: u64) -> GpnRange {
 fn beside(write: impl FnOnce() + Send, walk: impl Fn() + Sync) -> u64 {
     let (done, walks) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
-        let walkers: std::vec::Vec<_> = (0..2)
+        let walkers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
                     while !done.load(SeqCst) {
@@ -40,10 +40,19 @@ fn beside(write: impl FnOnce() + Send, walk: impl Fn() + Sync) -> u64 {
         while walks.load(SeqCst) < 2 && !walkers.iter().any(thread::ScopedJoinHandle::is_finished) {
             thread::yield_now();
         }
+        let _ending = Ending(&done);
         write();
-        done.store(true, SeqCst);
     });
     walks.load(SeqCst)
+}
+
+/// Says that it is over when it is dropped, by a panic too.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
 }
 
 fn never_widens<E: Encoding>(slat: &Slat<E>) {
@@ -83,9 +92,10 @@ fn nobody_sees_more_than_was_granted() {
 
 #[test]
 fn what_was_taken_away_does_not_come_back() {
-    let slat = Slat::<Ept>::with_accessed_dirty(1024);
-    slat.map(pages(0, PAGES), Frame(PAGES), RW, MemoryType::WriteBack).unwrap();
-    // set after writing was taken away and before it is given back: no walk that begins and ends meanwhile may write
+    let slat = Slat::<Ept>::with_accessed_dirty(8);
+    // no frame is aligned, so nothing is merged and no walk can be in a table that was replaced
+    slat.map(pages(0, PAGES), Frame(1), RW, MemoryType::WriteBack).unwrap();
+    // odd from when writing was taken away to before it is given back: no walk that begins and ends meanwhile may write
     let taken = AtomicU64::new(0);
     let walks = beside(
         || {

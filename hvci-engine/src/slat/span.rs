@@ -104,6 +104,8 @@ impl Backing {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
     use alloc::vec::Vec;
 
     use super::*;

@@ -82,7 +82,7 @@ pub(super) const ROOT: u64 = 0;
 
 impl Table {
     /// The entry with this index, of which only as many bits count as there are entries.
-    #[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "less than the length, by the mask")]
+    #[expect(clippy::indexing_slicing, reason = "less than the length, by the mask")]
     pub(super) const fn cell(&self, index: usize) -> &AtomicU64 {
         &self.0[index & (ENTRIES - 1)]
     }
@@ -529,7 +529,7 @@ fn walker_may_set<E: Encoding>(entry: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "tests")]
+    #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
     use crate::{
