@@ -14,12 +14,14 @@
 //! | [`table`] | aligned text |
 //! | [`inputs`] | files made in code, for the criterion benches |
 //! | [`obvious`] | what one writes first in Rust |
+//! | [`paging`] | page tables of other crates beside [`Slat`](hvci_engine::slat::Slat) |
 
 pub mod cpu;
 pub mod forged;
 pub mod goal;
 pub mod inputs;
 pub mod obvious;
+pub mod paging;
 pub mod peer;
 pub mod set;
 pub mod table;
