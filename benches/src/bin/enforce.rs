@@ -62,9 +62,11 @@ struct Contender {
     lookup: Vec<f64>,
 }
 
+/// Measures one round.
+type Turn = Box<dyn FnMut(&mut Contender) -> Result<()>>;
+
 fn paging(rounds: usize) -> Result<Vec<Contender>> {
-    let mut all: Vec<(Contender, Box<dyn FnMut(&mut Contender) -> Result<()>>)> =
-        vec![turns::<Ours<false>>()?, turns::<Ours<true>>()?, turns::<Multiarch>()?, turns::<X64>()?];
+    let mut all: Vec<(Contender, Turn)> = vec![turns::<Ours<false>>()?, turns::<Ours<true>>()?, turns::<Multiarch>()?, turns::<X64>()?];
     for _ in 0..rounds {
         for (contender, turn) in &mut all {
             turn(contender)?;
@@ -74,7 +76,7 @@ fn paging(rounds: usize) -> Result<Vec<Contender>> {
 }
 
 /// A contender with nothing measured, and what measures one round.
-fn turns<T: Tables + 'static>() -> Result<(Contender, Box<dyn FnMut(&mut Contender) -> Result<()>>)> {
+fn turns<T: Tables + 'static>() -> Result<(Contender, Turn)> {
     let contender =
         Contender { name: T::NAME, protect_60_kib: Vec::new(), protect_5_mib: Vec::new(), protect_1_gib: Vec::new(), lookup: Vec::new() };
     let mut tables = T::with(GIB)?;

@@ -35,7 +35,7 @@ impl<E: Encoding> Leaves<'_, E> {
                 Ok(found) => {
                     let span = Span { start, end: found.span.end.min(self.rest.end) };
                     self.rest.start = span.end;
-                    return Some((span, found.leaf::<E>(start, Mode { mbec: true })));
+                    return Some((span, found.leaf::<E>(start, Mode { mbec: true }, 0)));
                 }
                 Err(nothing) => self.rest.start = nothing.span.end,
             }

@@ -13,7 +13,7 @@ pub(super) const ROOT_LEVEL: u32 = 4;
 
 /// How many pages an entry of a level is about, as a power of two.
 pub(super) const fn shift(level: u32) -> u32 {
-    INDEX_BITS.saturating_mul(level.saturating_sub(1))
+    level.wrapping_sub(1).wrapping_mul(INDEX_BITS)
 }
 
 /// Pages from `start` and before `end`.

@@ -8,7 +8,7 @@ use core::sync::atomic::{
 
 use super::{
     entry::{Encoding, Kind, Leaf, LeafSize, Misconfiguration, Mode},
-    span::{self, ROOT_LEVEL, Span},
+    span::{self, Span},
     table::{ROOT, Slat},
 };
 use crate::{
@@ -86,9 +86,10 @@ pub(super) struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// What it says about a page and those behind it.
-    pub(super) fn leaf<E: Encoding>(&self, gpn: u64, mode: Mode) -> Leaf {
-        E::decode(self.effective, self.size, mode).onwards(gpn.saturating_sub(self.span.start))
+    /// What it says about a page and those behind it, once these bits are set in it.
+    #[inline]
+    pub(super) fn leaf<E: Encoding>(&self, gpn: u64, mode: Mode, marks: u64) -> Leaf {
+        E::decode(self.effective | marks, self.size, mode).onwards(gpn.saturating_sub(self.span.start))
     }
 }
 
@@ -101,8 +102,9 @@ pub(super) struct Nothing {
 
 impl<E: Encoding> Slat<E> {
     /// What is mapped at a page, with execution in kernel and user mode told apart.
+    #[inline]
     pub fn get(&self, gpn: Gpn) -> Option<Leaf> {
-        self.find(gpn.0).ok().map(|found| found.leaf::<E>(gpn.0, Mode { mbec: true }))
+        self.find(gpn.0).ok().map(|found| found.leaf::<E>(gpn.0, Mode { mbec: true }, 0))
     }
 
     /// Translates one access as a processor does. If the tables have accessed and dirty bits, those are set; processors then count what
@@ -110,49 +112,56 @@ impl<E: Encoding> Slat<E> {
     ///
     /// # Errors
     /// [`Violation`]: it is not allowed. No bit of the leaf is set then.
+    #[inline]
     pub fn walk(&self, gpa: Gpa, access: Access, mode: Mode) -> Result<Leaf, Violation> {
         let gpn = gpa.gpn().0;
         let violation = |kind, allowed| Violation { gpa, access, qualification: ExitQualification::new(access, allowed, mode), kind };
+        let marks = match (self.has_accessed_dirty(), access) {
+            (false, _) => 0,
+            (true, Access::Write) => E::ACCESSED | E::DIRTY,
+            (true, _) => E::ACCESSED,
+        };
         loop {
             let found = self.find(gpn).map_err(|nothing| violation(nothing.kind, MapGpaFlags::NONE))?;
-            let leaf = found.leaf::<E>(gpn, mode);
+            let leaf = found.leaf::<E>(gpn, mode, marks);
             if !leaf.allows(access, mode) {
                 return Err(violation(ViolationKind::Permission, leaf.flags));
             }
-            if !self.has_accessed_dirty() {
-                return Ok(leaf);
-            }
-            let dirty = access == Access::Write;
-            let marked = found.entry | E::ACCESSED | if dirty { E::DIRTY } else { 0 };
             // of the whole entry: if a permission has changed meanwhile, it is looked at again
+            let marked = found.entry | marks;
             if marked == found.entry || found.cell.compare_exchange(found.entry, marked, Relaxed, Relaxed).is_ok() {
-                return Ok(Leaf { accessed: true, dirty: leaf.dirty || dirty, ..leaf });
+                return Ok(leaf);
             }
         }
     }
 
     /// The leaf of a page.
+    #[inline(always)]
     pub(super) fn find(&self, gpn: u64) -> Result<Found<'_>, Nothing> {
-        let (mut number, mut level) = (ROOT, ROOT_LEVEL);
-        let mut rights = E::RIGHTS;
         if gpn >= Span::ALL.end {
             return Err(Nothing { span: Span { start: Span::ALL.end, end: u64::MAX }, kind: ViolationKind::NotPresent });
         }
-        loop {
+        let mut number = ROOT;
+        let mut rights = E::RIGHTS;
+        // of numbers known beforehand, so that it is unrolled and no level is calculated with
+        for level in [4, 3, 2, 1] {
             let nothing = |kind| Nothing { span: span::covered(gpn, level), kind };
             let misconfigured = |why| nothing(ViolationKind::Misconfigured(why));
             let cell = self.table(number).map_err(misconfigured)?.cell(span::index(gpn, level));
             let entry = cell.load(Acquire);
             rights &= entry ^ E::INVERTED;
             match E::kind(entry, level).map_err(misconfigured)? {
+                Kind::Table(below) => number = below,
                 Kind::Empty => return Err(nothing(ViolationKind::NotPresent)),
-                Kind::Table(below) if level > 1 => (number, level) = (below, level.saturating_sub(1)),
-                _ => {
+                Kind::Leaf => {
                     let size = LeafSize::at(level).ok_or_else(|| misconfigured(Misconfiguration::Reserved))?;
                     let effective = entry & !E::RIGHTS | (rights ^ E::INVERTED) & E::RIGHTS;
                     return Ok(Found { cell, entry, effective, size, span: span::covered(gpn, level) });
                 }
             }
         }
+        // no format has a table below the last
+        let misconfigured = ViolationKind::Misconfigured(Misconfiguration::Table);
+        Err(Nothing { span: span::covered(gpn, 1), kind: misconfigured })
     }
 }
