@@ -4,7 +4,10 @@
 
 extern crate std;
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use core::{
+    hint,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+};
 use std::{thread, vec::Vec};
 
 use super::{Encoding, Ept, MemoryType, Mode, Npt, Slat};
@@ -90,59 +93,74 @@ fn nobody_sees_more_than_was_granted() {
     never_widens(&Slat::<Ept>::with_accessed_dirty(1024));
 }
 
-#[test]
-fn what_was_taken_away_does_not_come_back() {
-    let slat = Slat::<Ept>::with_accessed_dirty(8);
-    // no frame is aligned, so nothing is merged and no walk can be in a table that was replaced
-    slat.map(pages(0, PAGES), Frame(1), RW, MemoryType::WriteBack).unwrap();
-    // odd from when writing was taken away to before it is given back: no walk that begins and ends meanwhile may write
-    let taken = AtomicU64::new(0);
-    let walks = beside(
-        || {
-            for round in 0..4_000 {
-                slat.protect(pages(round % 3, 3), RO).unwrap();
-                taken.fetch_add(1, SeqCst);
-                for _ in 0..20 {
-                    assert_eq!(slat.get(Gpn(2)).unwrap().flags, RO);
-                }
-                taken.fetch_add(1, SeqCst);
-                slat.protect(pages(0, 5), RW).unwrap();
+/// Runs `write` and `walk` at the same time, so often, each time with what `prepare` made, and asks `check` when both are done, with what
+/// `walk` answered. The writer waits a little longer each time, so that they meet in every way.
+fn together(rounds: u64, prepare: impl Fn(), write: impl Fn(), walk: impl Fn() -> bool + Sync, check: impl Fn(bool)) {
+    let (begun, ended, answer) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let until = |counter: &AtomicU64, round| {
+        let mut spins = 0;
+        while counter.load(SeqCst) < round {
+            spins += 1;
+            if spins < 10_000 { hint::spin_loop() } else { thread::yield_now() }
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // by a panic on either side the other goes on to its end
+            let _ending = Last(&ended);
+            for round in 1..=rounds {
+                until(&begun, round);
+                answer.store(walk(), SeqCst);
+                ended.store(round, SeqCst);
             }
-        },
-        || {
-            let before = taken.load(SeqCst);
-            let wrote = slat.walk(Gpa(2 << 12), Access::Write, MBEC).is_ok();
-            assert!(!(wrote && before % 2 == 1 && taken.load(SeqCst) == before), "a write after writing was taken away");
-        },
-    );
-    assert!(walks > 0);
+        });
+        let _ending = Last(&begun);
+        for round in 1..=rounds {
+            prepare();
+            begun.store(round, SeqCst);
+            (0..round % 128).for_each(|_| hint::spin_loop());
+            write();
+            until(&ended, round);
+            check(answer.load(SeqCst));
+        }
+    });
 }
 
-#[test]
-fn no_write_is_lost() {
-    let slat = Slat::<Ept>::with_accessed_dirty(4096);
-    // each round has pages that were never written; a write that is granted must be found, whatever the writer does at the time
-    for round in 0..40 {
-        let start = round * PAGES;
-        slat.map(pages(start, PAGES), Frame((round + 1) * PAGES), RW, MemoryType::WriteBack).unwrap();
-        beside(
-            || {
-                for n in 0..50 {
-                    slat.protect(pages(start + n * 7 % PAGES, 5.min(PAGES - n * 7 % PAGES)), RO).unwrap();
-                    slat.protect(pages(start, PAGES), RW).unwrap();
-                }
-            },
-            || {
-                let gpn = start + thread_number() % 8;
-                let written = slat.walk(Gpa(gpn << 12), Access::Write, MBEC).is_ok();
-                assert!(!written || slat.get(Gpn(gpn)).unwrap().dirty, "a write is lost");
-            },
-        );
+/// Says that every round is over when it is dropped.
+struct Last<'a>(&'a AtomicU64);
+
+impl Drop for Last<'_> {
+    fn drop(&mut self) {
+        self.0.store(u64::MAX, SeqCst);
     }
 }
 
-/// Something that differs from call to call and from thread to thread.
-fn thread_number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    NEXT.fetch_add(3, SeqCst)
+#[test]
+fn what_was_taken_away_does_not_come_back_and_no_write_is_lost() {
+    for (size, repeated) in [(1, 0), (1, 32), (PAGES, 0)] {
+        // a leaf that nobody has written to: of one page, whose permission changes in place, or large, which is split for it
+        let slat = Slat::<Ept>::with_accessed_dirty(8);
+        let gpn = Gpn(size - 1);
+        together(
+            60_000,
+            || {
+                if slat.get(gpn).is_some() {
+                    slat.unmap(pages(0, size)).unwrap();
+                    slat.reclaim();
+                }
+                slat.map(pages(0, size), Frame(PAGES), RW, MemoryType::WriteBack).unwrap();
+            },
+            || {
+                // as it is already: a write of the same entry, beside the walker's
+                (0..repeated).for_each(|_| slat.protect(pages(0, size), RW).unwrap());
+                slat.protect(pages(gpn.0, 1), RO).unwrap();
+            },
+            || slat.walk(Gpa(gpn.0 << 12), Access::Write, MBEC).is_ok(),
+            |written| {
+                let leaf = slat.get(gpn).unwrap();
+                assert_eq!((leaf.flags, leaf.frame, leaf.size.pages()), (RO, Frame(PAGES + gpn.0), 1));
+                assert!(leaf.dirty || !written, "a write is lost");
+            },
+        );
+    }
 }
