@@ -48,6 +48,8 @@ pub struct Import<'a> {
     pub library: &'a [u8],
     /// Which function.
     pub symbol: Symbol<'a>,
+    /// Where its address is put, relative to the image base: in the import address table, or in that of delay-loaded imports.
+    pub slot: u32,
     /// Whether it is found when it is first called, not when the image is loaded.
     pub delayed: bool,
 }
@@ -255,7 +257,7 @@ impl<'a> Pe<'a> {
             let (name, slots) = (descriptor.name.get(LE), descriptor.first_thunk.get(LE));
             let lookup = Some(descriptor.original_first_thunk.get(LE)).filter(|address| *address != 0).unwrap_or(slots);
             imports.slots.push(slots);
-            self.read_library::<H>(Library { name, lookup, base: 0, delayed: false }, imports, budget)?;
+            self.read_library::<H>(Library { name, lookup, slots, base: 0, delayed: false }, imports, budget)?;
         }
         Ok(())
     }
@@ -277,13 +279,16 @@ impl<'a> Pe<'a> {
             let absolute = descriptor.attributes.get(LE) & RELATIVE == 0 && !self.headers.is_plus;
             let base = if absolute { u32::try_from(self.headers.image_base).unwrap_or(0) } else { 0 };
             let (name, lookup) = (descriptor.dll_name_rva.get(LE), descriptor.import_name_table_rva.get(LE));
-            self.read_library::<H>(Library { name, lookup, base, delayed: true }, imports, budget)?;
+            let slots = descriptor.import_address_table_rva.get(LE).saturating_sub(base);
+            self.read_library::<H>(Library { name, lookup, slots, base, delayed: true }, imports, budget)?;
         }
         Ok(())
     }
 
     fn read_library<H: ImageNtHeaders>(&self, from: Library, imports: &mut Imports<'a>, budget: &mut Budget) -> Result<(), String> {
-        let Library { name, lookup, base, delayed } = from;
+        let Library { name, lookup, slots, base, delayed } = from;
+        let width = if self.headers.is_plus { 8 } else { 4 };
+        let mut slot = slots;
         let at = |address: u32| self.at_address(address.checked_sub(base)?);
         let library = at(name).and_then(|d| c_string(d, MAX_NAME)).ok_or_else(|| outside("a library's name", name))?;
         let mut thunks = at(lookup)
@@ -299,7 +304,9 @@ impl<'a> Pe<'a> {
                 let name = at(address).and_then(|d| c_string(d.get(2..)?, MAX_NAME));
                 Symbol::Name(name.ok_or_else(|| outside("a function's name", address))?)
             };
-            imports.imports.push(Import { library, symbol, delayed });
+            imports.imports.push(Import { library, symbol, slot, delayed });
+            // one beyond 32 bits is in no image
+            slot = slot.saturating_add(width);
         }
         Ok(())
     }
@@ -324,11 +331,13 @@ impl<'a> Pe<'a> {
     }
 }
 
-/// Where a descriptor says that a library's name and its import lookup table are, relative to `base` above the image base.
+/// Where a descriptor says that a library's name and its import lookup table are, relative to `base` above the image base, and where the
+/// slots for addresses are, relative to the image base.
 #[derive(Clone, Copy)]
 struct Library {
     name: u32,
     lookup: u32,
+    slots: u32,
     base: u32,
     delayed: bool,
 }
@@ -379,7 +388,8 @@ mod tests {
         let imports = Pe::parse(&sample.0).unwrap().imports();
         let library = &b"NTOSKRNL.exe"[..];
         let [name, ordinal] =
-            [Symbol::Name(b"ExAllocatePool"), Symbol::Ordinal(5)].map(|symbol| Import { library, symbol, delayed: false });
+            [(Symbol::Name(b"ExAllocatePool"), 0x2050), (Symbol::Ordinal(5), 0x2058)]
+                .map(|(symbol, slot)| Import { library, symbol, slot, delayed: false });
         assert_eq!(imports.imports, [name, ordinal]);
         assert_eq!((imports.slots, imports.notes), (vec![0x2050], vec![]));
 
@@ -405,11 +415,12 @@ mod tests {
         let directories = sample.0[OPTIONAL + 108..OPTIONAL + 240].to_vec();
         sample.bytes(OPTIONAL + 92, &directories);
         sample.bytes(OPTIONAL + 96 + 8, &[0; 8]);
-        for (at, value) in [(0x7B0, 0), (0x7B4, 0x1_2070), (0x7C0, 0x1_2030), (0x630, 0x1_2080), (0x634, 0x8000_0007), (0x638, 0)] {
+        for (at, value) in [(0x7B0, 0), (0x7B4, 0x1_2070), (0x7BC, 0x1_2050), (0x7C0, 0x1_2030), (0x630, 0x1_2080), (0x634, 0x8000_0007), (0x638, 0)] {
             sample.set32(at, value);
         }
         let (library, delayed) = (&b"NTOSKRNL.exe"[..], true);
-        let [name, ordinal] = [Symbol::Name(b"ExAllocatePool"), Symbol::Ordinal(7)].map(|symbol| Import { library, symbol, delayed });
+        let [name, ordinal] = [(Symbol::Name(b"ExAllocatePool"), 0x2050), (Symbol::Ordinal(7), 0x2054)]
+            .map(|(symbol, slot)| Import { library, symbol, slot, delayed });
         let imports = Pe::parse(&sample.0).unwrap().imports();
         assert_eq!((imports.imports, imports.notes), (vec![name, ordinal], vec![]));
         // below the image base

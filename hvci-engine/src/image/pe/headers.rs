@@ -31,6 +31,8 @@ pub const CERTIFICATE_DIRECTORY: usize = 4;
 pub const RELOCATION_DIRECTORY: usize = 5;
 /// Index of the debug directory's data directory.
 pub const DEBUG_DIRECTORY: usize = 6;
+/// Index of the load configuration's data directory.
+pub const LOAD_CONFIG_DIRECTORY: usize = 10;
 /// Index of the import address table's data directory.
 pub const IAT_DIRECTORY: usize = 12;
 

@@ -19,17 +19,19 @@ mod directories;
 mod hash;
 mod headers;
 mod lint;
+mod load_config;
 mod pages;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 mod structure;
 
 pub use certificates::{CertificateEntry, CertificateTable};
 pub use directories::{FixedVersion, Import, Imports, Relocation, Relocations, Symbol};
 pub use headers::{
     CERTIFICATE_DIRECTORY, DEBUG_DIRECTORY, DELAY_IMPORT_DIRECTORY, Directory, Headers, IAT_DIRECTORY, IMPORT_DIRECTORY,
-    RELOCATION_DIRECTORY, RESOURCE_DIRECTORY, Section,
+    LOAD_CONFIG_DIRECTORY, RELOCATION_DIRECTORY, RESOURCE_DIRECTORY, Section,
 };
+pub use load_config::LoadConfig;
 pub use pages::Page;
 
 use crate::{

@@ -9,23 +9,23 @@
 
 use crate::{crypto::digest, digest::DigestAlg};
 
-pub(super) const E_LFANEW: usize = 0x3C;
-pub(super) const COFF: usize = 0x84;
-pub(super) const OPTIONAL: usize = 0x98;
-pub(super) const CHECKSUM: usize = OPTIONAL + 64;
-pub(super) const DIRECTORY_COUNT: usize = OPTIONAL + 108;
-pub(super) const CERTIFICATE_ENTRY: usize = OPTIONAL + 112 + 4 * 8;
-pub(super) const SECTIONS: usize = OPTIONAL + 240;
-pub(super) const END: usize = 0x800;
+pub(crate) const E_LFANEW: usize = 0x3C;
+pub(crate) const COFF: usize = 0x84;
+pub(crate) const OPTIONAL: usize = 0x98;
+pub(crate) const CHECKSUM: usize = OPTIONAL + 64;
+pub(crate) const DIRECTORY_COUNT: usize = OPTIONAL + 108;
+pub(crate) const CERTIFICATE_ENTRY: usize = OPTIONAL + 112 + 4 * 8;
+pub(crate) const SECTIONS: usize = OPTIONAL + 240;
+pub(crate) const END: usize = 0x800;
 
 /// A DER element that stands for a PKCS#7 blob: 9 bytes, so that its entry is 17 bytes long.
-pub(super) const BLOB: [u8; 9] = [0x30, 7, 1, 2, 3, 4, 5, 6, 7];
+pub(crate) const BLOB: [u8; 9] = [0x30, 7, 1, 2, 3, 4, 5, 6, 7];
 
 #[derive(Clone, Debug)]
-pub(super) struct Sample(pub(super) Vec<u8>);
+pub(crate) struct Sample(pub(crate) Vec<u8>);
 
 impl Sample {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut s = Self((0..END).map(|at| if at < 0x400 { 0 } else { (at * 7 + at / 256) as u8 }).collect());
         s.0[..2].copy_from_slice(b"MZ");
         s.set32(E_LFANEW, 0x80);
@@ -52,7 +52,7 @@ impl Sample {
     }
 
     /// With imports, relocations, a version resource and a PDB name in `.data`.
-    pub(super) fn with_tables() -> Self {
+    pub(crate) fn with_tables() -> Self {
         let mut s = Self::new();
         s.0[0x600..0x800].fill(0);
         // imports: one descriptor, lookup table at 0x2030, slots at 0x2050, names at 0x2070
@@ -97,7 +97,7 @@ impl Sample {
     }
 
     /// With a delay-load descriptor in `.data` for what [`with_tables`](Self::with_tables) imports at load.
-    pub(super) fn delay_loading(mut self) -> Self {
+    pub(crate) fn delay_loading(mut self) -> Self {
         self.directory(13, 0x21B0, 0x40);
         for (at, value) in [(0x7B0, 1), (0x7B4, 0x2070), (0x7BC, 0x2050), (0x7C0, 0x2030)] {
             self.set32(at, value);
@@ -105,25 +105,39 @@ impl Sample {
         self
     }
 
-    pub(super) fn set16(&mut self, at: usize, value: u16) {
+    /// With a load configuration at the start of `.text`, whose words are at the end of `.data`, and relocations for its addresses.
+    pub(crate) fn with_load_config() -> Self {
+        let mut s = Self::with_tables();
+        s.0[0x400..0x500].fill(0);
+        s.directory(10, 0x1000, 0x94);
+        s.set32(0x400, 0x94);
+        s.set32(0x490, 0x100);
+        for (field, word) in [(0x58, 0x2190_u64), (0x70, 0x2198), (0x78, 0x21A0)] {
+            s.bytes(0x400 + field, &(0x1_0001_0000 + word).to_le_bytes());
+        }
+        s.bytes(0x790, &0x2B99_2DDF_A232_u64.to_le_bytes());
+        s
+    }
+
+    pub(crate) fn set16(&mut self, at: usize, value: u16) {
         self.bytes(at, &value.to_le_bytes());
     }
 
-    pub(super) fn set32(&mut self, at: usize, value: u32) {
+    pub(crate) fn set32(&mut self, at: usize, value: u32) {
         self.bytes(at, &value.to_le_bytes());
     }
 
-    pub(super) fn bytes(&mut self, at: usize, bytes: &[u8]) {
+    pub(crate) fn bytes(&mut self, at: usize, bytes: &[u8]) {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    pub(super) fn directory(&mut self, which: usize, address: u32, size: u32) {
+    pub(crate) fn directory(&mut self, which: usize, address: u32, size: u32) {
         self.set32(OPTIONAL + 112 + which * 8, address);
         self.set32(OPTIONAL + 116 + which * 8, size);
     }
 
     /// `[VirtualSize, VirtualAddress, SizeOfRawData, PointerToRawData]`
-    pub(super) fn section(&mut self, which: usize, name: &[u8; 8], place: [u32; 4], characteristics: u32) {
+    pub(crate) fn section(&mut self, which: usize, name: &[u8; 8], place: [u32; 4], characteristics: u32) {
         let at = SECTIONS + which * 40;
         self.bytes(at, name);
         for (n, value) in place.into_iter().enumerate() {
@@ -133,7 +147,7 @@ impl Sample {
     }
 
     /// Appends a certificate table of these entries: wRevision, wCertificateType, payload.
-    pub(super) fn sign(&mut self, entries: &[(u16, u16, &[u8])]) {
+    pub(crate) fn sign(&mut self, entries: &[(u16, u16, &[u8])]) {
         let start = self.0.len();
         for (revision, kind, payload) in entries {
             self.0.extend_from_slice(&(payload.len() as u32 + 8).to_le_bytes());
@@ -146,13 +160,13 @@ impl Sample {
     }
 
     /// Changes the certificate table's size in the directory.
-    pub(super) fn grow_table(&mut self, by: u32) {
+    pub(crate) fn grow_table(&mut self, by: u32) {
         let size = u32::from_le_bytes(self.0[CERTIFICATE_ENTRY + 4..CERTIFICATE_ENTRY + 8].try_into().unwrap());
         self.set32(CERTIFICATE_ENTRY + 4, size + by);
     }
 
     /// The page-hash table as signers make it, written down independently of the reader: `pages` are offsets and lengths.
-    pub(super) fn page_table(&self, alg: DigestAlg, pages: &[(usize, usize)]) -> Vec<u8> {
+    pub(crate) fn page_table(&self, alg: DigestAlg, pages: &[(usize, usize)]) -> Vec<u8> {
         let mut table = Vec::new();
         let mut end = 0;
         for &(offset, len) in pages {
