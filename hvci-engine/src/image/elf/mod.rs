@@ -20,6 +20,7 @@ mod appended;
 mod lint;
 mod machine;
 mod modinfo;
+mod relocatable;
 mod second;
 
 pub use appended::{Appended, MODULE_SIG_STRING, MODULE_SIGNATURE_LEN};
@@ -28,6 +29,7 @@ use goblin::{
     elf::{Header, SectionHeader, header, section_header},
 };
 pub use modinfo::ModInfo;
+pub use relocatable::{Relocation, Section, Symbol, SymbolTable};
 
 use super::ImageError;
 use crate::{
@@ -75,7 +77,7 @@ impl<'a> Elf<'a> {
         let divergence = second::difference(content, &tables).map(|detail| Note::new(Code::ImageDivergence, detail));
         let names = tables.sections.get(tables.names_index).and_then(|s| section_bytes(content, s)).unwrap_or_default();
         let modinfo =
-            tables.sections.iter().find(|s| is_called(names, s, ".modinfo")).and_then(|s| section_bytes(content, s)).map(ModInfo::new);
+            tables.sections.iter().find(|s| is_called(names, s.sh_name, ".modinfo")).and_then(|s| section_bytes(content, s)).map(ModInfo::new);
         Ok(Self { content, tables, names, modinfo, signed: appended.is_some(), divergence })
     }
 
@@ -92,7 +94,7 @@ impl<'a> Elf<'a> {
 
     /// Bytes of the first section called `name`, if it has bytes in the file.
     pub fn section(&self, name: &str) -> Option<&'a [u8]> {
-        let section = self.tables.sections.iter().find(|s| is_called(self.names, s, name))?;
+        let section = self.tables.sections.iter().find(|s| is_called(self.names, s.sh_name, name))?;
         section_bytes(self.content, section)
     }
 
@@ -112,7 +114,7 @@ impl<'a> Elf<'a> {
             section_alignment: u32::try_from(loaded().map(|s| s.sh_addralign).max().unwrap_or(0)).unwrap_or(u32::MAX),
             file_version: self.modinfo.and_then(|m| m.version()),
             vermagic: self.modinfo.and_then(|m| m.vermagic()),
-            sections: self.tables.sections.iter().skip(1).map(|s| self.section_facts(s)).collect(),
+            sections: self.sections().zip(&self.tables.sections).skip(1).map(|(s, header)| section_facts(&s, header)).collect(),
             ..ImageFacts::default()
         }
     }
@@ -131,33 +133,8 @@ impl<'a> Elf<'a> {
         lint::writable_executable(self)
     }
 
-    /// Name for people: escaped where it is not printable, cut off at 64 bytes (65,535 sections can share one name of megabytes).
     fn name(&self, section: &SectionHeader) -> String {
-        let rest = self.names.get(section.sh_name..).unwrap_or_default();
-        let longest = rest.get(..MAX_NAME).unwrap_or(rest);
-        let end = longest.iter().position(|b| *b == 0);
-        let shown = end.and_then(|end| longest.get(..end)).unwrap_or(longest);
-        // nearly every name; escaping goes byte by byte
-        let plain = shown.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-        match core::str::from_utf8(shown) {
-            Ok(name) if plain => name.to_owned(),
-            _ => shown.escape_ascii().to_string(),
-        }
-    }
-
-    fn section_facts(&self, section: &SectionHeader) -> SectionFacts {
-        let name = self.name(section);
-        let flag = |bit: u32| section.sh_flags & u64::from(bit) != 0;
-        // the kernel frees these when the module's init function returns (`module_init_section`)
-        let discardable = name.starts_with(".init");
-        let permissions = Permissions::new([
-            flag(section_header::SHF_ALLOC),
-            flag(section_header::SHF_WRITE),
-            flag(section_header::SHF_EXECINSTR),
-            false,
-            discardable,
-        ]);
-        SectionFacts { name, address: section.sh_addr, memory_size: section.sh_size, file: file_span(section), permissions }
+        shown(self.names, section.sh_name)
     }
 
     fn names_note(&self) -> Option<Note> {
@@ -232,10 +209,24 @@ fn extended_count(content: &[u8], table: usize, little_endian: bool) -> Option<u
     Some(if little_endian { u64::from_le_bytes(bytes) } else { u64::from_be_bytes(bytes) })
 }
 
-/// Whether the section's name is `name`, without looking at more of the name table than that.
-fn is_called(names: &[u8], section: &SectionHeader, name: &str) -> bool {
-    let rest = names.get(section.sh_name..).and_then(|rest| rest.strip_prefix(name.as_bytes()));
+/// Whether the name at `at` is `name`, without looking at more of the table of names than that.
+fn is_called(names: &[u8], at: usize, name: &str) -> bool {
+    let rest = names.get(at..).and_then(|rest| rest.strip_prefix(name.as_bytes()));
     rest.is_some_and(|rest| rest.first() == Some(&0))
+}
+
+/// Name for people: escaped where it is not printable, cut off at 64 bytes (65,535 sections can share one name of megabytes).
+fn shown(names: &[u8], at: usize) -> String {
+    let rest = names.get(at..).unwrap_or_default();
+    let longest = rest.get(..MAX_NAME).unwrap_or(rest);
+    let end = longest.iter().position(|b| *b == 0);
+    let shown = end.and_then(|end| longest.get(..end)).unwrap_or(longest);
+    // nearly every name; escaping goes byte by byte
+    let plain = shown.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    match core::str::from_utf8(shown) {
+        Ok(name) if plain => name.to_owned(),
+        _ => shown.escape_ascii().to_string(),
+    }
 }
 
 /// Bytes of a section in the file; `None` for `SHT_NOBITS` and for what lies outside.
@@ -244,6 +235,18 @@ fn section_bytes<'a>(content: &'a [u8], section: &SectionHeader) -> Option<&'a [
         return None;
     }
     slice(content, usize::try_from(section.sh_offset).ok()?, usize::try_from(section.sh_size).ok()?)
+}
+
+fn section_facts(section: &Section<'_>, header: &SectionHeader) -> SectionFacts {
+    let permissions =
+        Permissions::new([section.is_allocated(), section.is_writable(), section.is_executable(), false, section.is_init()]);
+    SectionFacts {
+        name: section.display_name(),
+        address: header.sh_addr,
+        memory_size: header.sh_size,
+        file: file_span(header),
+        permissions,
+    }
 }
 
 /// Where the section says its bytes are; `None` for one that has none.
