@@ -205,7 +205,11 @@ codes! {
     PolProfile "HVCI-POL-004" "profile-does-not-apply" Unknown "the profile does not apply to this kind of file" => "choose another --profile, or auto";
     PolLint "HVCI-POL-005" "hvci-incompatible" Error "the image is not compatible with HVCI" => "mend what the IMG findings name";
 
-    // MEM: what a guest does with memory
+    // MEM: memory of a guest
+    MemMismatch "HVCI-MEM-001" "memory-not-as-signed" Error "what stands in memory is not the module that was signed" => "treat the guest's loader, or whoever wrote to its memory, as hostile";
+    MemUnresolved "HVCI-MEM-002" "import-unresolved" Error "nothing that is loaded exports what the module imports" => "load the module that exports it first";
+    MemRelocation "HVCI-MEM-003" "relocation-not-allowed" Error "a relocation that is not applied to a module" => "rebuild the module with the usual linker for its kernel";
+    MemLayout "HVCI-MEM-004" "layout-not-allowed" Error "a module is not laid out like this in memory" => "rebuild the module, or mend the loader that placed it";
     MemAccess "HVCI-MEM-005" "access-refused" Error "an access to memory that the engine protects" => "find out which code did it: its address is in the event";
     MemExecute "HVCI-MEM-006" "execution-refused" Error "execution of memory that was not verified" => "load the code as a signed module; the address of the jump is in the event";
     MemSecure "HVCI-MEM-007" "secure-memory-refused" Error "an access to memory of VTL1" => "treat the guest's kernel as hostile: nothing in it has a reason to";

@@ -36,6 +36,8 @@ pub mod facts;
 #[cfg(feature = "std")]
 pub mod image;
 #[cfg(feature = "std")]
+pub mod load;
+#[cfg(feature = "std")]
 pub mod oid;
 #[cfg(feature = "std")]
 pub mod policy;

@@ -38,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("facts", &["bytes::Span", "bytes::widen", "crypto::Scheme", "digest", "finding", "signature::cert::Certificate", "time"]),
     ("image", &["budget", "bytes", "crypto::digest", "digest", "facts", "finding"]),
     ("signature", &["budget", "bytes", "crypto", "digest", "facts", "finding", "image", "oid", "time"]),
+    ("load", &["addr", "bytes", "facts::FileKind", "finding", "frames", "image", "status"]),
     ("examine", &["crypto", "digest", "facts", "finding", "image", "signature"]),
     // reads facts, never bytes: of `signature` only what trust changes
     (

@@ -76,8 +76,12 @@ impl<'a> Elf<'a> {
         let tables = Tables::read(content)?;
         let divergence = second::difference(content, &tables).map(|detail| Note::new(Code::ImageDivergence, detail));
         let names = tables.sections.get(tables.names_index).and_then(|s| section_bytes(content, s)).unwrap_or_default();
-        let modinfo =
-            tables.sections.iter().find(|s| is_called(names, s.sh_name, ".modinfo")).and_then(|s| section_bytes(content, s)).map(ModInfo::new);
+        let modinfo = tables
+            .sections
+            .iter()
+            .find(|s| is_called(names, s.sh_name, ".modinfo"))
+            .and_then(|s| section_bytes(content, s))
+            .map(ModInfo::new);
         Ok(Self { content, tables, names, modinfo, signed: appended.is_some(), divergence })
     }
 
@@ -238,8 +242,7 @@ fn section_bytes<'a>(content: &'a [u8], section: &SectionHeader) -> Option<&'a [
 }
 
 fn section_facts(section: &Section<'_>, header: &SectionHeader) -> SectionFacts {
-    let permissions =
-        Permissions::new([section.is_allocated(), section.is_writable(), section.is_executable(), false, section.is_init()]);
+    let permissions = Permissions::new([section.is_allocated(), section.is_writable(), section.is_executable(), false, section.is_init()]);
     SectionFacts {
         name: section.display_name(),
         address: header.sh_addr,

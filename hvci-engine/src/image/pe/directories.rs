@@ -387,9 +387,12 @@ mod tests {
         let sample = Sample::with_tables();
         let imports = Pe::parse(&sample.0).unwrap().imports();
         let library = &b"NTOSKRNL.exe"[..];
-        let [name, ordinal] =
-            [(Symbol::Name(b"ExAllocatePool"), 0x2050), (Symbol::Ordinal(5), 0x2058)]
-                .map(|(symbol, slot)| Import { library, symbol, slot, delayed: false });
+        let [name, ordinal] = [(Symbol::Name(b"ExAllocatePool"), 0x2050), (Symbol::Ordinal(5), 0x2058)].map(|(symbol, slot)| Import {
+            library,
+            symbol,
+            slot,
+            delayed: false,
+        });
         assert_eq!(imports.imports, [name, ordinal]);
         assert_eq!((imports.slots, imports.notes), (vec![0x2050], vec![]));
 
@@ -415,12 +418,18 @@ mod tests {
         let directories = sample.0[OPTIONAL + 108..OPTIONAL + 240].to_vec();
         sample.bytes(OPTIONAL + 92, &directories);
         sample.bytes(OPTIONAL + 96 + 8, &[0; 8]);
-        for (at, value) in [(0x7B0, 0), (0x7B4, 0x1_2070), (0x7BC, 0x1_2050), (0x7C0, 0x1_2030), (0x630, 0x1_2080), (0x634, 0x8000_0007), (0x638, 0)] {
+        for (at, value) in
+            [(0x7B0, 0), (0x7B4, 0x1_2070), (0x7BC, 0x1_2050), (0x7C0, 0x1_2030), (0x630, 0x1_2080), (0x634, 0x8000_0007), (0x638, 0)]
+        {
             sample.set32(at, value);
         }
         let (library, delayed) = (&b"NTOSKRNL.exe"[..], true);
-        let [name, ordinal] = [(Symbol::Name(b"ExAllocatePool"), 0x2050), (Symbol::Ordinal(7), 0x2054)]
-            .map(|(symbol, slot)| Import { library, symbol, slot, delayed });
+        let [name, ordinal] = [(Symbol::Name(b"ExAllocatePool"), 0x2050), (Symbol::Ordinal(7), 0x2054)].map(|(symbol, slot)| Import {
+            library,
+            symbol,
+            slot,
+            delayed,
+        });
         let imports = Pe::parse(&sample.0).unwrap().imports();
         assert_eq!((imports.imports, imports.notes), (vec![name, ordinal], vec![]));
         // below the image base

@@ -1,0 +1,470 @@
+//! A Linux module in memory (Linux `kernel/module/main.c`: `layout_sections`, `simplify_symbols`; `arch/x86/kernel/module.c`:
+//! `__write_relocate_add`; x86-64 psABI, "Relocation Types").
+//!
+//! - *Sections* that are allocated go by [`Class`] into pages that hold nothing else. As in the kernel, `.modinfo` and `__versions` are not
+//!   loaded. Whatever is executable is code, by whatever name.
+//! - *Addresses* are the guest's word ([`Placement`]). Each section must be placed exactly once, aligned, without overlap.
+//! - *Relocations* are the six that the kernel applies, and must find zeros where they write, as the kernel demands. Sums that do not fit are
+//!   refused, also where the kernel would not notice.
+//! - *Symbols* are in a section that is loaded, absolute, or exported by somebody else; one that is weak may be missing and is then 0.
+//! - `.gnu.linkonce.this_module` is data like any other: what is expected is its content right after relocation. So a guest has the module
+//!   verified before the kernel links it into its lists.
+//! - *Per-CPU variables* (`.data..percpu`) lie in no page of the module and are not verified. Their address stands in the code, so that it is
+//!   the guest's word where one may execute; it is held to be below [`PER_CPU_END`], as those of kernels before 6.15 are.
+//!
+//! Not applied: alternatives, paravirtual calls, retpolines, static calls, ftrace sites and jump labels that the kernel writes into code while
+//! it loads; and the copy of the symbol table that it puts behind the data. A guest has the module verified before, and asks for patches.
+//! Refuses livepatch modules, and whatever a kernel refuses.
+
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+use core::ops::Range;
+
+use super::{
+    Expected, Part, Refusal, Segment, Symbols,
+    expected::{MAX_IMAGE, is_kernel_range, whole_pages},
+};
+use crate::{
+    addr::{Gva, PAGE_SIZE},
+    bytes::index,
+    facts::FileKind,
+    finding::Code,
+    frames::Kind,
+    image::{
+        elf::{Elf, Relocation, Section, SymbolTable},
+        pe,
+    },
+};
+
+/// Addresses of per-CPU variables are offsets from the start of a processor's area, of which modules have a part near its start.
+const PER_CPU_END: u64 = 1 << 20;
+
+const SHT_NOBITS: u32 = 8;
+const SHT_RELA: u32 = 4;
+const SHT_REL: u32 = 9;
+/// write, alloc, execute, merge, strings, info link, link order, group: those that mean nothing to the loader, or what is done with them
+const KNOWN_FLAGS: u64 = 0x3F7;
+/// SHF_RELA_LIVEPATCH
+const LIVEPATCH: u64 = 0x0010_0000;
+const SHN_UNDEF: u16 = 0;
+const SHN_LORESERVE: u16 = 0xFF00;
+const SHN_ABS: u16 = 0xFFF1;
+
+/// What is wrong with a module that is not loaded.
+const REFUSED: [Code; 5] = [Code::ImageHeader, Code::ImageDivergence, Code::ImageSectionBounds, Code::ImageSectionOverlap, Code::ImageWx];
+
+/// Where the guest says that it put the sections of a module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Each allocated section once, in any order; those without bytes may be missing.
+    pub sections: Vec<Placed>,
+}
+
+/// Where a section is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its number in the section header table.
+    pub section: usize,
+    /// Address of its first byte.
+    pub address: Gva,
+}
+
+impl Placement {
+    /// As Linux does it: the sections of a class one after the other, each class from the start of a page, all of them from `base` up. Per-CPU
+    /// variables are at the start of their area.
+    ///
+    /// # Errors
+    /// The module takes more than [`MAX_IMAGE`].
+    pub fn contiguous(elf: &Elf<'_>, base: Gva) -> Result<Self, Refusal> {
+        let sections: Vec<Section<'_>> = elf.sections().collect();
+        let mut placed = Vec::new();
+        let mut at = 0_u64;
+        for class in Class::ALL {
+            at = at.next_multiple_of(PAGE_SIZE);
+            for section in sections.iter().filter(|s| Class::of(s) == Some(class)) {
+                let start = at.checked_next_multiple_of(section.alignment.max(1));
+                let end = start.and_then(|start| start.checked_add(section.size)).filter(|end| *end <= MAX_IMAGE);
+                let (Some(start), Some(end)) = (start, end) else { return Err(too_large()) };
+                let address = if class == Class::PerCpu { Gva(0) } else { Gva(base.0.wrapping_add(start)) };
+                placed.push(Placed { section: section.index, address });
+                at = end;
+            }
+        }
+        Ok(Self { sections: placed })
+    }
+}
+
+/// The module `elf`, loaded where `placement` says.
+///
+/// # Errors
+/// [`Refusal`]: the module is none that is loaded, the placement cannot be, a symbol is not resolved, a relocation must not be.
+pub fn elf(elf: &Elf<'_>, placement: &Placement, symbols: &dyn Symbols) -> Result<Expected, Refusal> {
+    if !elf.is_x86_64_object() || elf.kind() != FileKind::ElfModule {
+        return Err(Refusal::unsupported("no module for x86-64"));
+    }
+    Refusal::any(&elf.notes(), &REFUSED)?;
+    Refusal::any(&elf.lint(), &REFUSED)?;
+    let mut module = Module::place(elf, placement)?;
+    let table = elf.symbol_table().ok_or_else(|| Refusal::layout("there is no symbol table, or more than one"))?;
+    let resolved = module.resolve(&table, symbols)?;
+    module.relocate(&table, &resolved.values)?;
+    Ok(Expected { segments: module.segments, entry: resolved.entry, security_cookie: None })
+}
+
+/// What memory a section goes into (Linux `enum mod_mem_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Text,
+    RoData,
+    RoAfterInit,
+    Data,
+    InitText,
+    InitRoData,
+    InitData,
+    PerCpu,
+}
+
+impl Class {
+    const ALL: [Self; 8] =
+        [Self::Text, Self::RoData, Self::RoAfterInit, Self::Data, Self::InitText, Self::InitRoData, Self::InitData, Self::PerCpu];
+
+    /// `None` for a section that is not loaded.
+    fn of(section: &Section<'_>) -> Option<Self> {
+        if !section.is_allocated() || section.is_called(".modinfo") || section.is_called("__versions") {
+            return None;
+        }
+        let init = section.is_init();
+        Some(if section.is_executable() {
+            if init { Self::InitText } else { Self::Text }
+        } else if section.is_called(".data..percpu") {
+            Self::PerCpu
+        } else if !section.is_writable() {
+            if init { Self::InitRoData } else { Self::RoData }
+        } else if section.is_called(".data..ro_after_init") || section.is_called("__jump_table") {
+            Self::RoAfterInit
+        } else if init {
+            Self::InitData
+        } else {
+            Self::Data
+        })
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::RoData => "rodata",
+            Self::RoAfterInit => "ro_after_init",
+            Self::Data => "data",
+            Self::InitText => "init text",
+            Self::InitRoData => "init rodata",
+            Self::InitData => "init data",
+            Self::PerCpu => "percpu",
+        }
+    }
+
+    const fn kind(self) -> Kind {
+        match self {
+            Self::Text | Self::InitText => Kind::Code,
+            Self::RoData | Self::InitRoData => Kind::RoData,
+            Self::RoAfterInit => Kind::RoAfterInit,
+            Self::Data | Self::InitData | Self::PerCpu => Kind::Data,
+        }
+    }
+
+    const fn is_discardable(self) -> bool {
+        matches!(self, Self::InitText | Self::InitRoData | Self::InitData)
+    }
+}
+
+/// A module in memory.
+struct Module<'a> {
+    sections: Vec<Section<'a>>,
+    /// of each section
+    places: Vec<Place>,
+    segments: Vec<Segment>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Place {
+    address: Option<u64>,
+    /// number and offset; `None` for a section without bytes and for per-CPU variables
+    segment: Option<(usize, usize)>,
+}
+
+/// Sections that lie together in pages of one class.
+struct Run {
+    class: Class,
+    /// whole pages
+    pages: Range<u64>,
+    /// end of the last section
+    end: u64,
+    sections: Vec<usize>,
+}
+
+struct Resolved {
+    /// Of each symbol; `None` for one in a section that is not loaded.
+    values: Vec<Option<u64>>,
+    entry: Option<Gva>,
+}
+
+impl<'a> Module<'a> {
+    fn place(elf: &Elf<'a>, placement: &Placement) -> Result<Self, Refusal> {
+        let sections: Vec<Section<'a>> = elf.sections().collect();
+        let mut module = Self { places: vec![Place::default(); sections.len()], segments: Vec::new(), sections };
+        for placed in &placement.sections {
+            module.take(placed)?;
+        }
+        let mut order = Vec::new();
+        for section in &module.sections {
+            let (Some(class), true) = (Class::of(section), section.size > 0) else { continue };
+            let Some(address) = module.places.get(section.index).and_then(|p| p.address) else {
+                return Err(Refusal::placement(format!("{} is not placed", section.display_name())).of(section.display_name()));
+            };
+            if class != Class::PerCpu {
+                order.push((address, class, section.index));
+            }
+        }
+        order.sort_unstable_by_key(|(address, ..)| *address);
+        let runs = module.runs(&order)?;
+        module.check_empty(&runs)?;
+        for run in &runs {
+            module.fill(run)?;
+        }
+        Ok(module)
+    }
+
+    /// Takes the guest's word for the address of one section, if it can be.
+    fn take(&mut self, placed: &Placed) -> Result<(), Refusal> {
+        let bad = |detail: String| Refusal::placement(format!("section {} at {}: {detail}", placed.section, placed.address));
+        let Some(section) = self.sections.get(placed.section) else { return Err(bad("there is none".to_owned())) };
+        let name = section.display_name();
+        let Some(class) = Class::of(section) else { return Err(bad(format!("{name} is not loaded")).of(name)) };
+        let alignment = section.alignment.max(1);
+        if !alignment.is_power_of_two() || !placed.address.0.is_multiple_of(alignment) {
+            return Err(bad(format!("{name} is to be aligned to {alignment:#x}")).of(name));
+        }
+        if section.size > MAX_IMAGE {
+            return Err(too_large().of(name));
+        }
+        let fits = match class {
+            Class::PerCpu => placed.address.0.checked_add(section.size).is_some_and(|end| end <= PER_CPU_END),
+            _ => section.size == 0 || is_kernel_range(placed.address.0, section.size),
+        };
+        if !fits {
+            return Err(bad(format!("{:#x} bytes of {name} cannot be there", section.size)).of(name));
+        }
+        if section.flags & !KNOWN_FLAGS != 0 {
+            return Err(Refusal::unsupported(format!("sh_flags {:#x}", section.flags)).of(name));
+        }
+        let Some(place) = self.places.get_mut(placed.section) else { return Ok(()) };
+        match place.address.replace(placed.address.0) {
+            None => Ok(()),
+            Some(before) => Err(bad(format!("{name} is at {} too", Gva(before))).of(name)),
+        }
+    }
+
+    /// Sections in order of address as runs of pages.
+    fn runs(&self, order: &[(u64, Class, usize)]) -> Result<Vec<Run>, Refusal> {
+        let mut runs: Vec<Run> = Vec::new();
+        let mut total = 0_u64;
+        for (address, class, which) in order {
+            let Some(section) = self.sections.get(*which) else { continue };
+            // none overflows: `is_kernel_range`, and a size below `MAX_IMAGE`
+            let end = address.saturating_add(section.size);
+            let first = address & !PAGE_SIZE.saturating_sub(1);
+            let Some(page_end) = end.checked_next_multiple_of(PAGE_SIZE) else {
+                return Err(Refusal::placement(format!("{} ends with the address space", section.display_name())));
+            };
+            let before = runs.last_mut().filter(|run| first <= run.pages.end);
+            let added = page_end.saturating_sub(before.as_ref().map_or(first, |run| run.pages.end.max(first)));
+            match before {
+                Some(run) if *address < run.end => {
+                    let name = section.display_name();
+                    return Err(Refusal::placement(format!("{name} at {} overlaps another section", Gva(*address))).of(name));
+                }
+                Some(run) if run.class == *class => {
+                    run.pages.end = page_end.max(run.pages.end);
+                    run.end = end;
+                    run.sections.push(*which);
+                }
+                Some(run) if first < run.pages.end => {
+                    let name = section.display_name();
+                    let detail = format!("{name} ({}) at {} shares a page with {}", class.name(), Gva(*address), run.class.name());
+                    return Err(Refusal::placement(detail).of(name));
+                }
+                _ => runs.push(Run { class: *class, pages: first..page_end, end, sections: vec![*which] }),
+            }
+            total = total.saturating_add(added);
+            if total > MAX_IMAGE {
+                return Err(too_large());
+            }
+        }
+        Ok(runs)
+    }
+
+    /// Sections without bytes must be at a place of the module too: symbols can be in them.
+    fn check_empty(&self, runs: &[Run]) -> Result<(), Refusal> {
+        for section in self.sections.iter().filter(|s| s.size == 0) {
+            let Some(address) = self.places.get(section.index).and_then(|p| p.address) else { continue };
+            let before = runs.partition_point(|run| run.pages.start <= address).checked_sub(1).and_then(|which| runs.get(which));
+            // a kernel without memory of that class has them at 0
+            if address != 0 && before.is_none_or(|run| address > run.pages.end) {
+                let name = section.display_name();
+                return Err(Refusal::placement(format!("{name} is empty and at {}, outside the module", Gva(address))).of(name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the segment of a run.
+    fn fill(&mut self, run: &Run) -> Result<(), Refusal> {
+        let len = whole_pages(run.pages.end.saturating_sub(run.pages.start)).ok_or_else(too_large)?;
+        let number = self.segments.len();
+        let mut bytes = Vec::new();
+        let mut parts = Vec::with_capacity(run.sections.len());
+        for which in &run.sections {
+            let (Some(section), Some(place)) = (self.sections.get(*which), self.places.get_mut(*which)) else { continue };
+            let offset = place.address.unwrap_or_default().saturating_sub(run.pages.start);
+            let at = usize::try_from(offset).unwrap_or(usize::MAX);
+            place.segment = Some((number, at));
+            parts.push(Part { section: section.display_name(), offset, len: section.size });
+            match section.bytes {
+                Some(content) => {
+                    bytes.reserve_exact(len.saturating_sub(bytes.len()));
+                    bytes.resize(at.min(len), 0);
+                    bytes.extend_from_slice(content);
+                }
+                None if section.kind == SHT_NOBITS => {}
+                None => return Err(Refusal::layout(format!("{} has no bytes", section.display_name())).of(section.display_name())),
+            }
+        }
+        if bytes.is_empty() {
+            bytes = vec![0; len];
+        }
+        bytes.resize(len, 0);
+        self.segments.push(Segment {
+            name: run.class.name().to_owned(),
+            start: Gva(run.pages.start),
+            kind: run.class.kind(),
+            discardable: run.class.is_discardable(),
+            bytes,
+            parts,
+        });
+        Ok(())
+    }
+
+    /// Finds out what every symbol is, as the kernel does before it relocates anything.
+    fn resolve(&self, table: &SymbolTable<'_>, symbols: &dyn Symbols) -> Result<Resolved, Refusal> {
+        let mut resolved = Resolved { values: Vec::with_capacity(table.iter().len()), entry: None };
+        for (number, symbol) in table.iter().enumerate() {
+            let value = match symbol.section {
+                // the first is empty
+                SHN_UNDEF if number == 0 => None,
+                SHN_UNDEF => {
+                    let name = symbol.name().ok_or_else(|| Refusal::layout(format!("symbol {number} has no name")))?;
+                    match symbols.resolve(b"", pe::Symbol::Name(name)) {
+                        Some(address) => Some(address.0),
+                        None if symbol.is_weak() => Some(symbol.value),
+                        None => return Err(Refusal::unresolved(name.escape_ascii().to_string())),
+                    }
+                }
+                SHN_ABS => Some(symbol.value),
+                // common symbols, those of livepatch, tables of more than 65,279 sections: as in the kernel
+                SHN_LORESERVE.. => {
+                    let name = symbol.name().unwrap_or_default().escape_ascii();
+                    return Err(Refusal::unsupported(format!("symbol {number}, {name}, in section {:#06x}", symbol.section)));
+                }
+                section => {
+                    let section = usize::from(section);
+                    let size = self.sections.get(section).map_or(0, |s| s.size);
+                    let address = self.places.get(section).and_then(|p| p.address).filter(|_| symbol.value <= size);
+                    address.map(|address| address.wrapping_add(symbol.value))
+                }
+            };
+            if symbol.is_global() && symbol.is_called("init_module") {
+                let is_code = self.sections.get(usize::from(symbol.section)).is_some_and(|s| s.is_executable() && symbol.value < s.size);
+                let entry = value.filter(|_| is_code).ok_or_else(|| Refusal::layout("init_module is in no executable section"))?;
+                resolved.entry = Some(Gva(entry));
+            }
+            resolved.values.push(value);
+        }
+        Ok(resolved)
+    }
+
+    fn relocate(&mut self, table: &SymbolTable<'_>, values: &[Option<u64>]) -> Result<(), Refusal> {
+        for relocations in self.sections.iter().filter(|s| matches!(s.kind, SHT_RELA | SHT_REL)) {
+            let name = || relocations.display_name();
+            if relocations.flags & LIVEPATCH != 0 {
+                return Err(Refusal::unsupported("relocations for livepatch").of(name()));
+            }
+            let place = self.places.get(index(relocations.info)).copied().unwrap_or_default();
+            // as the kernel: of a section that is not loaded they are not applied
+            let (Some(address), Some((segment, offset))) = (place.address, place.segment) else { continue };
+            if relocations.kind == SHT_REL {
+                return Err(Refusal::relocation_kind("relocations without addends").of(name()));
+            }
+            if index(relocations.link) != table.section {
+                let detail = format!("sh_link is {}, the symbol table is section {}", relocations.link, table.section);
+                return Err(Refusal::relocation(detail).of(name()));
+            }
+            // empty for a section without bytes in the file
+            let len = self.sections.get(index(relocations.info)).and_then(|s| s.bytes).map_or(0, <[u8]>::len);
+            let target = self.segments.get_mut(segment).and_then(|s| s.bytes.get_mut(offset..offset.saturating_add(len)));
+            let target = target.unwrap_or_default();
+            for relocation in relocations.relocations() {
+                apply(&relocation, values, address, target).map_err(|refusal| refusal.of(name()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Applies one relocation to the section `target` at `address`.
+fn apply(relocation: &Relocation, values: &[Option<u64>], address: u64, target: &mut [u8]) -> Result<(), Refusal> {
+    const NONE: u32 = 0;
+    const R64: u32 = 1;
+    const PC32: u32 = 2;
+    const PLT32: u32 = 4;
+    const R32: u32 = 10;
+    const R32S: u32 = 11;
+    const PC64: u32 = 24;
+    let Relocation { offset, kind, symbol, addend } = *relocation;
+    if kind == NONE {
+        return Ok(());
+    }
+    let refused = |what: &str| Refusal::relocation(format!("type {kind} at offset {offset:#x}, symbol {symbol}: {what}"));
+    let Some(Some(value)) = values.get(symbol) else { return Err(refused("the symbol is in nothing that is loaded")) };
+    let sum = value.wrapping_add_signed(addend);
+    let relative = sum.wrapping_sub(address.wrapping_add(offset)).cast_signed();
+    let wide = sum.to_le_bytes();
+    let overflow = |_| refused("the value does not fit");
+    match kind {
+        R64 => put(target, offset, wide),
+        PC64 => put(target, offset, relative.to_le_bytes()),
+        PC32 | PLT32 => put(target, offset, i32::try_from(relative).map_err(overflow)?.to_le_bytes()),
+        R32 => put(target, offset, u32::try_from(sum).map_err(overflow)?.to_le_bytes()),
+        R32S => put(target, offset, i32::try_from(sum.cast_signed()).map_err(overflow)?.to_le_bytes()),
+        _ => return Err(Refusal::relocation_kind(format!("type {kind} at offset {offset:#x}"))),
+    }
+    .ok_or_else(|| refused("it is to be written outside its section, or over something else"))
+}
+
+/// Writes over zeros, as the kernel demands.
+fn put<const N: usize>(target: &mut [u8], offset: u64, value: [u8; N]) -> Option<()> {
+    let place = target.get_mut(usize::try_from(offset).ok()?..)?.first_chunk_mut::<N>()?;
+    (*place == [0; N]).then(|| *place = value)
+}
+
+fn too_large() -> Refusal {
+    Refusal::too_large(format!("the module takes more than {MAX_IMAGE:#x} bytes"))
+}
+
+#[cfg(test)]
+mod tests;
