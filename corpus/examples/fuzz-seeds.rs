@@ -24,6 +24,10 @@ fn main() -> Result<()> {
     for case in corpus.cases.iter().filter(|c| c.bytes.len() <= LARGEST) {
         let bytes = &case.bytes;
         seeds.put("examine", bytes)?;
+        if bytes.starts_with(b"MZ") || bytes.starts_with(b"\x7fELF") {
+            // nothing is moved
+            seeds.put("load_expected", &[&[0, 0], &bytes[..]].concat())?;
+        }
         if bytes.starts_with(b"MZ") {
             // no page-hash table in front
             seeds.put("pe", &[&[0], &bytes[..]].concat())?;

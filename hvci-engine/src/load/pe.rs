@@ -33,7 +33,7 @@ use crate::{
     facts::FileKind,
     finding::Code,
     frames::Kind,
-    image::pe::{Pe, Section, Symbol},
+    image::pe::{Imports, Pe, Section, Symbol},
 };
 
 /// The library that [`GUARD_CHECK`] and [`GUARD_DISPATCH`] are asked for in.
@@ -80,10 +80,11 @@ pub fn pe(pe: &Pe<'_>, base: Gva, symbols: &dyn Symbols) -> Result<Expected, Ref
         return Err(Refusal::unsupported(format!("{detail}: no driver for x86-64")));
     }
     Refusal::any(pe.notes(), &REFUSED)?;
-    Refusal::any(&pe.lint(), &REFUSED)?;
+    let imports = pe.imports();
+    Refusal::any(&pe.layout_lint(&imports), &REFUSED)?;
     let mut image = Image::map(pe, base)?;
     image.relocate()?;
-    image.bind(symbols)?;
+    image.bind(&imports, symbols)?;
     let security_cookie = image.configure(symbols)?;
     let entry = image.entry()?;
     Ok(Expected { segments: image.segments, entry, security_cookie })
@@ -215,8 +216,8 @@ impl<'p, 'a> Image<'p, 'a> {
         Ok(())
     }
 
-    fn bind(&mut self, symbols: &dyn Symbols) -> Result<(), Refusal> {
-        for import in self.pe.imports().imports.iter().filter(|i| !i.delayed) {
+    fn bind(&mut self, imports: &Imports<'_>, symbols: &dyn Symbols) -> Result<(), Refusal> {
+        for import in imports.imports.iter().filter(|i| !i.delayed) {
             let address =
                 symbols.resolve(import.library, import.symbol).ok_or_else(|| Refusal::unresolved(named(import.library, import.symbol)))?;
             self.set(import.slot, address, "an import")?;

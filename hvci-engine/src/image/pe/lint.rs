@@ -96,6 +96,18 @@ impl Pe<'_> {
         notes
     }
 
+    /// The part of [`lint`](Self::lint) that a loader minds, without what depends on arguments at run time: `ImageNoNxCompat` and
+    /// `ImageRiskyImport` are not in it. `imports` are the [`imports`](Self::imports) of this image.
+    pub fn layout_lint(&self, imports: &Imports<'_>) -> Vec<Note> {
+        let mut notes = Vec::new();
+        self.section_lint(&mut notes);
+        self.alignment_lint(&mut notes);
+        self.iat_lint(imports, &mut notes);
+        notes.extend_from_slice(&imports.notes);
+        self.relocation_lint(&mut notes);
+        notes
+    }
+
     fn section_lint(&self, notes: &mut Vec<Note>) {
         for section in &self.sections {
             let mut add = |code, detail: &str| push_section(notes, code, section, || format!("{} {detail}", section.permissions()));
@@ -222,6 +234,20 @@ mod tests {
     #[test]
     fn a_clean_driver_is_clean() {
         assert_eq!(lint(&Sample::new()), []);
+    }
+
+    #[test]
+    fn a_loader_minds_everything_but_what_depends_on_arguments() {
+        let mut sample = Sample::with_tables();
+        sample.set16(OPTIONAL + 70, 0);
+        sample.section(1, b"PAGE\0\0\0\0", [0x200, 0x2000, 0x200, 0x600], 0xE200_0020);
+        sample.set16(0x6A8, 0x3FFD);
+        sample.set32(0x6AC, 1);
+        let pe = Pe::parse(&sample.0).unwrap();
+        let mut all = pe.lint();
+        assert_eq!(all.len(), 6);
+        all.retain(|n| !matches!(n.code, Code::ImageNoNxCompat | Code::ImageRiskyImport));
+        assert_eq!((all.len(), pe.layout_lint(&pe.imports())), (4, all));
     }
 
     #[test]
