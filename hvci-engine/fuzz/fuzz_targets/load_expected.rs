@@ -62,7 +62,7 @@ fn check(expected: &Expected) {
     assert!(expected.entry.is_none_or(|entry| kind(entry) == Some(Kind::Code)));
     assert!(expected.security_cookie.is_none_or(|cookie| kind(cookie) == Some(Kind::Data)));
     // what it says of itself is true
-    let whole = expected.compare(&mut |at, page| {
+    let whole = expected.compare(|at, page| {
         let segment = expected.segments.iter().rfind(|s| s.start <= at).expect("a page of a segment");
         let from = (at.0 - segment.start.0) as usize;
         page.copy_from_slice(&segment.bytes[from..from + page.len()]);

@@ -3,7 +3,9 @@
 //!
 //! - *Sections* that are allocated go by [`Class`] into pages that hold nothing else. As in the kernel, `.modinfo` and `__versions` are not
 //!   loaded. Whatever is executable is code, by whatever name.
-//! - *Addresses* are the guest's word ([`Placement`]). Each section must be placed exactly once, aligned, without overlap.
+//! - *Addresses* are the guest's word ([`Placement`]), and come down to one page for each class: behind one another in the order of the
+//!   section table, each at its alignment, is where a kernel puts the sections of a class. A guest that could move them at will would choose
+//!   bytes of the displacements between them.
 //! - *Relocations* are the six that the kernel applies, and must find zeros where they write, as the kernel demands. Sums that do not fit are
 //!   refused, also where the kernel would not notice.
 //! - *Symbols* are in a section that is loaded, absolute, or exported by somebody else; one that is weak may be missing and is then 0.
@@ -25,15 +27,13 @@
     clippy::unwrap_used
 )]
 
-use core::ops::Range;
-
 use super::{
     Expected, Part, Refusal, Segment, Symbols,
     expected::{MAX_IMAGE, is_kernel_range, whole_pages},
 };
 use crate::{
     addr::{Gva, PAGE_SIZE},
-    bytes::index,
+    bytes::{index, widen},
     facts::FileKind,
     finding::Code,
     frames::Kind,
@@ -50,7 +50,7 @@ const SHT_NOBITS: u32 = 8;
 const SHT_RELA: u32 = 4;
 const SHT_REL: u32 = 9;
 /// write, alloc, execute, merge, strings, info link, link order, group: those that mean nothing to the loader, or what is done with them
-const KNOWN_FLAGS: u64 = 0x3F7;
+const KNOWN_FLAGS: u64 = 0x2F7;
 /// SHF_RELA_LIVEPATCH
 const LIVEPATCH: u64 = 0x0010_0000;
 const SHN_UNDEF: u16 = 0;
@@ -77,25 +77,21 @@ pub struct Placed {
 }
 
 impl Placement {
-    /// As Linux does it: the sections of a class one after the other, each class from the start of a page, all of them from `base` up. Per-CPU
-    /// variables are at the start of their area.
+    /// One class of sections behind the other, all of them from the page at `base` up. Per-CPU variables are at the start of their area.
     ///
     /// # Errors
-    /// The module takes more than [`MAX_IMAGE`].
+    /// [`Refusal`]: the module takes more than [`MAX_IMAGE`], or asks for an alignment that is none.
     pub fn contiguous(elf: &Elf<'_>, base: Gva) -> Result<Self, Refusal> {
         let sections: Vec<Section<'_>> = elf.sections().collect();
         let mut placed = Vec::new();
-        let mut at = 0_u64;
+        let mut start = base.0;
         for class in Class::ALL {
-            at = at.next_multiple_of(PAGE_SIZE);
-            for section in sections.iter().filter(|s| Class::of(s) == Some(class)) {
-                let start = at.checked_next_multiple_of(section.alignment.max(1));
-                let end = start.and_then(|start| start.checked_add(section.size)).filter(|end| *end <= MAX_IMAGE);
-                let (Some(start), Some(end)) = (start, end) else { return Err(too_large()) };
-                let address = if class == Class::PerCpu { Gva(0) } else { Gva(base.0.wrapping_add(start)) };
-                placed.push(Placed { section: section.index, address });
-                at = end;
-            }
+            let layout = class.lay_out(&sections)?;
+            let at = if class == Class::PerCpu { 0 } else { start };
+            placed.extend(
+                layout.members.iter().map(|(section, offset)| Placed { section: *section, address: Gva(at.wrapping_add(*offset)) }),
+            );
+            start = start.wrapping_add(layout.pages()?);
         }
         Ok(Self { sections: placed })
     }
@@ -178,8 +174,46 @@ impl Class {
         }
     }
 
+    /// Where the sections of this class are relative to one another (`module_get_offset`).
+    fn lay_out(self, sections: &[Section<'_>]) -> Result<Layout, Refusal> {
+        let mut layout = Layout { class: self, members: Vec::new(), len: 0 };
+        let mut end = 0_u64;
+        for section in sections.iter().filter(|s| Self::of(s) == Some(self)) {
+            let alignment = section.alignment.max(1);
+            if !alignment.is_power_of_two() || section.flags & !KNOWN_FLAGS != 0 {
+                let detail = format!("sh_addralign {alignment:#x}, sh_flags {:#x}", section.flags);
+                return Err(Refusal::unsupported(detail).of(section.display_name()));
+            }
+            let offset = end.checked_next_multiple_of(alignment);
+            let next = offset.and_then(|offset| offset.checked_add(section.size)).filter(|end| *end <= MAX_IMAGE);
+            let (Some(offset), Some(next)) = (offset, next) else { return Err(too_large().of(section.display_name())) };
+            layout.members.push((section.index, offset));
+            if section.size > 0 {
+                layout.len = next;
+            }
+            end = next;
+        }
+        Ok(layout)
+    }
+
     const fn is_discardable(self) -> bool {
         matches!(self, Self::InitText | Self::InitRoData | Self::InitData)
+    }
+}
+
+/// The sections of a class.
+struct Layout {
+    class: Class,
+    /// number and offset, in order of both
+    members: Vec<(usize, u64)>,
+    /// end of the last section with bytes; 0 for a class that takes no memory
+    len: u64,
+}
+
+impl Layout {
+    /// Bytes of whole pages; none for per-CPU variables.
+    fn pages(&self) -> Result<u64, Refusal> {
+        if self.class == Class::PerCpu { Ok(0) } else { whole_pages(self.len).map(widen).ok_or_else(too_large) }
     }
 }
 
@@ -198,16 +232,6 @@ struct Place {
     segment: Option<(usize, usize)>,
 }
 
-/// Sections that lie together in pages of one class.
-struct Run {
-    class: Class,
-    /// whole pages
-    pages: Range<u64>,
-    /// end of the last section
-    end: u64,
-    sections: Vec<usize>,
-}
-
 struct Resolved {
     /// Of each symbol; `None` for one in a section that is not loaded.
     values: Vec<Option<u64>>,
@@ -221,120 +245,126 @@ impl<'a> Module<'a> {
         for placed in &placement.sections {
             module.take(placed)?;
         }
-        let mut order = Vec::new();
-        for section in &module.sections {
-            let (Some(class), true) = (Class::of(section), section.size > 0) else { continue };
-            let Some(address) = module.places.get(section.index).and_then(|p| p.address) else {
-                return Err(Refusal::placement(format!("{} is not placed", section.display_name())).of(section.display_name()));
-            };
-            if class != Class::PerCpu {
-                order.push((address, class, section.index));
-            }
+        let mut layouts = Vec::with_capacity(Class::ALL.len());
+        let mut total = 0_u64;
+        for class in Class::ALL {
+            let layout = class.lay_out(&module.sections)?;
+            total = total.saturating_add(layout.pages()?);
+            layouts.push((module.base(&layout)?, layout));
         }
-        order.sort_unstable_by_key(|(address, ..)| *address);
-        let runs = module.runs(&order)?;
-        module.check_empty(&runs)?;
-        for run in &runs {
-            module.fill(run)?;
+        if total > MAX_IMAGE {
+            return Err(too_large());
+        }
+        layouts.sort_unstable_by_key(|(base, _)| *base);
+        // where an empty class may be
+        let mut edges = vec![0];
+        let mut end = 0;
+        for (base, layout) in layouts.iter().filter(|(_, layout)| layout.len > 0) {
+            module.settle(layout, *base)?;
+            if layout.class == Class::PerCpu {
+                continue;
+            }
+            if *base < end {
+                let detail = format!("{} at {} shares pages with other sections", layout.class.name(), Gva(*base));
+                return Err(Refusal::placement(detail).of(layout.class.name()));
+            }
+            // `base` has made sure that it does not overflow
+            end = base.saturating_add(layout.pages()?);
+            edges.extend([*base, end]);
+            module.fill(*base, layout)?;
+        }
+        for (_, layout) in layouts.iter().filter(|(_, layout)| layout.len == 0) {
+            module.settle_empty(layout, &edges)?;
         }
         Ok(module)
     }
 
-    /// Takes the guest's word for the address of one section, if it can be.
+    /// Takes the guest's word for the address of one section.
     fn take(&mut self, placed: &Placed) -> Result<(), Refusal> {
         let bad = |detail: String| Refusal::placement(format!("section {} at {}: {detail}", placed.section, placed.address));
-        let Some(section) = self.sections.get(placed.section) else { return Err(bad("there is none".to_owned())) };
-        let name = section.display_name();
-        let Some(class) = Class::of(section) else { return Err(bad(format!("{name} is not loaded")).of(name)) };
-        let alignment = section.alignment.max(1);
-        if !alignment.is_power_of_two() || !placed.address.0.is_multiple_of(alignment) {
-            return Err(bad(format!("{name} is to be aligned to {alignment:#x}")).of(name));
-        }
-        if section.size > MAX_IMAGE {
-            return Err(too_large().of(name));
-        }
-        let fits = match class {
-            Class::PerCpu => placed.address.0.checked_add(section.size).is_some_and(|end| end <= PER_CPU_END),
-            _ => section.size == 0 || is_kernel_range(placed.address.0, section.size),
+        let (Some(section), Some(place)) = (self.sections.get(placed.section), self.places.get_mut(placed.section)) else {
+            return Err(bad("there is none".to_owned()));
         };
-        if !fits {
-            return Err(bad(format!("{:#x} bytes of {name} cannot be there", section.size)).of(name));
+        if Class::of(section).is_none() {
+            return Err(bad(format!("{} is not loaded", section.display_name())).of(section.display_name()));
         }
-        if section.flags & !KNOWN_FLAGS != 0 {
-            return Err(Refusal::unsupported(format!("sh_flags {:#x}", section.flags)).of(name));
-        }
-        let Some(place) = self.places.get_mut(placed.section) else { return Ok(()) };
         match place.address.replace(placed.address.0) {
             None => Ok(()),
-            Some(before) => Err(bad(format!("{name} is at {} too", Gva(before))).of(name)),
+            Some(before) => Err(bad(format!("{} is at {} too", section.display_name(), Gva(before))).of(section.display_name())),
         }
     }
 
-    /// Sections in order of address as runs of pages.
-    fn runs(&self, order: &[(u64, Class, usize)]) -> Result<Vec<Run>, Refusal> {
-        let mut runs: Vec<Run> = Vec::new();
-        let mut total = 0_u64;
-        for (address, class, which) in order {
-            let Some(section) = self.sections.get(*which) else { continue };
-            // none overflows: `is_kernel_range`, and a size below `MAX_IMAGE`
-            let end = address.saturating_add(section.size);
-            let first = address & !PAGE_SIZE.saturating_sub(1);
-            let Some(page_end) = end.checked_next_multiple_of(PAGE_SIZE) else {
-                return Err(Refusal::placement(format!("{} ends with the address space", section.display_name())));
+    /// Where a class begins: told by its first section with bytes. 0 for one that takes no memory.
+    fn base(&self, layout: &Layout) -> Result<u64, Refusal> {
+        let size = |section: usize| self.sections.get(section).map_or(0, |s| s.size);
+        let Some((first, offset)) = layout.members.iter().copied().find(|(section, _)| size(*section) > 0) else { return Ok(0) };
+        let name = self.sections.get(first).map(Section::display_name).unwrap_or_default();
+        let Some(address) = self.places.get(first).and_then(|p| p.address) else {
+            return Err(Refusal::placement(format!("{name} is not placed")).of(name));
+        };
+        let base = address.wrapping_sub(offset);
+        let possible = match layout.class {
+            // no page of the module; only as aligned as its variables
+            Class::PerCpu => {
+                let alignment = layout.members.iter().filter_map(|(section, _)| self.sections.get(*section)).map(|s| s.alignment).max();
+                let aligned = base.is_multiple_of(alignment.unwrap_or(1).clamp(1, PAGE_SIZE));
+                aligned && base.checked_add(layout.len).is_some_and(|end| end <= PER_CPU_END)
+            }
+            _ => base.is_multiple_of(PAGE_SIZE) && is_kernel_range(base, layout.pages()?),
+        };
+        if !possible {
+            let detail = format!("{name} at {}: {} cannot begin at {}", Gva(address), layout.class.name(), Gva(base));
+            return Err(Refusal::placement(detail).of(name));
+        }
+        Ok(base)
+    }
+
+    /// Compares the guest's word for every section of a class with where it must be. One without bytes may have been left out.
+    fn settle(&mut self, layout: &Layout, base: u64) -> Result<(), Refusal> {
+        for (which, offset) in &layout.members {
+            let (Some(section), Some(place)) = (self.sections.get(*which), self.places.get_mut(*which)) else { continue };
+            // wraps only behind the last section with bytes
+            let right = base.wrapping_add(*offset);
+            let found = match place.address {
+                Some(address) if address != right => Gva(address).to_string(),
+                None if section.size > 0 => "nowhere".to_owned(),
+                _ => {
+                    place.address = Some(right);
+                    continue;
+                }
             };
-            let before = runs.last_mut().filter(|run| first <= run.pages.end);
-            let added = page_end.saturating_sub(before.as_ref().map_or(first, |run| run.pages.end.max(first)));
-            match before {
-                Some(run) if *address < run.end => {
-                    let name = section.display_name();
-                    return Err(Refusal::placement(format!("{name} at {} overlaps another section", Gva(*address))).of(name));
-                }
-                Some(run) if run.class == *class => {
-                    run.pages.end = page_end.max(run.pages.end);
-                    run.end = end;
-                    run.sections.push(*which);
-                }
-                Some(run) if first < run.pages.end => {
-                    let name = section.display_name();
-                    let detail = format!("{name} ({}) at {} shares a page with {}", class.name(), Gva(*address), run.class.name());
-                    return Err(Refusal::placement(detail).of(name));
-                }
-                _ => runs.push(Run { class: *class, pages: first..page_end, end, sections: vec![*which] }),
-            }
-            total = total.saturating_add(added);
-            if total > MAX_IMAGE {
-                return Err(too_large());
-            }
+            let name = section.display_name();
+            return Err(Refusal::placement(format!("{name} is at {found}, and belongs at {}", Gva(right))).of(name));
         }
-        Ok(runs)
+        Ok(())
     }
 
-    /// Sections without bytes must be at a place of the module too: symbols can be in them.
-    fn check_empty(&self, runs: &[Run]) -> Result<(), Refusal> {
-        for section in self.sections.iter().filter(|s| s.size == 0) {
-            let Some(address) = self.places.get(section.index).and_then(|p| p.address) else { continue };
-            let before = runs.partition_point(|run| run.pages.start <= address).checked_sub(1).and_then(|which| runs.get(which));
-            // a kernel without memory of that class has them at 0
-            if address != 0 && before.is_none_or(|run| address > run.pages.end) {
-                let name = section.display_name();
-                return Err(Refusal::placement(format!("{name} is empty and at {}, outside the module", Gva(address))).of(name));
+    /// The sections of a class that takes no memory: kernels have them at 0, or where it would begin, behind another class.
+    fn settle_empty(&self, layout: &Layout, edges: &[u64]) -> Result<(), Refusal> {
+        for (which, _) in &layout.members {
+            let address = self.places.get(*which).and_then(|p| p.address);
+            if let Some(address) = address.filter(|address| !edges.contains(address)) {
+                let name = self.sections.get(*which).map(Section::display_name).unwrap_or_default();
+                return Err(Refusal::placement(format!("{name} is empty and at {}", Gva(address))).of(name));
             }
         }
         Ok(())
     }
 
-    /// Makes the segment of a run.
-    fn fill(&mut self, run: &Run) -> Result<(), Refusal> {
-        let len = whole_pages(run.pages.end.saturating_sub(run.pages.start)).ok_or_else(too_large)?;
+    /// Makes the segment of a class.
+    fn fill(&mut self, base: u64, layout: &Layout) -> Result<(), Refusal> {
+        let len = whole_pages(layout.len).ok_or_else(too_large)?;
         let number = self.segments.len();
         let mut bytes = Vec::new();
-        let mut parts = Vec::with_capacity(run.sections.len());
-        for which in &run.sections {
+        let mut parts = Vec::with_capacity(layout.members.len());
+        for (which, offset) in &layout.members {
             let (Some(section), Some(place)) = (self.sections.get(*which), self.places.get_mut(*which)) else { continue };
-            let offset = place.address.unwrap_or_default().saturating_sub(run.pages.start);
-            let at = usize::try_from(offset).unwrap_or(usize::MAX);
+            if section.size == 0 {
+                continue;
+            }
+            let at = usize::try_from(*offset).unwrap_or(usize::MAX);
             place.segment = Some((number, at));
-            parts.push(Part { section: section.display_name(), offset, len: section.size });
+            parts.push(Part { section: section.display_name(), offset: *offset, len: section.size });
             match section.bytes {
                 Some(content) => {
                     bytes.reserve_exact(len.saturating_sub(bytes.len()));
@@ -350,10 +380,10 @@ impl<'a> Module<'a> {
         }
         bytes.resize(len, 0);
         self.segments.push(Segment {
-            name: run.class.name().to_owned(),
-            start: Gva(run.pages.start),
-            kind: run.class.kind(),
-            discardable: run.class.is_discardable(),
+            name: layout.class.name().to_owned(),
+            start: Gva(base),
+            kind: layout.class.kind(),
+            discardable: layout.class.is_discardable(),
             bytes,
             parts,
         });

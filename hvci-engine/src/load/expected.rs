@@ -125,7 +125,7 @@ impl Expected {
     ///
     /// # Errors
     /// The first difference, in order of address; the first page that `read` has no bytes of.
-    pub fn compare(&self, read: &mut dyn FnMut(Gva, &mut [u8]) -> Result<(), HvStatus>) -> Result<(), Difference> {
+    pub fn compare(&self, mut read: impl FnMut(Gva, &mut [u8]) -> Result<(), HvStatus>) -> Result<(), Difference> {
         let mut found = [0; PAGE];
         for (at, expected) in self.segments.iter().flat_map(Segment::pages) {
             read(at, &mut found).map_err(|status| Difference::Unreadable { at, status })?;
@@ -163,7 +163,7 @@ pub(super) fn whole_pages(len: u64) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions, clippy::unwrap_used, reason = "tests")]
+    #![expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions, reason = "tests")]
     #![expect(clippy::cast_possible_truncation, reason = "tests")]
 
     use super::*;
@@ -191,7 +191,7 @@ mod tests {
         for (at, value) in changes {
             memory[*at as usize] = *value;
         }
-        expected.compare(&mut |at, page| {
+        expected.compare(|at, page| {
             let at = (at.0 - BASE) as usize;
             page.copy_from_slice(&memory[at..at + PAGE]);
             Ok(())
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_no_match() {
         let mut pages = 0;
-        let result = expected().compare(&mut |at, page| {
+        let result = expected().compare(|at, page| {
             pages += 1;
             page.fill(0xCC);
             if at.0 == BASE + PAGE_SIZE { Err(HvStatus::NOT_FOUND) } else { Ok(()) }

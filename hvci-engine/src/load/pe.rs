@@ -54,7 +54,7 @@ const SECTOR: u32 = 512;
 const DEFAULT_COOKIE: u64 = 0x2B99_2DDF_A232;
 
 /// What is wrong with an image that is not loaded. How much of it a reader of many files minds does not matter here.
-const REFUSED: [Code; 12] = [
+const REFUSED: [Code; 13] = [
     Code::ImageTruncated,
     Code::ImageHeader,
     Code::ImageDivergence,
@@ -67,6 +67,8 @@ const REFUSED: [Code; 12] = [
     Code::ImageRelocStraddle,
     Code::ImageRelocations,
     Code::ImageImports,
+    // what would be mapped of the table is in no digest
+    Code::SigTableOverlap,
 ];
 
 /// The driver `pe`, loaded at `base`.
@@ -80,6 +82,7 @@ pub fn pe(pe: &Pe<'_>, base: Gva, symbols: &dyn Symbols) -> Result<Expected, Ref
         return Err(Refusal::unsupported(format!("{detail}: no driver for x86-64")));
     }
     Refusal::any(pe.notes(), &REFUSED)?;
+    Refusal::any(&pe.certificate_table().notes, &REFUSED)?;
     let imports = pe.imports();
     Refusal::any(&pe.layout_lint(&imports), &REFUSED)?;
     let mut image = Image::map(pe, base)?;
@@ -370,12 +373,12 @@ mod tests {
         sample.set32(OPTIONAL + 28, (PREFERRED >> 32) as u32);
         let memory = naive(&sample.0, &[(0x2050, ALLOCATE), (0x2058, FIVE)]);
         assert_eq!(expected.segments.iter().flat_map(|s| s.bytes.clone()).collect::<Vec<_>>(), memory);
-        let mut read = |at: Gva, page: &mut [u8]| {
+        let read = |at: Gva, page: &mut [u8]| {
             let at = (at.0 - PREFERRED) as usize;
             page.copy_from_slice(&memory[at..at + PAGE]);
             Ok(())
         };
-        assert_eq!(expected.compare(&mut read), Ok(()));
+        assert_eq!(expected.compare(read), Ok(()));
     }
 
     #[test]
@@ -534,6 +537,7 @@ mod tests {
         assert_eq!(changed(&text([0x1F0, 0x1000, 0x9000, 0x400], 0x6000_0020)), denied(Code::ImageSectionBounds));
         assert_eq!(changed(&text([0x1F0, 0, 0x200, 0x400], 0x6000_0020)), denied(Code::MemLayout));
         assert_eq!(changed(&text([0x1F0, 0x1000, 0x100, 0x480], 0x6000_0020)), denied(Code::MemLayout));
+        assert_eq!(changed(&|s| s.directory(4, 0x700, 0x100)), denied(Code::SigTableOverlap));
         assert_eq!(changed(&text(place, 0x4000_0020)), denied(Code::MemLayout), "the entry point");
         assert_eq!(changed(&|s| s.set32(OPTIONAL + 16, 0x10)), denied(Code::MemLayout));
         assert_eq!(changed(&|s| s.set32(OPTIONAL + 56, 0x1000_1000)), (Code::MemLayout, HvStatus::INSUFFICIENT_MEMORY));

@@ -109,7 +109,7 @@ impl Object {
     /// With a relocation of `.text`.
     fn relocated(mut self, offset: u64, kind: u32, symbol: usize, addend: i64) -> Self {
         let table = &mut self.parts[SECTION_RELA];
-        for word in [offset, (symbol as u64) << 32 | u64::from(kind), addend as u64] {
+        for word in [offset, (symbol as u64) << 32 | u64::from(kind), addend.cast_unsigned()] {
             table.content.extend(word.to_le_bytes());
         }
         table.size = table.content.len() as u64;
@@ -174,7 +174,7 @@ impl Object {
     fn load_with(&self, change: impl Fn(&mut Placement)) -> Result<Expected, Refusal> {
         let file = self.bytes();
         let parsed = Elf::parse(&file).unwrap();
-        let mut placement = Placement::contiguous(&parsed, Gva(BASE)).unwrap();
+        let mut placement = Placement::contiguous(&parsed, Gva(BASE))?;
         change(&mut placement);
         elf(&parsed, &placement, &Kernel)
     }
@@ -333,28 +333,31 @@ fn the_guests_word_is_checked() {
     let moved = |section, address| refused(&|p| *placed(p, section) = Gva(address));
     let missing = |section| refused(&|p| p.sections.retain(|s| s.section != section));
     assert!(missing(SECTION_TEXT).contains(".text is not placed"));
-    assert!(missing(SECTION_BSS).contains(".bss is not placed"));
+    assert!(missing(SECTION_BSS).contains(".bss is at nowhere"));
     assert!(missing(SECTION_PER_CPU).contains(".data..percpu is not placed"));
     assert!(refused(&|p| p.sections.push(p.sections[0])).contains("too"));
     assert!(refused(&|p| p.sections.push(Placed { section: 99, address: Gva(BASE) })).contains("none"));
     assert!(refused(&|p| p.sections.push(Placed { section: SECTION_MODINFO, address: Gva(BASE) })).contains("not loaded"));
     assert!(refused(&|p| p.sections.push(Placed { section: 12, address: Gva(BASE) })).contains("not loaded"));
-    assert!(moved(SECTION_TEXT, BASE + 8).contains("aligned"));
-    assert!(moved(SECTION_TEXT, 0x10_0000).contains("cannot be there"));
-    assert!(moved(SECTION_TEXT, u64::MAX - 0xF).contains("cannot be there"));
-    assert!(moved(SECTION_TEXT, u64::MAX - 0x4F).contains("address space"));
-    assert!(moved(SECTION_TEXT, BASE + 0x3080).contains("overlaps"));
-    assert!(moved(SECTION_TEXT, BASE + 0x4A00).contains("shares a page"), "behind .bss");
-    assert!(moved(SECTION_RODATA, BASE + 0x40).contains("shares a page"), "behind .text");
-    assert!(moved(SECTION_RO, BASE + 0x1100).contains("shares a page"));
-    assert!(moved(SECTION_DATA, BASE + 0x3030).contains("overlaps"));
-    assert!(moved(SECTION_PER_CPU, BASE).contains("cannot be there"));
-    assert!(moved(SECTION_PER_CPU, 1 << 20).contains("cannot be there"));
-    assert!(moved(SECTION_EMPTY, BASE - 0x10).contains("outside the module"));
-    assert!(moved(SECTION_EMPTY, BASE + 0x6010).contains("outside the module"));
-    for address in [0, BASE, BASE + 0x1230, BASE + 0x6000] {
-        assert!(Object::new().load_with(|p| *placed(p, SECTION_EMPTY) = Gva(address)).is_ok(), "{address:#x}");
+    for address in [BASE + 8, BASE + 0x10, 0x10_0000, 0, u64::MAX - 0xFFF, u64::MAX - 0xF] {
+        assert!(moved(SECTION_TEXT, address).contains("cannot begin"), "{address:#x}");
     }
+    // over other classes, from below and from above
+    for address in [BASE + 0x1000, BASE + 0x3000, BASE + 0x4000, BASE + 0x5000] {
+        assert!(moved(SECTION_TEXT, address).contains("shares pages"), "{address:#x}");
+    }
+    // apart from its class
+    assert!(moved(SECTION_BSS, BASE + 0x3030).contains("belongs at"));
+    assert!(moved(SECTION_BSS, BASE + 0x10_0000).contains("belongs at"));
+    assert!(moved(SECTION_DATA, BASE + 0x10_0000).contains("belongs at"));
+    for address in [BASE, 8, 1 << 20, (1 << 20) + 16] {
+        assert!(moved(SECTION_PER_CPU, address).contains("cannot begin"), "{address:#x}");
+    }
+    for address in [0x10, (1 << 20) - 0x10] {
+        assert!(Object::new().load_with(|p| *placed(p, SECTION_PER_CPU) = Gva(address)).is_ok(), "{address:#x}");
+    }
+    // without bytes, behind .bss of its class
+    assert!(moved(SECTION_EMPTY, BASE + 0x4830).contains("belongs at GVA 0xffffffffc0404820"));
     assert!(Object::new().load_with(|p| p.sections.retain(|s| s.section != SECTION_EMPTY)).is_ok());
     assert!(Object::new().load_with(|p| p.sections.reverse()).is_ok());
 }
@@ -362,26 +365,21 @@ fn the_guests_word_is_checked() {
 #[test]
 fn classes_may_lie_anywhere() {
     let apart = Object::new()
-        .relocated(0, 2, DATA, 0)
+        .relocated(4, 2, DATA, 0)
         .load_with(|p| {
-            *placed(p, SECTION_TEXT) = Gva(BASE + 0x10_0E80);
-            *placed(p, SECTION_BSS) = Gva(BASE + 0x20_0000);
-            p.sections.retain(|s| s.section != SECTION_EMPTY);
+            *placed(p, SECTION_TEXT) = Gva(BASE + 0x10_0000);
+            for section in [SECTION_DATA, SECTION_BSS, SECTION_EMPTY] {
+                placed(p, section).0 += 0x20_0000;
+            }
         })
         .unwrap();
     let segments: Vec<_> = apart.segments.iter().map(|s| (s.name.as_str(), s.start.0 - BASE, s.page_count())).collect();
-    let expected = [
-        ("rodata", 0x1000, 1),
-        ("ro_after_init", 0x2000, 1),
-        ("data", 0x3000, 1),
-        ("init text", 0x5000, 1),
-        ("text", 0x10_0000, 1),
-        ("data", 0x20_0000, 2),
-    ];
+    let expected =
+        [("rodata", 0x1000, 1), ("ro_after_init", 0x2000, 1), ("init text", 0x5000, 1), ("text", 0x10_0000, 1), ("data", 0x20_3000, 2)];
     assert_eq!(segments, expected);
-    let text = &apart.segments[4].bytes;
-    assert_eq!(le32(text, 0xE80), Some((0x3000_u32).wrapping_sub(0x10_0E80)));
-    assert!(text[..0xE80].iter().chain(&text[0xE84..]).all(|b| *b == 0));
+    let text = &apart.segments[3].bytes;
+    assert_eq!(le32(text, 4), Some(0x20_3000 - 0x10_0004));
+    assert!(text[..4].iter().chain(&text[8..]).all(|b| *b == 0));
 }
 
 #[test]
@@ -407,6 +405,9 @@ fn layouts_that_are_not_loaded() {
     let file = large.bytes();
     let refusal = Placement::contiguous(&Elf::parse(&file).unwrap(), Gva(BASE)).unwrap_err();
     assert_eq!(refusal.status, HvStatus::INSUFFICIENT_MEMORY);
+    // each class is small enough, all of them are not
+    large.parts[SECTION_BSS].size = MAX_IMAGE - 0x2000;
+    let file = large.bytes();
     let placement = Placement {
         sections: (1..=8)
             .filter(|n| *n != SECTION_MODINFO)
@@ -422,6 +423,25 @@ fn layouts_that_are_not_loaded() {
     other[18] = 183;
     let refusal = elf(&Elf::parse(&other).unwrap(), &Placement::default(), &Kernel).unwrap_err();
     assert_eq!((refusal.note.code, refusal.status), (Code::ImageUnsupported, HvStatus::FEATURE_UNAVAILABLE));
+}
+
+#[test]
+fn a_class_without_bytes_is_at_an_edge() {
+    let mut object = Object::new();
+    object.parts[SECTION_EMPTY].flags = A | X;
+    object.parts[SECTION_TEXT].flags = A;
+    object.symbols[TEXT].2 = SECTION_EMPTY as u16;
+    object.parts[SECTION_RELA].info = SECTION_TEXT as u32;
+    let object = object.relocated(8, 1, TEXT, 0);
+    let load = |address| object.load_with(|p| *placed(p, SECTION_EMPTY) = Gva(address));
+    for address in [0, BASE, BASE + 0x1000, BASE + 0x2000, BASE + 0x5000] {
+        assert_eq!(le64(&load(address).unwrap().segments[0].bytes, 8), Some(address));
+    }
+    for address in [8, 0x1000, BASE - 0x1000, BASE + 0x10, BASE + 0x3000, BASE + 0x6000] {
+        assert_eq!(load(address).unwrap_err().status, HvStatus::INVALID_PARAMETER, "{address:#x}");
+    }
+    let refusal = object.load_with(|p| p.sections.retain(|s| s.section != SECTION_EMPTY)).unwrap_err();
+    assert_eq!(refusal.note.code, Code::MemRelocation);
 }
 
 /// Whatever is loaded: whole pages in order, nothing shared.
