@@ -2,6 +2,8 @@
 //!
 //! `HVCI_CORPORA` names the folder with the corpora; each test says that it skips where its corpus is missing.
 
+#![expect(clippy::cast_possible_truncation, reason = "tests of 64-bit images on 64-bit machines")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
