@@ -318,3 +318,48 @@ proptest! {
         exercise(&file);
     }
 }
+
+#[test]
+fn sections_symbols_and_relocations_of_an_object() {
+    let entry = |words: [u64; 3]| words.map(u64::to_le_bytes).concat();
+    let symbols = [entry([0; 3]), entry([0x0001_0012_0000_0001, 8, 0]), entry([0x20 << 32 | 5, 9, 0])].concat();
+    let rela = [entry([4, 1 << 32 | 2, u64::MAX]), vec![0; 23]].concat();
+    let sections: [Section<'_>; 5] = [
+        (".init.text", PROGBITS, A | X, &[0; 16]),
+        (".bss", NOBITS, A | W, &[0; 8]),
+        (".rela.init.text", 4, 0, &rela),
+        (".symtab", 2, 0, &symbols),
+        (".strtab", 3, 0, b"\0run\0weak\0"),
+    ];
+    let mut file = object(false, &sections);
+    let link = header_of(&file, 4) + 40;
+    set(&mut file, link, &[5]);
+    let elf = Elf::parse(&file).unwrap();
+    assert!(elf.is_x86_64_object());
+    let all: Vec<_> = elf.sections().collect();
+    let flags = |n: usize| (all[n].is_allocated(), all[n].is_writable(), all[n].is_executable(), all[n].is_init());
+    assert_eq!((flags(1), flags(2), flags(3)), ((true, false, true, true), (true, true, false, false), (false, false, false, false)));
+    assert!(all[1].is_called(".init.text") && !all[1].is_called(".init") && all[2].bytes.is_none());
+    assert_eq!((all[2].size, all[2].index, all[2].alignment, all[4].link), (8, 2, 16, 5));
+    // what is left over is none
+    assert_eq!(all[3].relocations().collect::<Vec<_>>(), [Relocation { offset: 4, kind: 2, symbol: 1, addend: -1 }]);
+    assert_eq!(all[4].relocations().count(), 0);
+    let table = elf.symbol_table().unwrap();
+    let read: Vec<_> = table.iter().map(|s| (s.name(), s.section, s.value, s.is_global(), s.is_weak())).collect();
+    let expected = [(Some(&b""[..]), 0, 0, false, false), (Some(&b"run"[..]), 1, 8, true, false), (Some(&b"weak"[..]), 0, 9, false, true)];
+    assert_eq!((table.section, read), (4, expected.to_vec()));
+
+    // no table of names, two tables, another byte order
+    let none = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut file = file.clone();
+        change(&mut file);
+        Elf::parse(&file).is_ok_and(|elf| elf.symbol_table().is_none())
+    };
+    assert!(none(&|file| set(file, link, &[1])));
+    assert!(none(&|file| set(file, link, &[99])));
+    let kind = header_of(&file, 3) + 4;
+    assert!(none(&|file| set(file, kind, &[2])));
+    let big = object(true, &[(".symtab", 2, 0, &symbols), (".strtab", 3, 0, b"\0")]);
+    let elf = Elf::parse(&big).unwrap();
+    assert!(elf.symbol_table().is_none() && !elf.is_x86_64_object());
+}
