@@ -1,0 +1,35 @@
+//! `hvci-sim`: the simulated machine at the command line. Parses, calls the libraries, renders.
+
+mod explore;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A simulated machine under the engine's second-level page tables.
+#[derive(Debug, Parser)]
+#[command(name = "hvci-sim", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Visit every state that the engine's protocol and a hostile guest can reach together
+    Explore(explore::ExploreArgs),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Explore(args) => explore::explore(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        // whoever read our output has seen enough
+        if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("hvci-sim: {error:#}");
+        ExitCode::from(2)
+    })
+}
