@@ -28,3 +28,11 @@ fn every_mistake_is_found() {
         assert!(broken.actions.len() <= 16, "{broken}");
     }
 }
+
+/// The size that `hvci-sim explore` has by default.
+#[test]
+fn three_pages_of_two_frames_with_two_processors() {
+    let explored = all(&Space { large_leaf: false, ..Space::new(3, 2, 2) });
+    assert!(explored.broken.is_none(), "{}", explored.broken.unwrap());
+    assert_eq!((explored.executed, explored.states), (true, 555_486));
+}
