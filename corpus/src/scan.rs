@@ -83,9 +83,8 @@ pub trait Watcher {
 ///
 /// # Errors
 /// The watcher's.
-pub fn scan(walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> anyhow::Result<Summary> {
+pub fn scan(mut walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> anyhow::Result<Summary> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(context.jobs).thread_name(|i| format!("scan-{i}")).build()?;
-    let mut units = Units { walk, waiting: None };
     // a unit that waits is a list of paths, and lets nobody starve while this thread writes
     let under_way = context.jobs.saturating_mul(4);
     pool.in_place_scope(|scope| {
@@ -96,7 +95,7 @@ pub fn scan(walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> anyhow:
         let mut exhausted = false;
         loop {
             while !exhausted && next_unit - next.0 < u64::try_from(under_way)? {
-                match units.next() {
+                match unit_of(&mut walk) {
                     Some(unit) => {
                         let sender = sender.clone();
                         let number = next_unit;
@@ -127,31 +126,16 @@ pub fn scan(walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> anyhow:
 /// Files that are dealt with together.
 type Unit = Vec<Found>;
 
-struct Units {
-    walk: Walk,
-    waiting: Option<(Found, u64)>,
-}
-
-impl Units {
-    fn next(&mut self) -> Option<Unit> {
-        let mut unit = Unit::new();
-        let mut bytes = 0_u64;
-        loop {
-            let Some((found, size)) = self.waiting.take().or_else(|| {
-                let found = self.walk.next()?;
-                let size = if found.result.is_ok() { found.path.metadata().map_or(0, |m| m.len()) } else { 0 };
-                Some((found, size))
-            }) else {
-                return (!unit.is_empty()).then_some(unit);
-            };
-            if !unit.is_empty() && (unit.len() >= BATCH_FILES || bytes.saturating_add(size) > BATCH_BYTES as u64) {
-                self.waiting = Some((found, size));
-                return Some(unit);
-            }
-            bytes = bytes.saturating_add(size);
-            unit.push(found);
-        }
+/// The next unit of `walk`; `None` at its end. Whatever the sizes, a large file has the ones before it for company in the digest lanes.
+fn unit_of(walk: &mut Walk) -> Option<Unit> {
+    let mut unit = Unit::new();
+    let mut bytes = 0_u64;
+    while unit.len() < BATCH_FILES && bytes < BATCH_BYTES as u64 {
+        let Some(found) = walk.next() else { break };
+        bytes = bytes.saturating_add(*found.result.as_ref().unwrap_or(&0));
+        unit.push(found);
     }
+    (!unit.is_empty()).then_some(unit)
 }
 
 /// Part of a unit's records. A unit has several where a package in it is large.
@@ -215,7 +199,7 @@ impl Worker<'_> {
                 Some(rest) => rest.trim_start_matches('/').to_owned(),
                 None => display,
             };
-            let opened = result.and_then(|()| Content::open(&path, self.context.max_size, &mut free));
+            let opened = result.and_then(|_| Content::open_found(&path, self.context.max_size, &mut free));
             let content = match opened {
                 Ok(content) => content,
                 Err(note) => {

@@ -238,6 +238,7 @@ impl Examiner<'_> {
             }
             Body::Module(detached) => {
                 let content = detached.digest_alg().and_then(|alg| facts.digest(DigestForm::Module, alg)).copied();
+                facts.signatures.reserve_exact(1);
                 facts.signatures.push(detached.finish(content, &mut pool));
             }
             Body::Other => self.add_catalogs(&mut facts, &mut pool),

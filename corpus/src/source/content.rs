@@ -58,6 +58,14 @@ impl<'b> Content<'b> {
     /// A note that says why there is nothing to look at: unreadable, no regular file, empty, too large.
     pub fn open(path: &Path, max_size: u64, room: &mut &'b mut [u8]) -> Result<Self, Note> {
         regular(std::fs::metadata(path).map_err(|err| unreadable(&err))?.file_type())?;
+        Self::open_found(path, max_size, room)
+    }
+
+    /// The same for a path that the walk has looked at and found to be a regular file.
+    ///
+    /// # Errors
+    /// Those of [`Content::open`].
+    pub fn open_found(path: &Path, max_size: u64, room: &mut &'b mut [u8]) -> Result<Self, Note> {
         let mut file = open(path).map_err(|err| unreadable(&err))?;
         let metadata = file.metadata().map_err(|err| unreadable(&err))?;
         // the path may lead elsewhere by now

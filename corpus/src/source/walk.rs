@@ -24,8 +24,8 @@ pub struct Found {
     pub path: PathBuf,
     /// Where, for showing it: escaped.
     pub display: String,
-    /// Why there is nothing to read: missing, unreadable, no regular file.
-    pub result: Result<(), Note>,
+    /// Length in bytes of the regular file that stood there, or why there is nothing to read: missing, unreadable, no regular file.
+    pub result: Result<u64, Note>,
 }
 
 /// The regular files at and below `roots`, lazily.
@@ -62,8 +62,9 @@ impl Iterator for Walk {
                     None => self.tree = None,
                     Some(Ok(entry)) if entry.file_type().is_some_and(|t| t.is_dir()) => continue,
                     Some(Ok(entry)) => {
-                        let result = entry.file_type().map_or(Ok(()), regular);
-                        return Some(found(entry.into_path(), result));
+                        let path = entry.into_path();
+                        let result = fs::metadata(&path).map_err(|err| missing(&err)).and_then(|m| length(&m));
+                        return Some(found(path, result));
                     }
                     Some(Err(err)) => match unreadable(err) {
                         Some(found) => return Some(found),
@@ -73,12 +74,12 @@ impl Iterator for Walk {
             }
             let root = match self.roots.next()? {
                 Ok(root) => root,
-                Err(err) => return Some(found(PathBuf::from("--files-from"), Err(Note::new(Code::InputUnreadable, err.to_string())))),
+                Err(err) => return Some(found(PathBuf::from("--files-from"), Err(missing(&err)))),
             };
             match fs::metadata(&root) {
                 Ok(metadata) if metadata.is_dir() => self.tree = Some(tree(&root, &self.seen)),
-                Ok(metadata) => return Some(found(root, regular(metadata.file_type()))),
-                Err(err) => return Some(found(root, Err(Note::new(Code::InputUnreadable, err.to_string())))),
+                Ok(metadata) => return Some(found(root, length(&metadata))),
+                Err(err) => return Some(found(root, Err(missing(&err)))),
             }
         }
     }
@@ -109,7 +110,15 @@ fn special(_: fs::FileType) -> &'static str {
     "no regular file"
 }
 
-fn found(path: PathBuf, result: Result<(), Note>) -> Found {
+fn length(metadata: &fs::Metadata) -> Result<u64, Note> {
+    regular(metadata.file_type()).map(|()| metadata.len())
+}
+
+fn missing(err: &io::Error) -> Note {
+    Note::new(Code::InputUnreadable, err.to_string())
+}
+
+fn found(path: PathBuf, result: Result<u64, Note>) -> Found {
     let display = escape(path.as_os_str().as_encoded_bytes());
     Found { path, display, result }
 }

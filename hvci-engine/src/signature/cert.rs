@@ -6,6 +6,7 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 use std::{
+    borrow::Cow,
     fmt,
     hash::{Hash, Hasher},
     ops::Range,
@@ -317,7 +318,7 @@ impl<'de> Deserialize<'de> for Certificate {
 }
 
 impl JsonSchema for Certificate {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
+    fn schema_name() -> Cow<'static, str> {
         "Certificate".into()
     }
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -329,7 +330,7 @@ impl JsonSchema for Certificate {
 pub(super) fn name_text(name: &[u8]) -> String {
     let mut parts = Vec::new();
     let complete = for_each_attribute(name, |oid, value| {
-        let key = oid::name(&oid).map_or_else(|| oid.to_string(), str::to_owned);
+        let key = oid::name(&oid).map_or_else(|| oid.to_string().into(), Cow::Borrowed);
         parts.push(format!("{key}={}", escape(&value.text())));
     });
     if complete.is_none() {

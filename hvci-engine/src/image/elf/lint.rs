@@ -25,8 +25,13 @@ pub(super) fn out_of_bounds(elf: &Elf<'_>) -> Vec<Note> {
 
 /// Sections that share bytes of the file.
 pub(super) fn overlaps(elf: &Elf<'_>) -> Vec<Note> {
-    let mut spans: Vec<(Span, &SectionHeader)> =
-        elf.tables.sections.iter().skip(1).filter_map(|s| Some((file_span(s)?, s))).filter(|(span, _)| span.len > 0).collect();
+    let occupied = || elf.tables.sections.iter().skip(1).filter_map(|s| Some((file_span(s)?, s))).filter(|(span, _)| span.len > 0);
+    // nearly every file: each behind the one before it
+    let mut end = Some(0);
+    if occupied().all(|(span, _)| core::mem::replace(&mut end, span.end()).is_some_and(|end| end <= span.offset)) {
+        return Vec::new();
+    }
+    let mut spans: Vec<(Span, &SectionHeader)> = occupied().collect();
     spans.sort_by_key(|(span, _)| *span);
     let mut reach: Option<(Span, &SectionHeader)> = None;
     let mut found = Vec::new();

@@ -1,5 +1,7 @@
 //! `.modinfo`: `key=value` strings, each ended by a zero byte (Linux `include/linux/moduleparam.h`, `__MODULE_INFO`).
 
+use core::ffi::CStr;
+
 /// What a module says of itself. A key that stands twice counts where it stands first, as for the kernel (`get_modinfo`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ModInfo<'a> {
@@ -14,7 +16,7 @@ impl<'a> ModInfo<'a> {
 
     /// First value of `key`, as it stands.
     pub fn get(&self, key: &str) -> Option<&'a [u8]> {
-        self.bytes.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(key.as_bytes())?.strip_prefix(b"="))
+        self.strings().find_map(|entry| entry.strip_prefix(key.as_bytes())?.strip_prefix(b"="))
     }
 
     /// First value of `key` as text; what is not text becomes U+FFFD, what is longer than 256 bytes is cut off.
@@ -45,10 +47,24 @@ impl<'a> ModInfo<'a> {
 
     /// Every `key=value`, in order; strings without `=` are passed over.
     pub fn entries(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
-        self.bytes.split(|b| *b == 0).filter_map(|entry| {
+        self.strings().filter_map(|entry| {
             let at = entry.iter().position(|b| *b == b'=')?;
             let (key, value) = entry.split_at_checked(at)?;
             Some((key, value.get(1..)?))
+        })
+    }
+
+    /// What stands between zero bytes. Aliases make it long, so that the zeros are looked for many bytes at a time.
+    fn strings(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let mut rest = self.bytes;
+        core::iter::from_fn(move || {
+            let string = match CStr::from_bytes_until_nul(rest) {
+                Ok(string) => string.to_bytes(),
+                Err(_) if rest.is_empty() => return None,
+                Err(_) => rest,
+            };
+            rest = rest.get(string.len().saturating_add(1)..).unwrap_or_default();
+            Some(string)
         })
     }
 }
