@@ -2,6 +2,7 @@
 //!
 //! All pages are of 4 KiB (`HV_PAGE_SIZE`, TLFS `datatypes/hv_gpa_page_number.md`); larger leaves are a matter of [`slat`](crate::slat).
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -90,6 +91,18 @@ impl GpnRange {
         Self::new(gpa.gpn(), last.0.checked_sub(gpa.gpn().0)?.checked_add(1)?)
     }
 
+    /// Ranges of these pages, in their order: a page that follows the one before it is of the same range.
+    pub fn of_pages(pages: impl Iterator<Item = Gpn>) -> Vec<Self> {
+        let mut ranges: Vec<Self> = Vec::new();
+        for gpn in pages {
+            match ranges.last_mut() {
+                Some(last) if last.start.0.checked_add(last.pages) == Some(gpn.0) => last.pages = last.pages.saturating_add(1),
+                _ => ranges.push(Self { start: gpn, pages: 1 }),
+            }
+        }
+        ranges
+    }
+
     /// Every page, in order.
     pub fn iter(self) -> impl DoubleEndedIterator<Item = Gpn> {
         (self.start.0..self.start.0.saturating_add(self.pages)).map(Gpn)
@@ -145,7 +158,7 @@ impl fmt::Display for Vtl {
 
 #[cfg(test)]
 mod tests {
-    use alloc::{string::ToString, vec::Vec};
+    use alloc::string::ToString;
 
     use super::*;
 
@@ -169,6 +182,8 @@ mod tests {
         assert_eq!([0xf, 0x10, 0x17, 0x18].map(|n| range.contains(Gpn(n))), [false, true, true, false]);
         assert_eq!(GpnRange::new(Gpn(1 << 40), 1), None);
         assert_eq!(Gpn(u64::MAX).gpa(), None);
+        let ranges = GpnRange::of_pages([3, 4, 5, 9, 8, 9].map(Gpn).into_iter());
+        assert_eq!(ranges.iter().map(|r| (r.start.0, r.pages)).collect::<Vec<_>>(), [(3, 3), (9, 1), (8, 2)]);
         assert_eq!((Gpa(0x1234).gpn(), Gpa(0x1234).offset()), (Gpn(1), 0x234));
     }
 

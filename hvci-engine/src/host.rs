@@ -153,7 +153,8 @@ pub trait Enforcer: Send + Sync {
     ///
     /// # Errors
     /// [`HvStatus::INVALID_PARAMETER`] for what is no saved state of a known version; [`HvStatus::OPERATION_DENIED`] for one that is older
-    /// than what this machine has reached. Nothing is changed then.
+    /// than what this machine has reached. Nothing is changed then. An error of the host's own comes when the state is taken over already, and
+    /// leaves permissions narrower than it allows.
     fn restore(&self, source: &[u8]) -> Result<(), HvStatus>;
 }
 

@@ -90,9 +90,12 @@ impl Kind {
         matches!(self, Self::Locked | Self::Hidden)
     }
 
-    /// Whether such a frame belongs to a module or region, which alone may give it up.
+    /// Whether such a frame belongs to a module, a region or VTL1, which alone may give it up.
     pub const fn is_owned(self) -> bool {
-        matches!(self, Self::Code | Self::RoData | Self::RoAfterInit | Self::KernelData | Self::ShadowStack | Self::CfgBitmap)
+        matches!(
+            self,
+            Self::Code | Self::RoData | Self::RoAfterInit | Self::KernelData | Self::ShadowStack | Self::CfgBitmap | Self::SecureOnly
+        )
     }
 }
 

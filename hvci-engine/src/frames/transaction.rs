@@ -127,11 +127,6 @@ impl Transaction {
         self.step
     }
 
-    /// Its name in the table.
-    pub const fn id(&self) -> u32 {
-        self.id
-    }
-
     /// The bytes are what they should be: go on.
     ///
     /// # Panics
@@ -307,12 +302,5 @@ fn pages(host: &dyn Host, frames: impl Iterator<Item = Frame>) -> Vec<GpnRange> 
     }
     all.sort_unstable();
     all.dedup();
-    let mut ranges: Vec<GpnRange> = Vec::new();
-    for gpn in all {
-        match ranges.last_mut() {
-            Some(last) if last.start.0.checked_add(last.pages) == Some(gpn.0) => last.pages += 1,
-            _ => ranges.push(GpnRange { start: gpn, pages: 1 }),
-        }
-    }
-    ranges
+    GpnRange::of_pages(all.into_iter())
 }

@@ -1,8 +1,6 @@
 //! The hypercalls that the engine answers, each with its checks in the order of the TLFS; where it is silent, of openvmm
 //! (`openhcl/virt_mshv_vtl/src/processor/hardware_cvm/mod.rs`).
 
-use alloc::vec::Vec;
-
 use super::{Kind, OWNER_VTL1, Partition, kind_of};
 use crate::{
     access::{Access, MapGpaFlags},
@@ -24,6 +22,9 @@ use crate::{
         wire::Wire,
     },
 };
+
+/// What a protection mask can be put on: not pages shared with the host, overlays, and what a load has granted.
+const PROTECTABLE: [Kind; 3] = [Kind::Data, Kind::KernelData, Kind::SecureOnly];
 
 impl Partition {
     /// Status and elements done, counted from the first of the list.
@@ -53,17 +54,8 @@ impl Partition {
                 }
                 self.set_register(vp, caller, &header, assoc.name, assoc.value)
             }),
-            // whatever is asked for, more is flushed: flushing is never too much
-            Call::FlushVirtual(flush) => {
-                let done = flush.ranges.map_or(0, |ranges| ranges.count());
-                let result = self.host.quiesce(Vtl::Vtl0, &self.ram);
-                (result.err().unwrap_or(HvStatus::SUCCESS), if result.is_ok() { done } else { control.rep_start() })
-            }
-            Call::FlushGuestPhysical(_, ranges) => {
-                let done = ranges.map_or(0, |ranges| ranges.count());
-                let result = self.host.quiesce(Vtl::Vtl0, &self.ram);
-                (result.err().unwrap_or(HvStatus::SUCCESS), if result.is_ok() { done } else { control.rep_start() })
-            }
+            Call::FlushVirtual(flush) => self.flush(control, flush.ranges.map_or(0, |ranges| ranges.count())),
+            Call::FlushGuestPhysical(_, ranges) => self.flush(control, ranges.map_or(0, |ranges| ranges.count())),
             Call::CheckSparseGpaPageVtlAccess(header, pages) => self.check_pages(caller, &header, pages, output),
             Call::ModifySparseGpaPageHostVisibility(header, pages) => {
                 let to = match header.host_visibility {
@@ -74,18 +66,27 @@ impl Partition {
                 if header.partition_id != PARTITION_ID_SELF {
                     return (HvStatus::ACCESS_DENIED, pages.start());
                 }
-                self.change_all(vp, caller, OWNER_VTL1, pages, to, MapGpaFlags::NONE)
+                // for nobody: what VTL1 or a module owns is not the caller's to share or to take back
+                self.change_all(vp, caller, 0, &[Kind::Data, Kind::Shared], pages, to, to.allows(Vtl::Vtl0))
             }
             Call::InstallIntercept(_) | Call::TranslateVirtualAddress(_) => (HvStatus::INVALID_HYPERCALL_CODE, control.rep_start()),
+        }
+    }
+
+    /// Whatever is asked for, more is flushed: flushing is never too much.
+    fn flush(&self, control: Control, count: u16) -> (HvStatus, u16) {
+        match self.host.quiesce(Vtl::Vtl0, &self.ram) {
+            Ok(()) => (HvStatus::SUCCESS, count),
+            Err(status) => (status, control.rep_start()),
         }
     }
 
     fn modify_protection(&self, vp: &dyn Vp, caller: Vtl, header: &ModifyVtlProtectionMask, pages: Reps<'_, Gpn>) -> (HvStatus, u16) {
         let flags = header.map_flags;
         match self.may_protect(caller, header).and_then(|()| kind_of(flags)) {
-            Ok(kind) => self.change_all(vp, caller, OWNER_VTL1, pages, kind, flags),
+            Ok(kind) => self.change_all(vp, caller, OWNER_VTL1, &PROTECTABLE, pages, kind, flags),
             Err(status) => {
-                let what = What::Protect { pages: ranges(pages), flags };
+                let what = What::Protect { pages: GpnRange::of_pages(pages.iter()), flags };
                 self.record(Some(vp.index()), caller, what, status, Some(Code::MemProtection));
                 (status, pages.start())
             }
@@ -115,14 +116,24 @@ impl Partition {
     }
 
     /// All pages of a list, or none: an element is done when all are.
-    fn change_all(&self, vp: &dyn Vp, caller: Vtl, owner: u32, pages: Reps<'_, Gpn>, to: Kind, flags: MapGpaFlags) -> (HvStatus, u16) {
-        let result = self.change(owner, pages.iter(), to);
+    #[expect(clippy::too_many_arguments, reason = "who asks, for whom, what of which pages, and what the event shall say")]
+    fn change_all(
+        &self,
+        vp: &dyn Vp,
+        caller: Vtl,
+        owner: u32,
+        from: &[Kind],
+        pages: Reps<'_, Gpn>,
+        to: Kind,
+        flags: MapGpaFlags,
+    ) -> (HvStatus, u16) {
+        let result = self.change(owner, from, pages.iter(), to);
         let (status, done) = match result {
             Ok(()) => (HvStatus::SUCCESS, pages.count()),
             Err(status) => (status, pages.start()),
         };
         let code = result.is_err().then_some(Code::MemProtection);
-        self.record(Some(vp.index()), caller, What::Protect { pages: ranges(pages), flags }, status, code);
+        self.record(Some(vp.index()), caller, What::Protect { pages: GpnRange::of_pages(pages.iter()), flags }, status, code);
         (status, done)
     }
 
@@ -338,15 +349,4 @@ fn each<T: Wire>(reps: &Reps<'_, T>, mut one: impl FnMut(T, u16) -> Result<(), H
 /// Registers of the partition's levels, which are the engine's and not the VMM's.
 fn is_vsm(name: RegisterName) -> bool {
     matches!(name.0 >> 16, 0xD | 0xE)
-}
-
-fn ranges(pages: Reps<'_, Gpn>) -> Vec<GpnRange> {
-    let mut ranges: Vec<GpnRange> = Vec::new();
-    for gpn in pages.iter() {
-        match ranges.last_mut() {
-            Some(last) if last.start.0.checked_add(last.pages) == Some(gpn.0) => last.pages = last.pages.saturating_add(1),
-            _ => ranges.push(GpnRange { start: gpn, pages: 1 }),
-        }
-    }
-    ranges
 }

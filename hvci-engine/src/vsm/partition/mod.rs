@@ -137,12 +137,15 @@ impl Partition {
         (ring.drain(), ring.dropped())
     }
 
-    /// Has the frames behind `pages` become `to`, together or not at all, without anything being looked at.
-    fn change(&self, owner: u32, pages: impl Iterator<Item = Gpn>, to: Kind) -> Result<(), HvStatus> {
+    /// Has the frames behind `pages`, each one of `from`, become `to`, together or not at all, without anything being looked at.
+    fn change(&self, owner: u32, from: &[Kind], pages: impl Iterator<Item = Gpn>, to: Kind) -> Result<(), HvStatus> {
         let mut changes = Vec::new();
         for gpn in pages {
             let frame = self.host.frame(gpn).ok_or(HvStatus::INVALID_PARAMETER)?;
             let state = self.frames.state(frame).ok_or(HvStatus::INVALID_PARAMETER)?;
+            if !from.contains(&state.kind) {
+                return Err(HvStatus::OPERATION_DENIED);
+            }
             if state.kind != to {
                 changes.push(Change { frame, to });
             }

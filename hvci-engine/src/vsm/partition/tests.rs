@@ -207,6 +207,36 @@ fn nobody_asks_for_execution_and_vtl0_for_nothing() {
     assert_eq!((denied, dropped), (8, 0), "{events:#?}");
 }
 
+fn share(partition: &Partition, vtl: Vtl, visibility: u32, page: u64) -> HvStatus {
+    let mut input = [0; 24];
+    PARTITION_ID_SELF.put(&mut input, 0);
+    visibility.put(&mut input, 8);
+    page.put(&mut input, 16);
+    let control = Control::rep(HypercallCode::MODIFY_SPARSE_GPA_PAGE_HOST_VISIBILITY, 1);
+    partition.hypercall(&mut Processor::default(), vtl, control.0, &input, &mut []).0
+}
+
+/// Attack 93: what is protected is neither shared nor, by way of that, given back.
+#[test]
+fn sharing_takes_nothing_from_vtl1() {
+    let (machine, partition) = booted();
+    assert_eq!(protect(&partition, Vtl::Vtl1, VTL1, READ, &[1]).0, HvStatus::SUCCESS);
+    assert_eq!(protect(&partition, Vtl::Vtl1, VTL1, MapGpaFlags::NONE, &[2]).0, HvStatus::SUCCESS);
+    let before = machine.0.lock().0.clone();
+    for (vtl, page, visibility) in [(Vtl::Vtl0, 1, 0), (Vtl::Vtl0, 1, 3), (Vtl::Vtl0, 2, 0), (Vtl::Vtl0, 2, 3), (Vtl::Vtl1, 2, 0)] {
+        assert_eq!(share(&partition, vtl, visibility, page), HvStatus::OPERATION_DENIED, "{vtl} {page} {visibility}");
+    }
+    assert_eq!(machine.0.lock().0, before);
+    // also where it became protected since it was looked at
+    assert_eq!(partition.change(0, Kind::ALL, [Gpn(1)].into_iter(), Kind::Data), Err(HvStatus::ACCESS_DENIED));
+    assert_eq!(partition.change(0, Kind::ALL, [Gpn(2)].into_iter(), Kind::Data), Err(HvStatus::ACCESS_DENIED));
+    assert_eq!(share(&partition, Vtl::Vtl0, 3, 3), HvStatus::SUCCESS);
+    // what the host sees is not protected from VTL0 as if it did not
+    assert_eq!(protect(&partition, Vtl::Vtl1, VTL1, READ, &[3]), (HvStatus::OPERATION_DENIED, 0));
+    assert_eq!(share(&partition, Vtl::Vtl0, 0, 3), HvStatus::SUCCESS);
+    assert_eq!(partition.kind(Gpn(3)), Some(Kind::Data));
+}
+
 #[test]
 fn protection_waits_for_vtl1_and_its_switch() {
     let (_, partition) = machine();
