@@ -50,6 +50,30 @@ pub struct Partition {
     next: AtomicU32,
 }
 
+/// Nanoseconds that the phases of a change took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Claiming the frames and closing every alias.
+    pub lock: u64,
+    /// Waiting until nobody uses an older permission.
+    pub quiesce: u64,
+    /// Looking at the bytes.
+    pub inspect: u64,
+    /// Scrubbing, granting, and letting the frames go.
+    pub grant: u64,
+}
+
+impl Phases {
+    const fn of(&mut self, step: Step) -> &mut u64 {
+        match step {
+            Step::Claim | Step::Restrict => &mut self.lock,
+            Step::Quiesce => &mut self.quiesce,
+            Step::Inspect => &mut self.inspect,
+            _ => &mut self.grant,
+        }
+    }
+}
+
 /// What is enabled, chosen and over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Levels {
@@ -156,16 +180,55 @@ impl Partition {
         if changes.is_empty() {
             return Ok(());
         }
-        let mut transaction = Transaction::new(self.next_transaction(), owner, &changes)?;
-        match transaction.run(&self.frames, &*self.host) {
-            Step::Done => Ok(()),
-            Step::Failed(status) => Err(status),
-            // a way that wants bytes verified is a load's
-            _ => {
-                transaction.reject(HvStatus::OPERATION_DENIED);
-                transaction.run(&self.frames, &*self.host);
-                Err(HvStatus::OPERATION_DENIED)
+        // a way that wants bytes verified is a load's
+        self.run(owner, &changes, || Err(HvStatus::OPERATION_DENIED)).map(drop)
+    }
+
+    /// Has the frames behind these pages become what is said of each, on behalf of the module or region `owner`: together or not at all.
+    /// `inspect` is called, if bytes must be verified, when every alias of the frames is closed and quiet; what it approves is granted.
+    /// Returns how long each phase took.
+    ///
+    /// Whoever calls this vouches for the bytes. A guest's modules go through `load::Loader`.
+    ///
+    /// # Errors
+    /// [`HvStatus::INVALID_PARAMETER`] for a page that is no RAM or a frame that is named twice; [`HvStatus::OBJECT_IN_USE`] for a frame that
+    /// somebody else has; [`HvStatus::OPERATION_DENIED`] and [`HvStatus::ACCESS_DENIED`] for a change that may not be, or not by this owner;
+    /// what `inspect` says; the host's own. Everything is as it was then, or narrower.
+    pub fn transform(
+        &self,
+        owner: u32,
+        changes: &[(Gpn, Kind)],
+        inspect: impl FnOnce() -> Result<(), HvStatus>,
+    ) -> Result<Phases, HvStatus> {
+        let frame = |(gpn, to): &(Gpn, Kind)| {
+            let frame = self.host.frame(*gpn).ok_or(HvStatus::INVALID_PARAMETER)?;
+            Ok(Change { frame, to: *to })
+        };
+        let changes = changes.iter().map(frame).collect::<Result<Vec<Change>, HvStatus>>()?;
+        self.run(owner, &changes, inspect)
+    }
+
+    fn run(&self, owner: u32, changes: &[Change], inspect: impl FnOnce() -> Result<(), HvStatus>) -> Result<Phases, HvStatus> {
+        let mut transaction = Transaction::new(self.next_transaction(), owner, changes)?;
+        let mut inspect = Some(inspect);
+        let mut phases = Phases::default();
+        let mut since = self.host.now();
+        loop {
+            let step = transaction.step();
+            match step {
+                Step::Done => return Ok(phases),
+                Step::Failed(status) => return Err(status),
+                Step::Inspect => match inspect.take().map_or(Err(HvStatus::OPERATION_DENIED), |inspect| inspect()) {
+                    Ok(()) => transaction.approve(),
+                    Err(status) => transaction.reject(status),
+                },
+                _ => {
+                    transaction.perform(&self.frames, &*self.host, usize::MAX);
+                }
             }
+            let now = self.host.now();
+            *phases.of(step) = phases.of(step).saturating_add(now.saturating_sub(since));
+            since = now;
         }
     }
 
@@ -177,7 +240,7 @@ impl Partition {
         }
     }
 
-    fn record(&self, vp: Option<u32>, vtl: Vtl, what: What, status: HvStatus, code: Option<Code>) {
+    pub(crate) fn record(&self, vp: Option<u32>, vtl: Vtl, what: What, status: HvStatus, code: Option<Code>) {
         let event = Event { sequence: 0, at: self.host.now(), vp, vtl, what, status, code };
         self.events.lock().push(event);
     }

@@ -363,6 +363,26 @@ fn a_saved_state_comes_back_and_an_older_one_does_not() {
     }
 }
 
+#[test]
+fn code_comes_of_an_inspection_of_closed_pages_and_goes_with_its_owner() {
+    let (machine, partition) = machine();
+    let flags = |gpn: usize| machine.0.lock().0[gpn][0];
+    let code = [(Gpn(15), Kind::Code), (Gpn(2), Kind::Data)];
+    let rejected = partition.transform(7, &code, || {
+        assert_eq!((flags(0), flags(15), flags(2)), (MapGpaFlags::READABLE, MapGpaFlags::READABLE, MapGpaFlags::READABLE));
+        assert_eq!(partition.transform(8, &code, || Ok(())), Err(HvStatus::OBJECT_IN_USE), "one of two wins");
+        Err(HvStatus::NOT_FOUND)
+    });
+    assert_eq!(rejected, Err(HvStatus::NOT_FOUND));
+    assert_eq!([0, 2, 15].map(flags), [MapGpaFlags::DATA; 3]);
+    assert!(partition.transform(7, &code, || Ok(())).is_ok());
+    assert_eq!([0, 2, 15].map(flags), [MapGpaFlags::CODE, MapGpaFlags::DATA, MapGpaFlags::CODE]);
+    assert_eq!(partition.transform(8, &[(Gpn(0), Kind::Data)], || Ok(())), Err(HvStatus::ACCESS_DENIED));
+    assert_eq!(partition.transform(7, &[(Gpn(0), Kind::Data), (Gpn(15), Kind::Data)], || Ok(())), Err(HvStatus::INVALID_PARAMETER));
+    assert!(partition.transform(7, &[(Gpn(0), Kind::Data)], || Ok(())).is_ok());
+    assert_eq!((flags(15), machine.0.lock().1[0]), (MapGpaFlags::DATA, 0), "scrubbed");
+}
+
 proptest! {
     #[test]
     fn no_input_of_a_hypercall_panics_or_makes_anything_executable(
