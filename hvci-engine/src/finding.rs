@@ -216,6 +216,7 @@ codes! {
     MemRegister "HVCI-MEM-008" "pinned-register-write" Error "a write to a register that is pinned" => "find out which code did it: no driver has a reason to";
     MemDevice "HVCI-MEM-009" "device-access-refused" Error "an access by a device, or by the VMM for the guest, to memory that the engine protects" => "look at the driver that gave the device this address";
     MemProtection "HVCI-MEM-010" "protection-refused" Error "a change of protection that may not be" => "compare the status with the TLFS; execution in kernel mode is granted by a load alone";
+    MemClaim "HVCI-MEM-011" "pages-not-available" Error "the pages that a module is to be loaded into cannot be had" => "look at the status: another module, a device or VTL1 has one of them, or they are no RAM";
 }
 
 impl Code {

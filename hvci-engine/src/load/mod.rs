@@ -6,18 +6,22 @@
 //! ```
 //!
 //! What the guest says about addresses is checked, and then decides nothing but addresses. No byte that may execute is a wildcard.
-//! **Boundary:** no memory is read but through a closure, no signature is looked at: that the file is the one that was signed is the
-//! caller's to know.
+//! **Boundary:** the readers (`pe`, `elf`, `expected`) look at no signature and read no memory but through a closure. [`Loader`] is where a
+//! verdict, the expected bytes and the frames meet.
 
 #![forbid(unsafe_code)]
 
 mod elf;
 mod expected;
+mod loader;
+mod module;
 mod pe;
 mod refusal;
 
 pub use elf::{Placed, Placement, elf};
 pub use expected::{Difference, Expected, MAX_IMAGE, Part, Segment};
+pub use loader::{Attempt, File, Loader, MAX_MODULES, Place, Request};
+pub use module::{Module, Sealed};
 pub use pe::{GUARD_CHECK, GUARD_DISPATCH, GUARD_LIBRARY, pe};
 pub use refusal::Refusal;
 

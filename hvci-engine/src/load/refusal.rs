@@ -31,6 +31,11 @@ impl Refusal {
         Self { note: Note::new(Code::MemLayout, detail), status: HvStatus::INVALID_PARAMETER }
     }
 
+    /// The pages are not to be had.
+    pub(super) fn claim(status: HvStatus) -> Self {
+        Self { note: Note::new(Code::MemClaim, status.to_string()), status }
+    }
+
     /// The image takes more memory than any may.
     pub(super) fn too_large(detail: impl Into<String>) -> Self {
         Self { note: Note::new(Code::MemLayout, detail), status: HvStatus::INSUFFICIENT_MEMORY }

@@ -141,6 +141,12 @@ impl Partition {
         })
     }
 
+    /// The guest's memory, for the engine's own use.
+    #[cfg(feature = "std")]
+    pub(crate) fn host(&self) -> &dyn Host {
+        &*self.host
+    }
+
     /// What a guest page is; `None` where there is no RAM of this partition.
     pub fn kind(&self, gpn: Gpn) -> Option<Kind> {
         Some(self.frames.state(self.host.frame(gpn)?)?.kind)

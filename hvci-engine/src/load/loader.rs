@@ -1,0 +1,453 @@
+//! The load transaction: a signed file and pages of a guest in, pages that execute out, or everything as it was.
+//!
+//! ```text
+//! copy ─► examine ─► policy ─┐
+//!    └──► relocate ──────────┴─► lock ─► quiesce ─► compare ─► grant ─► event
+//! ```
+//!
+//! - The file is copied once to where no guest writes, after its length was checked. Everything that is known of it comes of the copy.
+//! - What the pages must hold is computed from the copy. They are locked through every alias and quiet before a byte of them is read, and every
+//!   byte is compared; so nothing depends on when the file was verified, and the guest waits for no digest and no signature.
+//! - The verdict is that of [`Judge::judge`], as of an audit under the same profile. Whatever the guest says it has checked already, nobody asks.
+//! - A module has the addresses that it was loaded for to itself from the first step on; of two loads that race for an address or a page one
+//!   wins, and the other is told [`HvStatus::OBJECT_IN_USE`].
+//!
+//! **Trusts** the host, the anchors and the table of exports that it was made with. **Refuses** whatever is not accepted, unknown included.
+
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    Expected, MAX_IMAGE, Part, Placement, Refusal, Symbols, elf,
+    module::{Life, Module, Sealed},
+    pe,
+};
+use crate::{
+    access::Access,
+    addr::{Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
+    bytes::{index, widen},
+    digest::{Digest, DigestAlg},
+    event::What,
+    examine::{Examiner, Input},
+    facts::{DigestForm, Facts, FileKind},
+    finding::Code,
+    frames::Kind,
+    image::{elf::Elf, pe::Pe},
+    policy::{Decision, Judge, Profile, Verdict},
+    signature::{cache::Cache, catalog::CatalogIndex, trust::TrustStore},
+    status::HvStatus,
+    time::UnixTime,
+    vsm::partition::Partition,
+};
+
+/// Most modules at a time.
+pub const MAX_MODULES: usize = 8192;
+
+/// From this length on a file is examined and laid out by two threads.
+const WORTH_A_THREAD: usize = 256 << 10;
+
+/// The signed file.
+#[derive(Clone, Copy, Debug)]
+pub enum File<'a> {
+    /// Bytes that no guest can write.
+    Private(&'a [u8]),
+    /// In memory of the guest.
+    Guest {
+        /// Its pages, in order.
+        pages: &'a [Gpn],
+        /// Its length in bytes.
+        len: u64,
+    },
+}
+
+/// Where the guest says that it put the module.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// A driver's image base; of a Linux module the first of its pages, with one class of sections behind the other.
+    Base(Gva),
+    /// Each section of a Linux module.
+    Sections(&'a Placement),
+}
+
+/// What a guest asks for.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// What the guest calls it.
+    pub name: &'a str,
+    /// The file.
+    pub file: File<'a>,
+    /// Where it is.
+    pub place: Place<'a>,
+    /// The guest page that a page of the module is in. Decides nothing but which pages are looked at.
+    pub pages: &'a dyn Fn(Gva) -> Option<Gpn>,
+    /// The time now.
+    pub time: UnixTime,
+    /// `HV_VP_INDEX` of the processor that asks.
+    pub vp: Option<u32>,
+}
+
+/// What came of a request.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// What the profile says of the file; `None` if it was not got that far.
+    pub verdict: Option<Verdict>,
+    /// Nanoseconds of each phase, in order.
+    pub phases: Vec<(&'static str, u64)>,
+    /// The module that is loaded now, or why none is.
+    pub outcome: Result<Arc<Module>, Refusal>,
+}
+
+/// How far a request has come.
+#[derive(Default)]
+struct Progress {
+    verdict: Option<Verdict>,
+    phases: Vec<(&'static str, u64)>,
+    digest: Option<Digest>,
+    pages: Vec<Gpn>,
+}
+
+/// Loads modules into a partition, and knows those that are.
+pub struct Loader {
+    partition: Arc<Partition>,
+    trust: TrustStore,
+    catalogs: CatalogIndex,
+    profile: Option<&'static Profile>,
+    symbols: Box<dyn Symbols + Send + Sync>,
+    cache: Cache,
+    modules: Mutex<Modules>,
+}
+
+#[derive(Default)]
+struct Modules {
+    of: BTreeMap<u32, Arc<Module>>,
+    last: u32,
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader").field("modules", &self.modules().of.len()).finish_non_exhaustive()
+    }
+}
+
+impl Loader {
+    /// Loads into `partition` what `profile` accepts; `None` for `hvci` where it is a driver and `linux-module` where it is a module.
+    /// `symbols` is what the kernel exports.
+    pub fn new(
+        partition: Arc<Partition>,
+        trust: TrustStore,
+        catalogs: CatalogIndex,
+        profile: Option<&'static Profile>,
+        symbols: Box<dyn Symbols + Send + Sync>,
+    ) -> Self {
+        Self { partition, trust, catalogs, profile, symbols, cache: Cache::default(), modules: Mutex::default() }
+    }
+
+    /// The modules that are loaded, oldest first.
+    pub fn modules_loaded(&self) -> Vec<Arc<Module>> {
+        self.modules().of.values().filter(|m| m.life == Life::Live).cloned().collect()
+    }
+
+    /// Whose byte stands at an address that a module executes or keeps constant (invariant I9).
+    pub fn provenance(&self, at: Gva) -> Option<(Arc<Module>, Part, u64)> {
+        self.modules().of.values().find_map(|module| {
+            let (part, offset) = module.part_at(at)?;
+            Some((Arc::clone(module), part.clone(), offset))
+        })
+    }
+
+    /// Loads a module, or leaves everything as it was.
+    pub fn load(&self, request: &Request<'_>) -> Attempt {
+        let mut progress = Progress::default();
+        let outcome = self.try_load(request, &mut progress);
+        let Progress { verdict, phases, digest, pages } = progress;
+        let (status, code) = match &outcome {
+            Ok(_) => (HvStatus::SUCCESS, None),
+            Err(refusal) => (refusal.status, Some(refusal.note.code)),
+        };
+        let what = What::Load {
+            name: request.name.to_owned(),
+            pages: GpnRange::of_pages(pages.into_iter()),
+            digest,
+            phases: phases.iter().map(|(phase, time)| ((*phase).to_owned(), *time)).collect(),
+        };
+        self.partition.record(request.vp, Vtl::Vtl0, what, status, code);
+        Attempt { verdict, phases, outcome }
+    }
+
+    fn try_load(&self, request: &Request<'_>, progress: &mut Progress) -> Result<Arc<Module>, Refusal> {
+        let mut clock = Clock { partition: &self.partition, since: self.partition.host().now() };
+        let copy;
+        let bytes = match request.file {
+            File::Private(bytes) => bytes,
+            File::Guest { pages, len } => {
+                copy = self.copy(pages, len)?;
+                progress.phases.push(("copy", clock.lap()));
+                &copy
+            }
+        };
+        let input = Input::new(bytes, index(u32::try_from(MAX_IMAGE).unwrap_or(u32::MAX)));
+        let image = input.bytes();
+
+        let place = request.place;
+        let time = request.time;
+        let (expected, (verdict, facts)) = if image.len() < WORTH_A_THREAD {
+            let judged = self.judge(&input, time);
+            progress.phases.push(("verify", clock.lap()));
+            let expected = self.expected(image, place);
+            progress.phases.push(("relocate", clock.lap()));
+            (expected, judged)
+        } else {
+            let both = rayon::join(|| self.expected(image, place), || self.judge(&input, time));
+            progress.phases.push(("verify and relocate", clock.lap()));
+            both
+        };
+        progress.digest = digest_of(&facts);
+        let refused = refusal_of(&verdict);
+        progress.verdict = Some(verdict);
+        refused?;
+        let expected = expected?;
+
+        let mut changes = Vec::new();
+        for segment in &expected.segments {
+            for (at, _) in segment.pages() {
+                let gpn = (request.pages)(at).ok_or_else(|| Refusal::placement(format!("no guest page is said to hold {at}")))?;
+                changes.push((gpn, segment.kind));
+                progress.pages.push(gpn);
+            }
+        }
+        let module = self.reserve(request.name, progress.digest.clone(), &expected, &progress.pages)?;
+        let mut refusal = None;
+        let mut read = changes.iter();
+        let inspect = || {
+            let compared = expected.compare(|_, page| {
+                let gpa = read.next().and_then(|(gpn, _)| gpn.gpa()).ok_or(HvStatus::INVALID_PARAMETER)?;
+                self.partition.host().read(gpa, page)
+            });
+            compared.map_err(|difference| refusal.insert(Refusal::from(difference)).status)
+        };
+        match self.partition.transform(module.id, &changes, inspect) {
+            Ok(took) => {
+                let took = [("lock", took.lock), ("quiesce", took.quiesce), ("compare", took.inspect), ("grant", took.grant)];
+                progress.phases.extend(took);
+                Ok(self.settle(&module, Life::Live))
+            }
+            Err(status) => {
+                self.modules().of.remove(&module.id);
+                Err(refusal.unwrap_or_else(|| Refusal::claim(status)))
+            }
+        }
+    }
+
+    /// The initialisation of a module is over: what only it needed is scrubbed and executes no more; what it made is constant.
+    ///
+    /// # Errors
+    /// [`HvStatus::NOT_FOUND`] for no module that is loaded; as [`Partition::transform`], and nothing is changed then.
+    pub fn end_of_initialisation(&self, id: u32) -> Result<(), HvStatus> {
+        let module = self.take(id)?;
+        let ended = |s: &Sealed| match s.kind {
+            Kind::Code | Kind::RoData if s.discardable => Some(Kind::Data),
+            Kind::RoAfterInit if !s.discardable => Some(Kind::RoData),
+            Kind::RoAfterInit => Some(Kind::Data),
+            _ => None,
+        };
+        self.finish(&module, &ended, |module| {
+            module.segments.retain(|s| !s.discardable);
+            module.segments.iter_mut().filter(|s| s.kind == Kind::RoAfterInit).for_each(|s| s.kind = Kind::RoData);
+        })
+    }
+
+    /// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again.
+    ///
+    /// # Errors
+    /// As [`end_of_initialisation`](Self::end_of_initialisation).
+    pub fn unload(&self, id: u32) -> Result<(), HvStatus> {
+        let module = self.take(id)?;
+        let result = self.transform(&module, &|s| s.kind.is_owned().then_some(Kind::Data));
+        match result {
+            Ok(()) => drop(self.modules().of.remove(&id)),
+            Err(_) => drop(self.settle(&module, Life::Live)),
+        }
+        result
+    }
+
+    /// Has the module's writable segment that holds `at` be written through the engine alone from now on (static kernel data protection,
+    /// `MmProtectDriverSection`).
+    ///
+    /// # Errors
+    /// [`HvStatus::ACCESS_DENIED`] if it is no writable data of that module; else as [`end_of_initialisation`](Self::end_of_initialisation).
+    pub fn protect_section(&self, id: u32, at: Gva) -> Result<(), HvStatus> {
+        let module = self.take(id)?;
+        let chosen = |s: &Sealed| s.kind == Kind::Data && s.contains(at);
+        if !module.segments.iter().any(&chosen) {
+            self.settle(&module, Life::Live);
+            return Err(HvStatus::ACCESS_DENIED);
+        }
+        self.finish(&module, &|s| chosen(s).then_some(Kind::KernelData), |module| {
+            module.segments.iter_mut().filter(|s| chosen(s)).for_each(|s| s.kind = Kind::KernelData);
+        })
+    }
+
+    /// Changes the segments of a module that is [taken](Self::take), and gives it back as `update` leaves it.
+    fn finish(&self, module: &Arc<Module>, to: &dyn Fn(&Sealed) -> Option<Kind>, update: impl FnOnce(&mut Module)) -> Result<(), HvStatus> {
+        let result = self.transform(module, to);
+        let mut new = Module::clone(module);
+        new.life = Life::Live;
+        if result.is_ok() {
+            update(&mut new);
+        }
+        self.modules().of.insert(new.id, Arc::new(new));
+        result
+    }
+
+    fn transform(&self, module: &Module, to: &dyn Fn(&Sealed) -> Option<Kind>) -> Result<(), HvStatus> {
+        let pages = |s: &Sealed| to(s).map(|kind| s.pages.iter().map(move |gpn| (*gpn, kind)).collect::<Vec<_>>());
+        let changes: Vec<(Gpn, Kind)> = module.segments.iter().filter_map(pages).flatten().collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.partition.transform(module.id, &changes, || Err(HvStatus::OPERATION_DENIED)).map(drop)
+    }
+
+    /// Takes a module for a change: nobody else changes it until it is put back.
+    fn take(&self, id: u32) -> Result<Arc<Module>, HvStatus> {
+        let mut modules = self.modules();
+        let module = modules.of.get_mut(&id).ok_or(HvStatus::NOT_FOUND)?;
+        if module.life != Life::Live {
+            return Err(HvStatus::OBJECT_IN_USE);
+        }
+        let old = Arc::clone(module);
+        Arc::make_mut(module).life = Life::Changing;
+        Ok(old)
+    }
+
+    fn settle(&self, module: &Arc<Module>, life: Life) -> Arc<Module> {
+        let settled = Arc::new(Module { life, ..Module::clone(module) });
+        self.modules().of.insert(settled.id, Arc::clone(&settled));
+        settled
+    }
+
+    /// Has the addresses of a module belong to it.
+    fn reserve(&self, name: &str, digest: Option<Digest>, expected: &Expected, pages: &[Gpn]) -> Result<Arc<Module>, Refusal> {
+        let mut pages = pages.iter().copied();
+        let segments: Vec<Sealed> = expected
+            .segments
+            .iter()
+            .map(|s| Sealed {
+                name: s.name.clone(),
+                start: s.start,
+                kind: s.kind,
+                discardable: s.discardable,
+                pages: pages.by_ref().take(s.bytes.as_chunks::<4096>().0.len()).collect(),
+                parts: s.parts.clone(),
+            })
+            .collect();
+        let mut modules = self.modules();
+        if modules.of.len() >= MAX_MODULES {
+            return Err(Refusal::claim(HvStatus::INSUFFICIENT_MEMORY));
+        }
+        if modules.of.values().any(|other| other.overlaps(&segments)) {
+            return Err(Refusal::claim(HvStatus::OBJECT_IN_USE));
+        }
+        // an owner names one module as long as the machine runs
+        let id = modules.last.checked_add(1).filter(|id| *id < u32::MAX).ok_or(Refusal::claim(HvStatus::INSUFFICIENT_MEMORY))?;
+        modules.last = id;
+        let module = Arc::new(Module { id, name: name.to_owned(), digest, entry: expected.entry, segments, life: Life::Changing });
+        modules.of.insert(id, Arc::clone(&module));
+        Ok(module)
+    }
+
+    fn judge(&self, input: &Input<'_>, time: UnixTime) -> (Verdict, Facts) {
+        let examiner = Examiner { cache: &self.cache, catalogs: &self.catalogs, digests: &[] };
+        let facts =
+            examiner.examine_all(core::slice::from_ref(input)).pop().unwrap_or_else(|| Facts::new(input.bytes().len(), FileKind::Flat));
+        let profile = self.profile.or_else(|| match facts.kind {
+            FileKind::PeDriver => Profile::find("hvci"),
+            _ => None,
+        });
+        (Judge { trust: &self.trust, time, cache: &self.cache }.judge(&facts, profile), facts)
+    }
+
+    fn expected(&self, image: &[u8], place: Place<'_>) -> Result<Expected, Refusal> {
+        if Pe::is_pe(image) {
+            let parsed = Pe::parse(image).map_err(|e| Refusal { note: e.into(), status: HvStatus::ACCESS_DENIED })?;
+            let Place::Base(base) = place else { return Err(Refusal::placement("a driver has one base, not a place for each section")) };
+            pe(&parsed, base, &*self.symbols)
+        } else {
+            let parsed = Elf::parse(image).map_err(|e| Refusal { note: e.into(), status: HvStatus::ACCESS_DENIED })?;
+            match place {
+                Place::Base(base) => elf(&parsed, &Placement::contiguous(&parsed, base)?, &*self.symbols),
+                Place::Sections(placement) => elf(&parsed, placement, &*self.symbols),
+            }
+        }
+    }
+
+    /// The file, out of the guest's reach. Its length is checked before anything is taken for it.
+    fn copy(&self, pages: &[Gpn], len: u64) -> Result<Vec<u8>, Refusal> {
+        if len > MAX_IMAGE {
+            return Err(Refusal::too_large(format!("a file of {len} bytes")));
+        }
+        if widen(pages.len()) != len.div_ceil(PAGE_SIZE) {
+            return Err(Refusal::placement(format!("{} pages for a file of {len} bytes", pages.len())));
+        }
+        let mut bytes = vec![0; index(u32::try_from(len).unwrap_or(u32::MAX))];
+        for (gpn, page) in pages.iter().zip(bytes.chunks_mut(index(u32::try_from(PAGE_SIZE).unwrap_or(0)))) {
+            // what VTL0 cannot read it cannot have read to it
+            let gpa = gpn.gpa().filter(|_| self.partition.kind(*gpn).is_some_and(|kind| kind.allows(Vtl::Vtl0).allows(Access::Read)));
+            let gpa = gpa.ok_or_else(|| Refusal::claim(HvStatus::ACCESS_DENIED))?;
+            self.partition.host().read(gpa, page).map_err(Refusal::claim)?;
+        }
+        Ok(bytes)
+    }
+
+    /// A panic of another thread leaves the table as sound as any: each entry is replaced whole.
+    fn modules(&self) -> MutexGuard<'_, Modules> {
+        self.modules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Clock<'p> {
+    partition: &'p Partition,
+    since: u64,
+}
+
+impl Clock<'_> {
+    fn lap(&mut self) -> u64 {
+        let now = self.partition.host().now();
+        let took = now.saturating_sub(self.since);
+        self.since = now;
+        took
+    }
+}
+
+/// The digest that signatures of such a file are over.
+fn digest_of(facts: &Facts) -> Option<Digest> {
+    let form = match facts.kind {
+        FileKind::ElfModule => DigestForm::Module,
+        _ => DigestForm::Linear,
+    };
+    facts.digest(form, DigestAlg::Sha256).or_else(|| facts.digests.iter().find(|d| d.form == form).map(|d| &d.digest)).cloned()
+}
+
+/// What is not accepted is refused, for the worst of the reasons.
+fn refusal_of(verdict: &Verdict) -> Result<(), Refusal> {
+    if verdict.decision == Decision::Accept {
+        return Ok(());
+    }
+    let note = match verdict.findings.first() {
+        Some(f) => crate::finding::Note { code: f.code, span: f.span, subject: f.subject.clone(), detail: f.detail.clone() },
+        None => crate::finding::Note::new(Code::SigNone, ""),
+    };
+    Err(Refusal { note, status: HvStatus::ACCESS_DENIED })
+}

@@ -1,0 +1,82 @@
+//! A module that is loaded: which pages it has, and whose bytes they hold.
+
+use super::Part;
+use crate::{
+    addr::{Gpn, Gva, PAGE_SIZE},
+    bytes::widen,
+    digest::Digest,
+    frames::Kind,
+};
+
+/// Addresses below are offsets in a processor's area of per-CPU variables, which modules share.
+const FIRST_ADDRESS: u64 = 1 << 47;
+
+/// A module.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// The owner of its frames. No two modules of a machine have the same.
+    pub id: u32,
+    /// What the guest called it.
+    pub name: String,
+    /// The digest that its signature is over.
+    pub digest: Option<Digest>,
+    /// Where it is entered, if it is.
+    pub entry: Option<Gva>,
+    /// In order of address.
+    pub segments: Vec<Sealed>,
+    pub(super) life: Life,
+}
+
+/// Successive pages of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// What it is, for people.
+    pub name: String,
+    /// Address of the first byte.
+    pub start: Gva,
+    /// What the frames are.
+    pub kind: Kind,
+    /// Whether it goes when the initialisation is over.
+    pub discardable: bool,
+    /// The guest pages, in order of address.
+    pub pages: Vec<Gpn>,
+    /// Which sections its bytes are of.
+    pub parts: Vec<Part>,
+}
+
+/// Whether somebody is at a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It is being loaded, changed or unloaded.
+    Changing,
+    /// It is loaded.
+    Live,
+}
+
+impl Sealed {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        widen(self.pages.len()).saturating_mul(PAGE_SIZE)
+    }
+
+    /// Whether the byte at `at` is in it.
+    pub fn contains(&self, at: Gva) -> bool {
+        at.0.checked_sub(self.start.0).is_some_and(|into| into < self.size())
+    }
+}
+
+impl Module {
+    /// The section that the byte at `at` is of, and its offset there.
+    pub fn part_at(&self, at: Gva) -> Option<(&Part, u64)> {
+        let segment = self.segments.iter().find(|s| s.contains(at))?;
+        let into = at.0.checked_sub(segment.start.0)?;
+        let offset = |part: &Part| into.checked_sub(part.offset).filter(|offset| *offset < part.len);
+        segment.parts.iter().find_map(|part| Some((part, offset(part)?)))
+    }
+
+    /// Whether an address would belong to two.
+    pub(super) fn overlaps(&self, others: &[Sealed]) -> bool {
+        let overlap = |a: &Sealed, b: &Sealed| a.start.0 >= FIRST_ADDRESS && (a.contains(b.start) || b.contains(a.start));
+        self.segments.iter().any(|mine| others.iter().any(|other| overlap(mine, other)))
+    }
+}
