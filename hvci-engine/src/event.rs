@@ -75,6 +75,17 @@ pub enum What {
         /// Nanoseconds of each phase, in order.
         phases: Vec<(String, u64)>,
     },
+    /// An instruction of a module was to be changed.
+    Patch {
+        /// The module's name.
+        module: String,
+        /// The instruction.
+        site: Gva,
+        /// From which of its bytes on.
+        offset: u64,
+        /// The pages that were written to.
+        pages: Vec<GpnRange>,
+    },
     /// An access of a processor that the second-level table refused.
     Access {
         /// Where.

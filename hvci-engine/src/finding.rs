@@ -217,6 +217,7 @@ codes! {
     MemDevice "HVCI-MEM-009" "device-access-refused" Error "an access by a device, or by the VMM for the guest, to memory that the engine protects" => "look at the driver that gave the device this address";
     MemProtection "HVCI-MEM-010" "protection-refused" Error "a change of protection that may not be" => "compare the status with the TLFS; execution in kernel mode is granted by a load alone";
     MemClaim "HVCI-MEM-011" "pages-not-available" Error "the pages that a module is to be loaded into cannot be had" => "look at the status: another module, a device or VTL1 has one of them, or they are no RAM";
+    MemPatch "HVCI-MEM-012" "patch-refused" Error "a change of code that the module's tables do not list, or not in that order" => "find out who asked: the processor is in the event; no kernel changes code elsewhere or otherwise";
 }
 
 impl Code {

@@ -11,6 +11,7 @@
 
 pub mod bus;
 pub mod cpu;
+pub mod guest_loader;
 pub mod memory;
 pub mod paging;
 #[cfg(test)]

@@ -32,11 +32,12 @@ use std::{
 use super::{
     Expected, MAX_IMAGE, Part, Placement, Refusal, Symbols, elf,
     module::{Life, Module, Sealed},
+    patch::{Site, sites},
     pe,
 };
 use crate::{
     access::Access,
-    addr::{Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
+    addr::{Gpa, Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
     bytes::{index, widen},
     digest::{Digest, DigestAlg},
     event::What,
@@ -83,6 +84,7 @@ pub enum Place<'a> {
 
 /// What a guest asks for.
 #[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "a closure is part of it")]
 pub struct Request<'a> {
     /// What the guest calls it.
     pub name: &'a str,
@@ -264,6 +266,9 @@ impl Loader {
         };
         self.finish(&module, &ended, |module| {
             module.segments.retain(|s| !s.discardable);
+            let mut sites = core::mem::take(&mut module.sites);
+            sites.retain(|at, _| module.gpn_of(*at).is_some());
+            module.sites = sites;
             module.segments.iter_mut().filter(|s| s.kind == Kind::RoAfterInit).for_each(|s| s.kind = Kind::RoData);
         })
     }
@@ -297,6 +302,52 @@ impl Loader {
         self.finish(&module, &|s| chosen(s).then_some(Kind::KernelData), |module| {
             module.segments.iter_mut().filter(|s| chosen(s)).for_each(|s| s.kind = Kind::KernelData);
         })
+    }
+
+    /// Writes `bytes` into an instruction that the module lists as one with two forms, `offset` bytes from its start `site`, if that is the
+    /// next step of a change from one form to the other.
+    ///
+    /// # Errors
+    /// [`HvStatus::ACCESS_DENIED`] for anything else: nothing is written then; as [`end_of_initialisation`](Self::end_of_initialisation).
+    pub fn patch(&self, id: u32, site: Gva, offset: u64, bytes: &[u8], vp: Option<u32>) -> Result<(), HvStatus> {
+        let module = self.take(id)?;
+        let result = self.try_patch(&module, site, offset, bytes);
+        let mut new = Module { life: Life::Live, ..Module::clone(&module) };
+        if let Ok((next, _)) = &result {
+            new.sites.insert(site, next.clone());
+        }
+        self.modules().of.insert(id, Arc::new(new));
+        let (status, code) = match &result {
+            Ok(_) => (HvStatus::SUCCESS, None),
+            Err(status) => (*status, Some(Code::MemPatch)),
+        };
+        let pages = result.as_ref().map(|(_, pages)| pages.clone()).unwrap_or_default();
+        let what = What::Patch { module: module.name.clone(), site, offset, pages: GpnRange::of_pages(pages.into_iter()) };
+        self.partition.record(vp, Vtl::Vtl0, what, status, code);
+        result.map(drop)
+    }
+
+    /// The site as it is then, and the pages that were written to.
+    fn try_patch(&self, module: &Module, site: Gva, offset: u64, bytes: &[u8]) -> Result<(Site, Vec<Gpn>), HvStatus> {
+        let next = module.sites.get(&site).and_then(|known| known.step(offset, bytes)).ok_or(HvStatus::ACCESS_DENIED)?;
+        let place = |byte: u64| {
+            let at = Gva(site.0.checked_add(offset)?.checked_add(byte)?);
+            let gpa = module.gpn_of(at)?.gpa()?.0.checked_add(at.0 % PAGE_SIZE)?;
+            Some(Gpa(gpa))
+        };
+        let places: Option<Vec<Gpa>> = (0..widen(bytes.len())).map(place).collect();
+        let places = places.ok_or(HvStatus::ACCESS_DENIED)?;
+        // a site may lie in two pages, and two pages anywhere
+        let mut rest = bytes;
+        for run in places.chunk_by(|a, b| a.gpn() == b.gpn()) {
+            if let (Some(first), Some((now, later))) = (run.first(), rest.split_at_checked(run.len())) {
+                self.partition.host().write(*first, now)?;
+                rest = later;
+            }
+        }
+        let mut pages: Vec<Gpn> = places.iter().map(|gpa| gpa.gpn()).collect();
+        pages.dedup();
+        Ok((next, pages))
     }
 
     /// Changes the segments of a module that is [taken](Self::take), and gives it back as `update` leaves it.
@@ -363,7 +414,15 @@ impl Loader {
         // an owner names one module as long as the machine runs
         let id = modules.last.checked_add(1).filter(|id| *id < u32::MAX).ok_or(Refusal::claim(HvStatus::INSUFFICIENT_MEMORY))?;
         modules.last = id;
-        let module = Arc::new(Module { id, name: name.to_owned(), digest, entry: expected.entry, segments, life: Life::Changing });
+        let module = Arc::new(Module {
+            id,
+            name: name.to_owned(),
+            digest,
+            entry: expected.entry,
+            segments,
+            sites: sites(expected),
+            life: Life::Changing,
+        });
         modules.of.insert(id, Arc::clone(&module));
         Ok(module)
     }

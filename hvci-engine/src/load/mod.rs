@@ -15,6 +15,7 @@ mod elf;
 mod expected;
 mod loader;
 mod module;
+mod patch;
 mod pe;
 mod refusal;
 

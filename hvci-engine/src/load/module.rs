@@ -1,6 +1,8 @@
 //! A module that is loaded: which pages it has, and whose bytes they hold.
 
-use super::Part;
+use std::collections::BTreeMap;
+
+use super::{Part, patch::Site};
 use crate::{
     addr::{Gpn, Gva, PAGE_SIZE},
     bytes::widen,
@@ -24,6 +26,8 @@ pub struct Module {
     pub entry: Option<Gva>,
     /// In order of address.
     pub segments: Vec<Sealed>,
+    /// Its instructions that may be changed.
+    pub(super) sites: BTreeMap<Gva, Site>,
     pub(super) life: Life,
 }
 
@@ -72,6 +76,18 @@ impl Module {
         let into = at.0.checked_sub(segment.start.0)?;
         let offset = |part: &Part| into.checked_sub(part.offset).filter(|offset| *offset < part.len);
         segment.parts.iter().find_map(|part| Some((part, offset(part)?)))
+    }
+
+    /// The guest page that the byte at `at` is in.
+    pub(super) fn gpn_of(&self, at: Gva) -> Option<Gpn> {
+        let segment = self.segments.iter().find(|s| s.contains(at))?;
+        let page = at.0.checked_sub(segment.start.0)?.checked_div(PAGE_SIZE)?;
+        segment.pages.get(usize::try_from(page).ok()?).copied()
+    }
+
+    /// The sites whose change is begun and not ended.
+    pub fn pending_patches(&self) -> impl Iterator<Item = Gva> {
+        self.sites.iter().filter(|(_, site)| site.is_pending()).map(|(at, _)| *at)
     }
 
     /// Whether an address would belong to two.

@@ -1,4 +1,4 @@
-//! What real modules look like in memory, against an independent loader: `object`'s reading of the file, and the shortest way to place it.
+//! What real modules look like in memory, against the guest's own loader, which reads the file with another parser.
 //!
 //! `HVCI_CORPORA` names the folder with the corpora; each test says that it skips where its corpus is missing.
 
@@ -14,21 +14,16 @@ use hvci_engine::{
     addr::{Gva, PAGE_SIZE},
     finding::Code,
     frames::Kind,
-    image::{
-        elf::Elf,
-        pe::{Pe, Symbol},
-    },
-    load::{self, Expected, Placement, Symbols},
+    image::{elf::Elf, pe::Pe},
+    load::{self, Expected, Placement},
 };
-use object::{
-    Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationKind, RelocationTarget,
-    read::{elf::ElfFile64, pe::PeFile64},
-};
+use loader_sim::guest_loader::{self, StubKernel};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 
 #[expect(dead_code, reason = "other tests use the rest of it")]
+#[path = "../../corpus/tests/corpora/mod.rs"]
 mod corpora;
 
 use corpora::{files, folder};
@@ -36,28 +31,6 @@ use corpora::{files, folder};
 const DRIVERS: u64 = 0xFFFF_F800_1234_0000;
 const ELSEWHERE: u64 = 0xFFFF_F80A_BCDE_F000;
 const MODULES: u64 = 0xFFFF_FFFF_C040_0000;
-
-/// A kernel that exports everything at an address of its own, but for the functions of control flow guard, which it does not have on.
-struct Stubs;
-
-impl Symbols for Stubs {
-    fn resolve(&self, library: &[u8], symbol: Symbol<'_>) -> Option<Gva> {
-        if [load::GUARD_CHECK, load::GUARD_DISPATCH].contains(&symbol) {
-            return None;
-        }
-        let name = match symbol {
-            Symbol::Name(name) => name.to_vec(),
-            Symbol::Ordinal(ordinal) => ordinal.to_le_bytes().to_vec(),
-        };
-        Some(Gva(stub(library, &name)))
-    }
-}
-
-/// FNV-1a, in the 16 MiB behind the start of a kernel.
-fn stub(library: &[u8], name: &[u8]) -> u64 {
-    let hash = library.iter().chain(name).fold(0xCBF2_9CE4_8422_2325_u64, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x100_0000_01B3));
-    0xFFFF_FFFF_8100_0000 + (hash % 0x10_0000) * 16
-}
 
 /// The x86-64 drivers of a corpus.
 fn drivers() -> Option<Vec<(PathBuf, Vec<u8>)>> {
@@ -67,7 +40,7 @@ fn drivers() -> Option<Vec<(PathBuf, Vec<u8>)>> {
 }
 
 fn load_driver(bytes: &[u8], base: u64) -> Result<Expected, load::Refusal> {
-    load::pe(&Pe::parse(bytes).unwrap(), Gva(base), &Stubs)
+    load::pe(&Pe::parse(bytes).unwrap(), Gva(base), &StubKernel)
 }
 
 /// Every byte of the module by its address.
@@ -93,37 +66,14 @@ fn drivers_are_what_a_naive_loader_makes_of_them() {
             }
         };
         loaded += 1;
-        let file = PeFile64::parse(bytes.as_slice()).unwrap();
-        let headers = file.nt_headers().optional_header;
-        let preferred = headers.image_base.get(object::LittleEndian);
-        let mut image = vec![0; headers.size_of_image.get(object::LittleEndian) as usize];
-        let len = headers.size_of_headers.get(object::LittleEndian) as usize;
-        image[..len].copy_from_slice(&bytes[..len]);
-        for section in file.sections() {
-            let at = (section.address() - preferred) as usize;
-            let data = section.data().unwrap();
-            image[at..at + data.len()].copy_from_slice(data);
-        }
-        let mut blocks = file.data_directories().relocation_blocks(file.data(), &file.section_table()).unwrap().unwrap();
-        let mut words = BTreeSet::new();
-        while let Some(block) = blocks.next().unwrap() {
-            for relocation in block.filter(|r| r.typ == 10) {
-                let word = &mut image[relocation.virtual_address as usize..][..8];
-                let value = u64::from_le_bytes(word.try_into().unwrap()).wrapping_sub(preferred).wrapping_add(DRIVERS);
-                word.copy_from_slice(&value.to_le_bytes());
-                words.insert(DRIVERS + u64::from(relocation.virtual_address));
-            }
-        }
-        for import in Pe::parse(bytes).unwrap().imports().imports {
-            let Symbol::Name(name) = import.symbol else { panic!("{}: an ordinal", path.display()) };
-            image[import.slot as usize..][..8].copy_from_slice(&stub(import.library, name).to_le_bytes());
-        }
+        let image = guest_loader::place(bytes, Gva(DRIVERS)).unwrap().remove(&DRIVERS).unwrap();
         for (start, bytes) in memory(&expected) {
             let at = (start - DRIVERS) as usize;
             assert!(image[at..at + bytes.len()] == *bytes, "{}: segment at {start:#x}", path.display());
         }
         // another base: the same but for the words that are relocated
         let other = load_driver(bytes, ELSEWHERE).unwrap();
+        let words: BTreeSet<u64> = Pe::parse(bytes).unwrap().relocations().map(|r| DRIVERS + u64::from(r.unwrap().address)).collect();
         for (here, there) in expected.segments.iter().zip(&other.segments) {
             for (at, (a, b)) in (here.start.0..).step_by(8).zip(here.bytes.chunks(8).zip(there.bytes.chunks(8))) {
                 let inside = |byte: u64| (byte.saturating_sub(7)..=byte).any(|start| words.contains(&start));
@@ -154,45 +104,17 @@ fn module_fault(path: &Path) -> Option<String> {
     let bytes = fs::read(path).unwrap();
     let elf = Elf::parse(&bytes).unwrap();
     let placement = Placement::contiguous(&elf, Gva(MODULES)).unwrap();
-    let expected = match load::elf(&elf, &placement, &Stubs) {
+    let expected = match load::elf(&elf, &placement, &StubKernel) {
         Ok(expected) => expected,
         Err(refusal) => return Some(format!("{:?}", refusal.note)),
     };
-    let places: BTreeMap<usize, u64> = placement.sections.iter().map(|p| (p.section, p.address.0)).collect();
-    let file = ElfFile64::<object::Endianness>::parse(bytes.as_slice()).unwrap();
     let memory = memory(&expected);
     let mut seen = 0;
-    for section in file.sections() {
-        let (Some(address), true) = (places.get(&section.index().0), section.size() > 0) else { continue };
-        if section.name() == Ok(".data..percpu") {
-            continue;
-        }
-        let mut content = section.data().unwrap().to_vec();
-        content.resize(section.size() as usize, 0);
-        for (offset, relocation) in section.relocations() {
-            let RelocationTarget::Symbol(index) = relocation.target() else { return Some("a relocation without symbol".to_owned()) };
-            let symbol = file.symbol_by_index(index).unwrap();
-            let value = match symbol.section_index() {
-                Some(section) => places[&section.0] + symbol.address(),
-                None if symbol.is_undefined() => stub(b"", symbol.name_bytes().unwrap()),
-                None => symbol.address(),
-            };
-            let sum = value.wrapping_add_signed(relocation.addend());
-            let relative = sum.wrapping_sub(address + offset);
-            let (sum, width) = match (relocation.kind(), relocation.flags()) {
-                (RelocationKind::Absolute, _) => (sum, usize::from(relocation.size() / 8)),
-                (RelocationKind::Relative | RelocationKind::PltRelative, _) => (relative, usize::from(relocation.size() / 8)),
-                // `object` has no name for what R_X86_64_PC64 is
-                (_, RelocationFlags::Elf { r_type: 24 }) => (relative, 8),
-                (_, RelocationFlags::Elf { r_type: 0 }) => continue,
-                (_, other) => return Some(format!("{other:?}")),
-            };
-            content[offset as usize..][..width].copy_from_slice(&sum.to_le_bytes()[..width]);
-        }
+    for (address, content) in guest_loader::place(&bytes, Gva(MODULES)).unwrap() {
         let (start, segment) = memory.range(..=address).next_back().unwrap();
         let at = (address - start) as usize;
         if segment[at..at + content.len()] != content {
-            return Some(format!("{} differs", section.name().unwrap()));
+            return Some(format!("the section at {address:#x} differs"));
         }
         seen += content.len();
     }
@@ -239,8 +161,8 @@ fn changed_files_are_refused_or_loaded_in_pages() {
 
 fn load_any(bytes: &[u8]) -> Option<Expected> {
     if Pe::is_pe(bytes) {
-        return load::pe(&Pe::parse(bytes).ok()?, Gva(DRIVERS), &Stubs).ok();
+        return load::pe(&Pe::parse(bytes).ok()?, Gva(DRIVERS), &StubKernel).ok();
     }
     let elf = Elf::parse(bytes).ok()?;
-    load::elf(&elf, &Placement::contiguous(&elf, Gva(MODULES)).ok()?, &Stubs).ok()
+    load::elf(&elf, &Placement::contiguous(&elf, Gva(MODULES)).ok()?, &StubKernel).ok()
 }

@@ -1,0 +1,149 @@
+//! What VTL0 asks of the engine by a VTL call: an argument block, with the function numbers of Linux's LVBS (`VSM_VTL_CALL_FUNC_ID_*`).
+//!
+//! ```text
+//! offset  0  u64       function
+//!         8  u64 × 12  arguments
+//! ```
+//!
+//! A list of pages is an array of u64 page numbers at a GPA. Every word is the guest's and may be anything: lists are bounded before they are
+//! read, and are read once, out of the guest's reach.
+
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+use super::{File, Loader, MAX_IMAGE, Place, Request};
+use crate::{
+    addr::{Gpa, Gpn, Gva, PAGE_SIZE},
+    bytes::index,
+    status::HvStatus,
+    time::UnixTime,
+};
+
+/// Bytes of an argument block.
+pub const BLOCK: usize = 104;
+
+/// The longest name of a module.
+const MAX_NAME: u64 = 255;
+
+/// A function of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Function(pub u64);
+
+impl Function {
+    /// The boot is over. No arguments.
+    pub const SIGNAL_END_OF_BOOT: Self = Self(0x1_FFE3);
+    /// Writable data of a module is written by the engine alone from now on: module, address in it.
+    pub const PROTECT_MEMORY: Self = Self(0x1_FFE4);
+    /// A certificate whose key signs modules, until the boot is over: GPA, length.
+    pub const LOAD_KDATA: Self = Self(0x1_FFE5);
+    /// Loads a module: GPA and length of its name, GPA of the list of the file's pages, length of the file, address of the module's first
+    /// page, GPA of the list of its pages, number of these. Answers the module's number.
+    pub const VALIDATE_MODULE: Self = Self(0x1_FFE6);
+    /// The initialisation of a module is over: module.
+    pub const FREE_MODULE_INIT: Self = Self(0x1_FFE7);
+    /// Unloads a module: module.
+    pub const UNLOAD_MODULE: Self = Self(0x1_FFE8);
+    /// Changes an instruction: module, its address, offset, number of bytes (at most 8), bytes.
+    pub const PATCH_TEXT: Self = Self(0x1_FFEB);
+}
+
+impl Loader {
+    /// Answers a VTL call of processor `vp`: a status, and what the function answers.
+    pub fn call(&self, block: &[u8; BLOCK], vp: u32, time: UnixTime) -> (HvStatus, u64) {
+        let mut words = block.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
+        let mut next = || words.next().unwrap_or_default();
+        let function = Function(next());
+        let result = match function {
+            Function::SIGNAL_END_OF_BOOT => {
+                self.partition.end_of_boot();
+                Ok(0)
+            }
+            Function::PROTECT_MEMORY => number(next()).and_then(|id| self.protect_section(id, Gva(next()))).map(|()| 0),
+            Function::LOAD_KDATA => self.load_key(Gpa(next()), next()).map(|()| 0),
+            Function::VALIDATE_MODULE => {
+                let (name, name_len, file, len, base, pages, count) = (next(), next(), next(), next(), next(), next(), next());
+                self.validate((Gpa(name), name_len), (Gpa(file), len), Gva(base), (Gpa(pages), count), vp, time)
+            }
+            Function::FREE_MODULE_INIT => number(next()).and_then(|id| self.end_of_initialisation(id)).map(|()| 0),
+            Function::UNLOAD_MODULE => number(next()).and_then(|id| self.unload(id)).map(|()| 0),
+            Function::PATCH_TEXT => {
+                let (id, site, offset, len, bytes) = (next(), next(), next(), next(), next().to_le_bytes());
+                let bytes = usize::try_from(len).ok().and_then(|len| bytes.get(..len)).ok_or(HvStatus::INVALID_PARAMETER);
+                bytes.and_then(|bytes| self.patch(number(id)?, Gva(site), offset, bytes, Some(vp))).map(|()| 0)
+            }
+            // those of LVBS that the engine does not have, and those that nobody has
+            _ => Err(HvStatus::FEATURE_UNAVAILABLE),
+        };
+        match result {
+            Ok(value) => (HvStatus::SUCCESS, value),
+            Err(status) => (status, 0),
+        }
+    }
+
+    fn validate(
+        &self,
+        (name, name_len): (Gpa, u64),
+        (file, len): (Gpa, u64),
+        base: Gva,
+        (list, count): (Gpa, u64),
+        vp: u32,
+        time: UnixTime,
+    ) -> Result<u64, HvStatus> {
+        if name_len > MAX_NAME {
+            return Err(HvStatus::INVALID_PARAMETER);
+        }
+        let name = self.read_vtl0(name, name_len)?;
+        let file = self.page_list(file, len.div_ceil(PAGE_SIZE))?;
+        let pages = self.page_list(list, count)?;
+        let request = Request {
+            name: &String::from_utf8_lossy(&name),
+            file: File::Guest { pages: &file, len },
+            place: Place::Base(base),
+            pages: &|at| pages.get(usize::try_from(at.0.checked_sub(base.0)?.checked_div(PAGE_SIZE)?).ok()?).copied(),
+            time,
+            vp: Some(vp),
+        };
+        self.load(&request).outcome.map(|module| u64::from(module.id)).map_err(|refusal| refusal.status)
+    }
+
+    fn load_key(&self, gpa: Gpa, len: u64) -> Result<(), HvStatus> {
+        if len > PAGE_SIZE {
+            return Err(HvStatus::INVALID_PARAMETER);
+        }
+        self.add_module_key(&self.read_vtl0(gpa, len)?, "VTL0 during boot")
+    }
+
+    fn page_list(&self, gpa: Gpa, count: u64) -> Result<Vec<Gpn>, HvStatus> {
+        if count > MAX_IMAGE / PAGE_SIZE {
+            return Err(HvStatus::INSUFFICIENT_MEMORY);
+        }
+        let bytes = self.read_vtl0(gpa, count.saturating_mul(8))?;
+        Ok(bytes.as_chunks().0.iter().map(|word| Gpn(u64::from_le_bytes(*word))).collect())
+    }
+
+    /// Bytes as VTL0 itself could read them. `len` is bounded by the caller.
+    fn read_vtl0(&self, gpa: Gpa, len: u64) -> Result<Vec<u8>, HvStatus> {
+        let mut bytes = vec![0; index(u32::try_from(len).map_err(|_| HvStatus::INSUFFICIENT_MEMORY)?)];
+        let mut at = gpa;
+        let mut rest = bytes.as_mut_slice();
+        while !rest.is_empty() {
+            let room = PAGE_SIZE.saturating_sub(at.offset());
+            let now = rest.len().min(index(u32::try_from(room).unwrap_or(0)));
+            let (page, later) = rest.split_at_mut_checked(now).ok_or(HvStatus::INVALID_PARAMETER)?;
+            self.read_page(at, page)?;
+            rest = later;
+            at = Gpa(at.0.checked_add(room).ok_or(HvStatus::INVALID_PARAMETER)?);
+        }
+        Ok(bytes)
+    }
+}
+
+fn number(word: u64) -> Result<u32, HvStatus> {
+    u32::try_from(word).map_err(|_| HvStatus::NOT_FOUND)
+}
