@@ -26,7 +26,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use super::{
@@ -47,7 +47,11 @@ use crate::{
     frames::Kind,
     image::{elf::Elf, pe::Pe},
     policy::{Decision, Judge, Profile, Verdict},
-    signature::{cache::Cache, catalog::CatalogIndex, trust::TrustStore},
+    signature::{
+        cache::Cache,
+        catalog::CatalogIndex,
+        trust::{Purposes, TrustStore},
+    },
     status::HvStatus,
     time::UnixTime,
     vsm::partition::Partition,
@@ -122,8 +126,8 @@ struct Progress {
 
 /// Loads modules into a partition, and knows those that are.
 pub struct Loader {
-    partition: Arc<Partition>,
-    trust: TrustStore,
+    pub(super) partition: Arc<Partition>,
+    trust: RwLock<TrustStore>,
     catalogs: CatalogIndex,
     profile: Option<&'static Profile>,
     symbols: Box<dyn Symbols + Send + Sync>,
@@ -153,7 +157,7 @@ impl Loader {
         profile: Option<&'static Profile>,
         symbols: Box<dyn Symbols + Send + Sync>,
     ) -> Self {
-        Self { partition, trust, catalogs, profile, symbols, cache: Cache::default(), modules: Mutex::default() }
+        Self { partition, trust: RwLock::new(trust), catalogs, profile, symbols, cache: Cache::default(), modules: Mutex::default() }
     }
 
     /// The modules that are loaded, oldest first.
@@ -435,7 +439,8 @@ impl Loader {
             FileKind::PeDriver => Profile::find("hvci"),
             _ => None,
         });
-        (Judge { trust: &self.trust, time, cache: &self.cache }.judge(&facts, profile), facts)
+        let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
+        (Judge { trust: &trust, time, cache: &self.cache }.judge(&facts, profile), facts)
     }
 
     fn expected(&self, image: &[u8], place: Place<'_>) -> Result<Expected, Refusal> {
@@ -462,12 +467,31 @@ impl Loader {
         }
         let mut bytes = vec![0; index(u32::try_from(len).unwrap_or(u32::MAX))];
         for (gpn, page) in pages.iter().zip(bytes.chunks_mut(index(u32::try_from(PAGE_SIZE).unwrap_or(0)))) {
-            // what VTL0 cannot read it cannot have read to it
-            let gpa = gpn.gpa().filter(|_| self.partition.kind(*gpn).is_some_and(|kind| kind.allows(Vtl::Vtl0).allows(Access::Read)));
-            let gpa = gpa.ok_or_else(|| Refusal::claim(HvStatus::ACCESS_DENIED))?;
-            self.partition.host().read(gpa, page).map_err(Refusal::claim)?;
+            let gpa = gpn.gpa().ok_or_else(|| Refusal::claim(HvStatus::INVALID_PARAMETER))?;
+            self.read_page(gpa, page).map_err(Refusal::claim)?;
         }
         Ok(bytes)
+    }
+
+    /// Bytes of one page, as VTL0 itself could read them: what it cannot read it cannot have read to it.
+    pub(super) fn read_page(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), HvStatus> {
+        match self.partition.kind(gpa.gpn()) {
+            Some(kind) if kind.allows(Vtl::Vtl0).allows(Access::Read) => self.partition.host().read(gpa, bytes),
+            Some(_) => Err(HvStatus::ACCESS_DENIED),
+            None => Err(HvStatus::INVALID_PARAMETER),
+        }
+    }
+
+    /// Has modules that the key of this certificate signed be accepted, until the boot is over.
+    ///
+    /// # Errors
+    /// [`HvStatus::ACCESS_DENIED`] when it is; [`HvStatus::INVALID_PARAMETER`] for no certificate.
+    pub fn add_module_key(&self, der: &[u8], origin: &str) -> Result<(), HvStatus> {
+        let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
+        if self.partition.is_booted() {
+            return Err(HvStatus::ACCESS_DENIED);
+        }
+        trust.add_der(der, Purposes::MODULE, origin).map_err(|_| HvStatus::INVALID_PARAMETER)
     }
 
     /// A panic of another thread leaves the table as sound as any: each entry is replaced whole.

@@ -18,6 +18,7 @@ mod module;
 mod patch;
 mod pe;
 mod refusal;
+mod service;
 
 pub use elf::{Placed, Placement, elf};
 pub use expected::{Difference, Expected, MAX_IMAGE, Part, Segment};
@@ -25,6 +26,7 @@ pub use loader::{Attempt, File, Loader, MAX_MODULES, Place, Request};
 pub use module::{Module, Sealed};
 pub use pe::{GUARD_CHECK, GUARD_DISPATCH, GUARD_LIBRARY, pe};
 pub use refusal::Refusal;
+pub use service::{BLOCK, Function};
 
 use crate::{addr::Gva, image::pe::Symbol};
 

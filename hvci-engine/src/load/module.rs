@@ -10,9 +10,6 @@ use crate::{
     frames::Kind,
 };
 
-/// Addresses below are offsets in a processor's area of per-CPU variables, which modules share.
-const FIRST_ADDRESS: u64 = 1 << 47;
-
 /// A module.
 #[derive(Clone, Debug)]
 pub struct Module {
@@ -92,7 +89,7 @@ impl Module {
 
     /// Whether an address would belong to two.
     pub(super) fn overlaps(&self, others: &[Sealed]) -> bool {
-        let overlap = |a: &Sealed, b: &Sealed| a.start.0 >= FIRST_ADDRESS && (a.contains(b.start) || b.contains(a.start));
+        let overlap = |a: &Sealed, b: &Sealed| a.contains(b.start) || b.contains(a.start);
         self.segments.iter().any(|mine| others.iter().any(|other| overlap(mine, other)))
     }
 }

@@ -67,8 +67,11 @@ impl Loader {
             Function::PROTECT_MEMORY => number(next()).and_then(|id| self.protect_section(id, Gva(next()))).map(|()| 0),
             Function::LOAD_KDATA => self.load_key(Gpa(next()), next()).map(|()| 0),
             Function::VALIDATE_MODULE => {
-                let (name, name_len, file, len, base, pages, count) = (next(), next(), next(), next(), next(), next(), next());
-                self.validate((Gpa(name), name_len), (Gpa(file), len), Gva(base), (Gpa(pages), count), vp, time)
+                let name = (Gpa(next()), next());
+                let file = (Gpa(next()), next());
+                let base = Gva(next());
+                let pages = (Gpa(next()), next());
+                self.validate(name, file, base, pages, vp, time)
             }
             Function::FREE_MODULE_INIT => number(next()).and_then(|id| self.end_of_initialisation(id)).map(|()| 0),
             Function::UNLOAD_MODULE => number(next()).and_then(|id| self.unload(id)).map(|()| 0),
@@ -91,7 +94,7 @@ impl Loader {
         (name, name_len): (Gpa, u64),
         (file, len): (Gpa, u64),
         base: Gva,
-        (list, count): (Gpa, u64),
+        (pages, count): (Gpa, u64),
         vp: u32,
         time: UnixTime,
     ) -> Result<u64, HvStatus> {
@@ -100,7 +103,7 @@ impl Loader {
         }
         let name = self.read_vtl0(name, name_len)?;
         let file = self.page_list(file, len.div_ceil(PAGE_SIZE))?;
-        let pages = self.page_list(list, count)?;
+        let pages = self.page_list(pages, count)?;
         let request = Request {
             name: &String::from_utf8_lossy(&name),
             file: File::Guest { pages: &file, len },

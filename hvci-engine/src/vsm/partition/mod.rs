@@ -147,6 +147,12 @@ impl Partition {
         &*self.host
     }
 
+    /// Whether the boot is over.
+    #[cfg(feature = "std")]
+    pub(crate) fn is_booted(&self) -> bool {
+        self.levels.lock().end_of_boot
+    }
+
     /// What a guest page is; `None` where there is no RAM of this partition.
     pub fn kind(&self, gpn: Gpn) -> Option<Kind> {
         Some(self.frames.state(self.host.frame(gpn)?)?.kind)
