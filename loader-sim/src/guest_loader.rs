@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 
 use hvci_engine::{
-    addr::Gva,
+    addr::{Gpa, Gpn, Gva, PAGE_SIZE},
+    host::Host,
     image::{elf::Elf, pe::Symbol},
     load::{self, Placement, Symbols},
+    status::HvStatus,
 };
 use object::{
     LittleEndian, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationKind, RelocationTarget,
@@ -71,6 +73,31 @@ pub type Memory = BTreeMap<u64, Vec<u8>>;
 /// [`GuestLoaderError`] for a file that no kernel's loader could place either.
 pub fn place(file: &[u8], base: Gva) -> Result<Memory, GuestLoaderError> {
     if file.starts_with(b"MZ") { driver(file, base.0) } else { module(file, base) }
+}
+
+/// Puts a module that is placed at `base` into guest memory, from the page `at` on. What lies between is zeroed. Returns how many pages it takes.
+///
+/// # Errors
+/// [`HvStatus::INVALID_PARAMETER`] where there is no RAM for it.
+pub fn put(host: &dyn Host, memory: &Memory, base: Gva, at: Gpn) -> Result<u64, HvStatus> {
+    let end = memory.iter().map(|(start, bytes)| start.wrapping_sub(base.0).saturating_add(bytes.len() as u64)).max().unwrap_or_default();
+    let pages = end.div_ceil(PAGE_SIZE);
+    let gpa = |offset: u64| at.gpa().and_then(|gpa| gpa.0.checked_add(offset)).map(Gpa).ok_or(HvStatus::INVALID_PARAMETER);
+    for page in 0..pages {
+        host.write(gpa(page * PAGE_SIZE)?, &[0; PAGE_SIZE as usize])?;
+    }
+    for (start, bytes) in memory {
+        let mut offset = start.wrapping_sub(base.0);
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let room = PAGE_SIZE - offset % PAGE_SIZE;
+            let (now, later) = rest.split_at(rest.len().min(room as usize));
+            host.write(gpa(offset)?, now)?;
+            offset = offset.saturating_add(now.len() as u64);
+            rest = later;
+        }
+    }
+    Ok(pages)
 }
 
 /// The `len` bytes at `offset`.

@@ -12,6 +12,7 @@
 pub mod bus;
 pub mod cpu;
 pub mod guest_loader;
+pub mod host;
 pub mod memory;
 pub mod paging;
 #[cfg(test)]

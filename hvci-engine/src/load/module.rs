@@ -82,6 +82,11 @@ impl Module {
         segment.pages.get(usize::try_from(page).ok()?).copied()
     }
 
+    /// The instructions that may be changed, by their addresses.
+    pub fn patch_sites(&self) -> impl Iterator<Item = Gva> {
+        self.sites.keys().copied()
+    }
+
     /// The sites whose change is begun and not ended.
     pub fn pending_patches(&self) -> impl Iterator<Item = Gva> {
         self.sites.iter().filter(|(_, site)| site.is_pending()).map(|(at, _)| *at)
