@@ -2,7 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::process::{Command, Output};
+use std::{
+    fs,
+    process::{Command, Output},
+};
+
+use corpus::synth::{
+    certificate::Template,
+    elf,
+    key::{Key, KeyKind},
+};
+use x509_cert::der::Encode;
 
 fn sim(args: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_hvci-sim")).args(args.split(' ')).output().unwrap()
@@ -43,4 +53,48 @@ fn the_table_of_the_readme_is_what_it_prints() {
     let readme = include_str!("../../README.md");
     assert_eq!(output.status.code(), Some(0));
     assert!(readme.contains(&said(&output)), "{}", said(&output));
+}
+
+/// A folder with a module that is signed by the key beside it, and the same module with one byte changed.
+fn modules() -> tempfile::TempDir {
+    let key = Key::derive(7, "module", KeyKind::Rsa(2048)).unwrap();
+    let key = Template::leaf("CN=Module Key", &[]).issue(&key, None).unwrap();
+    let signed = elf::signed(&elf::module("good", false).unwrap(), &elf::signing(&key)).unwrap();
+    let mut forged = signed.clone();
+    forged[0x100] ^= 1;
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("key.der"), key.certificate.to_der().unwrap()).unwrap();
+    fs::write(dir.path().join("good.ko"), signed).unwrap();
+    fs::write(dir.path().join("forged.ko"), forged).unwrap();
+    fs::write(dir.path().join("note.txt"), "no image").unwrap();
+    dir
+}
+
+#[test]
+fn a_signed_module_is_sealed_and_a_forged_one_is_not() {
+    let dir = modules();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let trace = at("events.ndjson");
+    let output = sim(&format!("load --roots module={} {} {} --vps 2 --trace {trace}", at("key.der"), at("forged.ko"), at("good.ko")));
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let (forged, good) = text.split_once("ACCEPT").unwrap();
+    assert!(forged.starts_with("REFUSE") && forged.contains("error[HVCI-SIG-011]") && forged.contains("not loaded: "), "{forged}");
+    for line in
+        ["sealed as module 1, sha256:", "r-x  text             code", "r--  rodata           read-only data", "rw-  data             data"]
+    {
+        assert!(good.contains(line), "{line}: {good}");
+    }
+    let events = fs::read_to_string(trace).unwrap();
+    let events: Vec<serde_json::Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let named = |name: &str| events.iter().find(|e| e["what"]["name"] == name).unwrap();
+    assert_eq!((named("good.ko")["status"].as_u64(), named("forged.ko")["code"].as_str()), (Some(0), Some("HVCI-SIG-011")));
+
+    let alone = sim(&format!("load --roots module={} {}", at("key.der"), at("good.ko")));
+    assert_eq!(alone.status.code(), Some(0));
+    assert_eq!(sim(&format!("load {}", at("good.ko"))).status.code(), Some(1), "nobody trusts the key");
+    let text = said(&sim(&format!("load {}", at("note.txt"))));
+    assert!(text.contains("the guest's loader cannot place the file") && text.contains("not loaded"), "{text}");
+    assert_eq!(sim("load missing.sys").status.code(), Some(2));
+    assert_eq!(sim("load --profile nobody missing.sys").status.code(), Some(2));
 }

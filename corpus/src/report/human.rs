@@ -73,7 +73,14 @@ impl Sink for Human<'_> {
 /// # Errors
 /// The output's.
 pub fn render(out: &mut dyn Write, audited: &Audited, verbose: bool) -> io::Result<()> {
-    let Audited { path, verdict, .. } = audited;
+    render_verdict(out, &audited.path, &audited.verdict, verbose)
+}
+
+/// Writes what is said of one file.
+///
+/// # Errors
+/// The output's.
+pub fn render_verdict(out: &mut dyn Write, path: &str, verdict: &Verdict, verbose: bool) -> io::Result<()> {
     let (word, style) = match verdict.decision {
         Decision::Accept => ("ACCEPT ", color(AnsiColor::Green)),
         Decision::Refuse => ("REFUSE ", color(AnsiColor::Red)),

@@ -18,7 +18,7 @@ use hvci_engine::{facts::Facts, policy::Verdict};
 pub use self::{
     csv::Csv,
     facts::{FactsLine, FactsSink},
-    human::{Human, render},
+    human::{Human, render, render_verdict},
     json::{Json, Ndjson},
     record::{FindingRecord, ReportDocument, ReportRecord, SignatureRecord},
     sarif::{MAX_RESULTS, Sarif},

@@ -1,6 +1,7 @@
 //! `hvci-sim`: the simulated machine at the command line. Parses, calls the libraries, renders.
 
 mod explore;
+mod load;
 
 use std::process::ExitCode;
 
@@ -18,11 +19,14 @@ struct Cli {
 enum Command {
     /// Visit every state that the engine's protocol and a hostile guest can reach together
     Explore(explore::ExploreArgs),
+    /// Load drivers and Linux modules into a guest under the engine
+    Load(load::LoadArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Explore(args) => explore::explore(&args),
+        Command::Load(args) => load::load(&args),
     };
     outcome.unwrap_or_else(|error| {
         // whoever read our output has seen enough

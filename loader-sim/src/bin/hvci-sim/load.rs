@@ -1,0 +1,247 @@
+//! `hvci-sim load`.
+
+use std::{
+    fs,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use corpus::{report::render_verdict, source::escape, trust};
+use hvci_engine::{
+    access::MapGpaFlags,
+    addr::{Gpn, Gva, PAGE_SIZE, Vtl},
+    examine::Input,
+    finding::Severity,
+    load::{Attempt, File, Loader, MAX_IMAGE, Module, Place, Request},
+    policy::Profile,
+    signature::{cache::Cache, catalog::CatalogIndex, trust::TrustStore},
+    time::UnixTime,
+};
+use loader_sim::{
+    guest_loader::{self, StubKernel},
+    host::{Config, SimHost},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  hvci-sim load WinDivert64.sys
+  hvci-sim load --kernel /boot/vmlinuz-6.1.0-48-amd64 ext4.ko.xz nf_tables.ko
+  hvci-sim load --roots kernel=ca.pem my.sys --trace events.ndjson
+
+Each file is placed by the guest's own loader, with imports bound to a kernel that exports every symbol, and then handed to the engine, which
+verifies the file, locks the pages, compares every byte and makes code executable.
+
+Exit status: 0 everything is loaded, 1 something is refused, 2 usage or I/O.";
+
+/// RAM of the guest: 2 GiB, taken as it is used.
+const PAGES: u64 = 1 << 19;
+/// The first page that modules are put into.
+const FIRST: u64 = 0x100;
+/// Where a Windows kernel puts drivers, and a Linux kernel modules.
+const DRIVERS: u64 = 0xFFFF_F800_1000_0000;
+const MODULES: u64 = 0xFFFF_FFFF_C000_0000;
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct LoadArgs {
+    /// Drivers (.sys) and Linux modules (.ko, also compressed)
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Whose rules, instead of hvci for drivers and linux-module for modules
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// A kernel image whose built-in keys are trusted for modules
+    #[arg(long, value_name = "FILE")]
+    kernel: Vec<PathBuf>,
+    /// Further trusted certificates, as for hvci-audit
+    #[arg(long, value_name = "[PURPOSE=]FILE|DIR")]
+    roots: Vec<String>,
+    /// Catalogs that may speak for a file
+    #[arg(long, value_name = "FILE|DIR")]
+    catalog: Vec<PathBuf>,
+    /// The time that the verdicts are for, instead of now
+    #[arg(long, value_name = "DATE", value_parser = |text: &str| UnixTime::parse(text).ok_or("a date like 2026-01-31 or 2026-01-31T12:00:00Z"))]
+    time: Option<UnixTime>,
+    /// Processors of the guest; each loads files of its own at the same time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    vps: u32,
+    /// Writes every event to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+}
+
+pub(crate) fn load(args: &LoadArgs) -> Result<ExitCode> {
+    let profile = match &args.profile {
+        Some(name) => Some(Profile::find(name).with_context(|| format!("no profile is called {name}"))?),
+        None => None,
+    };
+    let mut store = TrustStore::builtin();
+    trust::add_roots(&mut store, &args.roots)?;
+    args.kernel.iter().try_for_each(|kernel| trust::add_kernel(&mut store, kernel).map(drop))?;
+    let mut catalogs = CatalogIndex::default();
+    let cache = Cache::default();
+    args.catalog.iter().try_for_each(|path| trust::add_catalogs(&mut catalogs, path, &cache))?;
+    let time = match args.time {
+        Some(time) => time,
+        None => now()?,
+    };
+    let config = Config { pages: PAGES, vps: args.vps, records: 1 << 20, ..Config::default() };
+    let (host, partition) = SimHost::with_partition(&config).context("cannot make the guest")?;
+    let loader = Loader::new(partition.clone(), store, catalogs, profile, Box::new(StubKernel));
+    let guest = Guest { host: &host, loader: &loader, time, next: AtomicU64::new(FIRST) };
+
+    // each processor takes the next file; what is said stays in order
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<Option<Result<Tried>>>> = Mutex::new(args.files.iter().map(|_| None).collect());
+    thread::scope(|scope| {
+        for vp in 0..args.vps {
+            let (guest, next, done) = (&guest, &next, &done);
+            scope.spawn(move || {
+                while let Some((index, path)) = {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    args.files.get(index).map(|path| (index, path))
+                } {
+                    let tried = guest.load(path, vp);
+                    if let Some(slot) = done.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
+                        *slot = Some(tried);
+                    }
+                }
+            });
+        }
+    });
+
+    let mut out = BufWriter::new(anstream::stdout().lock());
+    let mut all = true;
+    for (path, tried) in args.files.iter().zip(done.into_inner().unwrap_or_else(PoisonError::into_inner)) {
+        let tried = tried.with_context(|| format!("{}: nobody loaded it", path.display()))??;
+        all &= tried.attempt.outcome.is_ok();
+        show(&mut out, path, &tried, &host)?;
+    }
+    out.flush()?;
+    if let Some(trace) = &args.trace {
+        let mut file = BufWriter::new(fs::File::create(trace).with_context(|| format!("cannot make {}", trace.display()))?);
+        let (events, dropped) = partition.take_events();
+        if dropped > 0 {
+            eprintln!("hvci-sim: {dropped} events came too fast and are not in the trace");
+        }
+        for event in events {
+            serde_json::to_writer(&mut file, &event)?;
+            writeln!(file)?;
+        }
+        file.flush().with_context(|| format!("cannot write {}", trace.display()))?;
+    }
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+struct Guest<'g> {
+    host: &'g SimHost,
+    loader: &'g Loader,
+    time: UnixTime,
+    /// The first page that is not taken.
+    next: AtomicU64,
+}
+
+struct Tried {
+    attempt: Attempt,
+    /// Why the guest's loader could not place the file.
+    guest: Option<String>,
+}
+
+impl Guest<'_> {
+    fn load(&self, path: &Path, vp: u32) -> Result<Tried> {
+        let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let cap = usize::try_from(MAX_IMAGE)?;
+        let input = Input::new(&file, cap);
+        let base_of = |at: u64| Gva(if input.bytes().starts_with(b"MZ") { DRIVERS } else { MODULES } + at * PAGE_SIZE);
+        // how many pages it takes does not depend on where it is
+        let (at, base, guest) = match guest_loader::place(input.bytes(), base_of(0)) {
+            Ok(memory) => {
+                let pages =
+                    memory.iter().map(|(start, bytes)| start - base_of(0).0 + bytes.len() as u64).max().unwrap_or(0).div_ceil(PAGE_SIZE);
+                let at = self.next.fetch_add(pages, Ordering::Relaxed);
+                if at + pages > PAGES {
+                    bail!("{}: the guest's memory is full; load fewer files at a time", path.display());
+                }
+                let base = base_of(at);
+                let placed = guest_loader::place(input.bytes(), base)?;
+                guest_loader::put(self.host, &placed, base, Gpn(at)).with_context(|| format!("cannot place {}", path.display()))?;
+                (at, base, None)
+            }
+            // the engine says what it is all the same
+            Err(error) => (0, base_of(0), Some(error.to_string())),
+        };
+        let pages = |gva: Gva| Some(Gpn(at + gva.0.checked_sub(base.0)? / PAGE_SIZE));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let request =
+            Request { name: &name, file: File::Private(&file), place: Place::Base(base), pages: &pages, time: self.time, vp: Some(vp) };
+        Ok(Tried { attempt: self.loader.load(&request), guest })
+    }
+}
+
+fn show(out: &mut dyn Write, path: &Path, tried: &Tried, host: &SimHost) -> Result<()> {
+    let Attempt { verdict, phases, outcome } = &tried.attempt;
+    if let Some(verdict) = verdict {
+        render_verdict(out, &path.display().to_string(), verdict, false)?;
+    }
+    match outcome {
+        Ok(module) => show_module(out, module, host)?,
+        Err(refusal) => {
+            // those of the verdict stand above
+            if verdict.as_ref().is_none_or(|v| v.findings.iter().all(|f| f.code != refusal.note.code || f.severity < Severity::Unknown)) {
+                writeln!(out, "  error[{}] {}", refusal.note.code, refusal.note.code.title())?;
+                writeln!(out, "      {}", escape(refusal.note.detail.as_bytes()))?;
+                writeln!(out, "      help: {}", refusal.note.code.advice())?;
+            }
+            if let Some(guest) = &tried.guest {
+                writeln!(out, "  {guest}")?;
+            }
+            writeln!(out, "  not loaded: {}; every page is as it was", refusal.status)?;
+        }
+    }
+    let micros = |nanos: u64| format!("{}.{:01}", nanos / 1000, nanos % 1000 / 100);
+    if outcome.is_ok() {
+        let each: Vec<String> = phases.iter().map(|(phase, nanos)| format!("{phase} {}", micros(*nanos))).collect();
+        writeln!(out, "  µs: {}; {} in all", each.join(", "), micros(phases.iter().map(|(_, nanos)| nanos).sum()))?;
+    }
+    Ok(())
+}
+
+fn show_module(out: &mut dyn Write, module: &Module, host: &SimHost) -> Result<()> {
+    let digest = module.digest.as_ref().map(|d| format!(", {d}")).unwrap_or_default();
+    writeln!(out, "  sealed as module {}{digest}", module.id)?;
+    for segment in &module.segments {
+        let flags = segment.pages.first().map_or(MapGpaFlags::NONE, |gpn| host.permission(Vtl::Vtl0, *gpn));
+        let has = |flag, letter| if flags.contains(flag) { letter } else { '-' };
+        let rights: String =
+            [has(MapGpaFlags::READABLE, 'r'), has(MapGpaFlags::WRITABLE, 'w'), has(MapGpaFlags::KERNEL_EXECUTABLE, 'x')].iter().collect();
+        let name = escape(segment.name.as_bytes());
+        let gone = if segment.discardable { ", discarded after init" } else { "" };
+        writeln!(
+            out,
+            "    {:#018x}  {:>5} page{}  {rights}  {:<16} {}{gone}",
+            segment.start.0,
+            segment.pages.len(),
+            if segment.pages.len() == 1 { " " } else { "s" },
+            name,
+            segment.kind
+        )?;
+    }
+    if let Some(entry) = module.entry {
+        writeln!(out, "    entry {entry}, {} patch sites", module.patch_sites().count())?;
+    }
+    Ok(())
+}
+
+fn now() -> Result<UnixTime> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970; give --time")?;
+    Ok(UnixTime(i64::try_from(since.as_secs())?))
+}
