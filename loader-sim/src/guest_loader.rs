@@ -75,13 +75,18 @@ pub fn place(file: &[u8], base: Gva) -> Result<Memory, GuestLoaderError> {
     if file.starts_with(b"MZ") { driver(file, base.0) } else { module(file, base) }
 }
 
+/// How many pages a module takes that is placed at `base`.
+pub fn pages_of(memory: &Memory, base: Gva) -> u64 {
+    let end = memory.iter().map(|(start, bytes)| start.wrapping_sub(base.0).saturating_add(bytes.len() as u64)).max();
+    end.unwrap_or_default().div_ceil(PAGE_SIZE)
+}
+
 /// Puts a module that is placed at `base` into guest memory, from the page `at` on. What lies between is zeroed. Returns how many pages it takes.
 ///
 /// # Errors
 /// [`HvStatus::INVALID_PARAMETER`] where there is no RAM for it.
 pub fn put(host: &dyn Host, memory: &Memory, base: Gva, at: Gpn) -> Result<u64, HvStatus> {
-    let end = memory.iter().map(|(start, bytes)| start.wrapping_sub(base.0).saturating_add(bytes.len() as u64)).max().unwrap_or_default();
-    let pages = end.div_ceil(PAGE_SIZE);
+    let pages = pages_of(memory, base);
     let gpa = |offset: u64| at.gpa().and_then(|gpa| gpa.0.checked_add(offset)).map(Gpa).ok_or(HvStatus::INVALID_PARAMETER);
     for page in 0..pages {
         host.write(gpa(page * PAGE_SIZE)?, &[0; PAGE_SIZE as usize])?;

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
@@ -25,6 +25,7 @@ use hvci_engine::{
     policy::Profile,
     signature::{cache::Cache, catalog::CatalogIndex, trust::TrustStore},
     time::UnixTime,
+    vsm::partition::Partition,
 };
 use loader_sim::{
     guest_loader::{self, StubKernel},
@@ -47,8 +48,8 @@ const PAGES: u64 = 1 << 19;
 /// The first page that modules are put into.
 const FIRST: u64 = 0x100;
 /// Where a Windows kernel puts drivers, and a Linux kernel modules.
-const DRIVERS: u64 = 0xFFFF_F800_1000_0000;
-const MODULES: u64 = 0xFFFF_FFFF_C000_0000;
+pub(crate) const DRIVERS: u64 = 0xFFFF_F800_1000_0000;
+pub(crate) const MODULES: u64 = 0xFFFF_FFFF_C000_0000;
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -56,6 +57,19 @@ pub(crate) struct LoadArgs {
     /// Drivers (.sys) and Linux modules (.ko, also compressed)
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    judging: JudgingArgs,
+    /// Processors of the guest; each loads files of its own at the same time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    vps: u32,
+    /// Writes every event to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+}
+
+/// Whose rules, who is trusted, and when.
+#[derive(Debug, Args)]
+pub(crate) struct JudgingArgs {
     /// Whose rules, instead of hvci for drivers and linux-module for modules
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
@@ -71,33 +85,39 @@ pub(crate) struct LoadArgs {
     /// The time that the verdicts are for, instead of now
     #[arg(long, value_name = "DATE", value_parser = |text: &str| UnixTime::parse(text).ok_or("a date like 2026-01-31 or 2026-01-31T12:00:00Z"))]
     time: Option<UnixTime>,
-    /// Processors of the guest; each loads files of its own at the same time
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    vps: u32,
-    /// Writes every event to this file, one JSON object a line
-    #[arg(long, value_name = "FILE")]
-    trace: Option<PathBuf>,
+}
+
+impl JudgingArgs {
+    /// A loader into `partition` by these rules, which has seen no certificate yet.
+    pub(crate) fn loader(&self, partition: &Arc<Partition>) -> Result<Loader> {
+        let profile = match &self.profile {
+            Some(name) => Some(Profile::find(name).with_context(|| format!("no profile is called {name}"))?),
+            None => None,
+        };
+        let mut store = TrustStore::builtin();
+        trust::add_roots(&mut store, &self.roots)?;
+        self.kernel.iter().try_for_each(|kernel| trust::add_kernel(&mut store, kernel).map(drop))?;
+        let mut catalogs = CatalogIndex::default();
+        let cache = Cache::default();
+        self.catalog.iter().try_for_each(|path| trust::add_catalogs(&mut catalogs, path, &cache))?;
+        Ok(Loader::new(Arc::clone(partition), store, catalogs, profile, Box::new(StubKernel)))
+    }
+
+    /// The time that verdicts are for.
+    pub(crate) fn time(&self) -> Result<UnixTime> {
+        if let Some(time) = self.time {
+            return Ok(time);
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970; give --time")?;
+        Ok(UnixTime(i64::try_from(since.as_secs())?))
+    }
 }
 
 pub(crate) fn load(args: &LoadArgs) -> Result<ExitCode> {
-    let profile = match &args.profile {
-        Some(name) => Some(Profile::find(name).with_context(|| format!("no profile is called {name}"))?),
-        None => None,
-    };
-    let mut store = TrustStore::builtin();
-    trust::add_roots(&mut store, &args.roots)?;
-    args.kernel.iter().try_for_each(|kernel| trust::add_kernel(&mut store, kernel).map(drop))?;
-    let mut catalogs = CatalogIndex::default();
-    let cache = Cache::default();
-    args.catalog.iter().try_for_each(|path| trust::add_catalogs(&mut catalogs, path, &cache))?;
-    let time = match args.time {
-        Some(time) => time,
-        None => now()?,
-    };
     let config = Config { pages: PAGES, vps: args.vps, records: 1 << 20, ..Config::default() };
     let (host, partition) = SimHost::with_partition(&config).context("cannot make the guest")?;
-    let loader = Loader::new(partition.clone(), store, catalogs, profile, Box::new(StubKernel));
-    let guest = Guest { host: &host, loader: &loader, time, next: AtomicU64::new(FIRST) };
+    let loader = args.judging.loader(&partition)?;
+    let guest = Guest { host: &host, loader: &loader, time: args.judging.time()?, next: AtomicU64::new(FIRST) };
 
     // each processor takes the next file; what is said stays in order
     let next = AtomicUsize::new(0);
@@ -165,8 +185,7 @@ impl Guest<'_> {
         // how many pages it takes does not depend on where it is
         let (at, base, guest) = match guest_loader::place(input.bytes(), base_of(0)) {
             Ok(memory) => {
-                let pages =
-                    memory.iter().map(|(start, bytes)| start - base_of(0).0 + bytes.len() as u64).max().unwrap_or(0).div_ceil(PAGE_SIZE);
+                let pages = guest_loader::pages_of(&memory, base_of(0));
                 let at = self.next.fetch_add(pages, Ordering::Relaxed);
                 if at + pages > PAGES {
                     bail!("{}: the guest's memory is full; load fewer files at a time", path.display());
@@ -239,9 +258,4 @@ fn show_module(out: &mut dyn Write, module: &Module, host: &SimHost) -> Result<(
         writeln!(out, "    entry {entry}, {} patch sites", module.patch_sites().count())?;
     }
     Ok(())
-}
-
-fn now() -> Result<UnixTime> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970; give --time")?;
-    Ok(UnixTime(i64::try_from(since.as_secs())?))
 }

@@ -1,5 +1,6 @@
 //! `hvci-sim`: the simulated machine at the command line. Parses, calls the libraries, renders.
 
+mod bench;
 mod explore;
 mod load;
 
@@ -19,6 +20,8 @@ struct Cli {
 enum Command {
     /// Visit every state that the engine's protocol and a hostile guest can reach together
     Explore(explore::ExploreArgs),
+    /// Measure what loads cost, phase by phase
+    Bench(bench::BenchArgs),
     /// Load drivers and Linux modules into a guest under the engine
     Load(load::LoadArgs),
 }
@@ -26,6 +29,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Explore(args) => explore::explore(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Load(args) => load::load(&args),
     };
     outcome.unwrap_or_else(|error| {
