@@ -21,6 +21,8 @@ use object::{
     },
 };
 
+use crate::memory::{PAGE, page_offset};
+
 /// The guest's loader gave up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the guest's loader cannot place the file: {0}")]
@@ -89,14 +91,13 @@ pub fn put(host: &dyn Host, memory: &Memory, base: Gva, at: Gpn) -> Result<u64, 
     let pages = pages_of(memory, base);
     let gpa = |offset: u64| at.gpa().and_then(|gpa| gpa.0.checked_add(offset)).map(Gpa).ok_or(HvStatus::INVALID_PARAMETER);
     for page in 0..pages {
-        host.write(gpa(page * PAGE_SIZE)?, &[0; PAGE_SIZE as usize])?;
+        host.write(gpa(page * PAGE_SIZE)?, &[0; PAGE])?;
     }
     for (start, bytes) in memory {
         let mut offset = start.wrapping_sub(base.0);
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            let room = PAGE_SIZE - offset % PAGE_SIZE;
-            let (now, later) = rest.split_at(rest.len().min(room as usize));
+            let (now, later) = rest.split_at(rest.len().min(PAGE - page_offset(offset)));
             host.write(gpa(offset)?, now)?;
             offset = offset.saturating_add(now.len() as u64);
             rest = later;

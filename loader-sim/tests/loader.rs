@@ -129,11 +129,11 @@ fn a_signed_module_is_sealed_and_leaves_nothing_behind() {
 
     let (events, _) = guest.partition.take_events();
     let load = events.iter().find_map(|e| match &e.what {
-        What::Load { digest, phases, .. } => Some((e.status, digest.clone(), phases.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>())),
+        What::Load { digest, phases, .. } => Some((e.status, *digest, phases.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>())),
         _ => None,
     });
     let (status, digest, phases) = load.unwrap();
-    assert_eq!((status, digest), (HvStatus::SUCCESS, module.digest.clone()));
+    assert_eq!((status, digest), (HvStatus::SUCCESS, module.digest));
     assert_eq!(phases, ["verify", "relocate", "lock", "quiesce", "compare", "grant"]);
 
     // a second module at the same addresses; the same pages for another module
@@ -200,7 +200,7 @@ fn of_loads_that_race_for_a_page_one_wins() {
                     match guest.ask(file, base, AT).outcome {
                         Ok(module) => won.lock().unwrap().push(module.id),
                         Err(refusal) => {
-                            assert!([HvStatus::OBJECT_IN_USE, HvStatus::OPERATION_DENIED].contains(&refusal.status), "{refusal}")
+                            assert!([HvStatus::OBJECT_IN_USE, HvStatus::OPERATION_DENIED].contains(&refusal.status), "{refusal}");
                         }
                     }
                 });

@@ -233,7 +233,7 @@ impl Loader {
                 progress.pages.push(gpn);
             }
         }
-        let module = self.reserve(request.name, progress.digest.clone(), &expected, &progress.pages)?;
+        let module = self.reserve(request.name, progress.digest, &expected, &progress.pages)?;
         let mut refusal = None;
         let mut read = changes.iter();
         let inspect = || {
@@ -416,7 +416,7 @@ impl Loader {
             return Err(Refusal::claim(HvStatus::OBJECT_IN_USE));
         }
         // an owner names one module as long as the machine runs
-        let id = modules.last.checked_add(1).filter(|id| *id < u32::MAX).ok_or(Refusal::claim(HvStatus::INSUFFICIENT_MEMORY))?;
+        let id = modules.last.checked_add(1).filter(|id| *id < u32::MAX).ok_or_else(|| Refusal::claim(HvStatus::INSUFFICIENT_MEMORY))?;
         modules.last = id;
         let module = Arc::new(Module {
             id,

@@ -108,6 +108,8 @@ fn at_in(start: Gva, len: usize, address: u64) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions, clippy::unwrap_used, reason = "tests")]
+
     use super::*;
     use crate::load::{Part, Segment};
 
@@ -122,8 +124,8 @@ mod tests {
         let mut table = Vec::new();
         for (number, (site, target)) in entries.iter().enumerate() {
             let at = TABLE + 16 * number as u64;
-            table.extend(i32::try_from((CODE + site).wrapping_sub(at) as i64).unwrap().to_le_bytes());
-            table.extend(i32::try_from((CODE + target).wrapping_sub(at + 4) as i64).unwrap().to_le_bytes());
+            table.extend(i32::try_from((CODE + site).wrapping_sub(at).cast_signed()).unwrap().to_le_bytes());
+            table.extend(i32::try_from((CODE + target).wrapping_sub(at + 4).cast_signed()).unwrap().to_le_bytes());
             table.extend([0; 8]);
         }
         let len = table.len() as u64;
