@@ -29,6 +29,8 @@ pub mod vsm;
 pub mod budget;
 #[cfg(feature = "std")]
 pub mod crypto;
+#[cfg(feature = "vm-memory")]
+pub mod embed;
 #[cfg(feature = "std")]
 pub mod examine;
 #[cfg(feature = "std")]

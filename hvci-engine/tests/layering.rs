@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("addr", &[]),
     ("status", &[]),
     ("host", &["access", "addr", "status"]),
+    ("embed", &["access", "addr", "host", "status"]),
     ("explore", &["access", "addr", "frames", "host", "status"]),
     ("frames", &["access", "addr", "host", "status"]),
     ("event", &["access", "addr", "digest", "finding", "status"]),
