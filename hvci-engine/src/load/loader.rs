@@ -167,7 +167,7 @@ impl Loader {
 
     /// Whose byte stands at an address that a module executes or keeps constant (invariant I9).
     pub fn provenance(&self, at: Gva) -> Option<(Arc<Module>, Part, u64)> {
-        self.modules().of.values().find_map(|module| {
+        self.modules().of.values().filter(|m| m.life != Life::Loading).find_map(|module| {
             let (part, offset) = module.part_at(at)?;
             Some((Arc::clone(module), part.clone(), offset))
         })
@@ -425,7 +425,7 @@ impl Loader {
             entry: expected.entry,
             segments,
             sites: sites(expected),
-            life: Life::Changing,
+            life: Life::Loading,
         });
         modules.of.insert(id, Arc::clone(&module));
         Ok(module)

@@ -48,7 +48,9 @@ pub struct Sealed {
 /// Whether somebody is at a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {
-    /// It is being loaded, changed or unloaded.
+    /// It is being loaded: nothing of it is verified.
+    Loading,
+    /// It is being changed or unloaded.
     Changing,
     /// It is loaded.
     Live,
