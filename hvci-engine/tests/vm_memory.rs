@@ -1,7 +1,5 @@
 //! A device that reaches guest memory through the engine's view: its queue works, and reaches nothing that VTL1 protects.
 
-#![expect(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "tests of a few pages")]
-
 use std::{
     sync::{Arc, Mutex},
     time::Duration,

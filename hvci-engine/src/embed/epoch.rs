@@ -37,15 +37,10 @@ pub struct Pin {
 impl Epochs {
     /// Pins the current epoch. Never waits for one who synchronizes.
     pub fn pin(self: &Arc<Self>) -> Pin {
-        loop {
-            let epoch = self.epoch.load(Ordering::SeqCst);
-            let pin = Pin { epochs: Arc::clone(self), odd: epoch % 2 == 1 };
-            self.pins_of(pin.odd).fetch_add(1, Ordering::SeqCst);
-            // counted before the epoch ended: whoever ends it sees the count; otherwise dropped, and again
-            if self.epoch.load(Ordering::SeqCst) == epoch {
-                return pin;
-            }
-        }
+        let odd = self.epoch.load(Ordering::SeqCst) % 2 == 1;
+        // the epoch may be over by now: a wait drains both counts, so that either it sees this one, or the check sees the change
+        self.pins_of(odd).fetch_add(1, Ordering::SeqCst);
+        Pin { epochs: Arc::clone(self), odd }
     }
 
     /// Waits until every pin from before this call is dropped. A thread that holds one itself waits in vain.
@@ -77,7 +72,7 @@ impl Epochs {
             Ok(())
         };
         let odd = self.epoch.load(Ordering::SeqCst) % 2 == 1;
-        // what a wait that was given up has left there
+        // what a wait that was given up has left there, and pins that came late to their epoch
         drain(!odd)?;
         self.epoch.fetch_add(1, Ordering::SeqCst);
         drain(odd)
