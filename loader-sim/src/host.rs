@@ -133,10 +133,32 @@ impl SimHost {
     /// # Errors
     /// [`HvStatus::ACCESS_DENIED`] if it is refused, [`HvStatus::INVALID_VP_INDEX`] for no processor.
     pub fn access(&self, vp: u32, gpa: Gpa, access: Access) -> Result<Frame, HvStatus> {
+        self.accessing(vp, gpa, access, Ok)
+    }
+
+    /// Reads, or fetches, within a page as processor `vp` in VTL0.
+    ///
+    /// # Errors
+    /// As [`access`](Self::access).
+    pub fn load(&self, vp: u32, gpa: Gpa, access: Access, bytes: &mut [u8]) -> Result<(), HvStatus> {
+        self.accessing(vp, gpa, access, |frame| self.memory.read(frame, gpa.offset(), bytes))
+    }
+
+    /// Writes within a page as processor `vp` in VTL0.
+    ///
+    /// # Errors
+    /// As [`access`](Self::access); nothing is written then.
+    pub fn store(&self, vp: u32, gpa: Gpa, bytes: &[u8]) -> Result<(), HvStatus> {
+        self.accessing(vp, gpa, Access::Write, |frame| self.memory.write(frame, gpa.offset(), bytes))
+    }
+
+    /// Uses the frame of a page while the TLB is held, so that a flush waits for the use.
+    fn accessing<T>(&self, vp: u32, gpa: Gpa, access: Access, run: impl FnOnce(Frame) -> Result<T, HvStatus>) -> Result<T, HvStatus> {
         let tlb = usize::try_from(vp).ok().and_then(|vp| self.tlbs.get(vp)).ok_or(HvStatus::INVALID_VP_INDEX)?;
         let mode = Mode { mbec: self.capabilities.mbec };
-        let leaf = lock(tlb).access(self.view(Vtl::Vtl0), gpa, access, mode).map_err(|_| HvStatus::ACCESS_DENIED)?;
-        Ok(leaf.frame)
+        let mut tlb = lock(tlb);
+        let leaf = tlb.access(self.view(Vtl::Vtl0), gpa, access, mode).map_err(|_| HvStatus::ACCESS_DENIED)?;
+        run(leaf.frame)
     }
 
     const fn view(&self, vtl: Vtl) -> &Slat<Ept> {

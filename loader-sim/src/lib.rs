@@ -13,6 +13,7 @@ pub mod bus;
 pub mod cpu;
 pub mod guest_loader;
 pub mod host;
+pub mod machine;
 pub mod memory;
 pub mod paging;
 #[cfg(test)]

@@ -1,0 +1,232 @@
+//! The joined machine: processors that execute guest code under the engine.
+//!
+//! ```text
+//! Cpu ─ View (TLB, second-level table) ─► SimHost ─► GuestMemory
+//!  └─ exit ─► Partition: intercepts, hypercalls      VTL call ─► Loader
+//! ```
+//!
+//! One processor runs at a time, for as many instructions as the caller says; so the same calls give the same events. Without an engine
+//! nothing is asked and every page allows everything.
+
+use std::sync::Arc;
+
+use hvci_engine::{
+    access::Access,
+    addr::{Gpa, Gva, PAGE_SIZE, Vtl},
+    host::{Action, Enforcer, MemoryIntercept},
+    load::{BLOCK, Loader},
+    status::HvStatus,
+    time::UnixTime,
+    vsm::{
+        hypercall::{Control, HypercallCode},
+        partition::Partition,
+    },
+};
+
+use crate::{
+    bus::{Bus, Fault},
+    cpu::{Cpu, Exit, registers::Registers},
+    host::SimHost,
+};
+
+/// How often an access is tried again that is said to be allowed by now.
+const RETRIES: u32 = 16;
+const UNDEFINED_OPCODE: u8 = 6;
+/// Numbers of general registers.
+const RAX: usize = 0;
+const RCX: usize = 1;
+const RDX: usize = 2;
+const R8: usize = 8;
+
+/// What stands above the guest.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    /// Who decides.
+    pub partition: Arc<Partition>,
+    /// Who answers VTL calls.
+    pub loader: Arc<Loader>,
+    /// The time that loads are for.
+    pub time: UnixTime,
+}
+
+/// Memory as a processor in VTL0 reaches it.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'h> {
+    host: &'h SimHost,
+    vp: u32,
+}
+
+impl<'h> View<'h> {
+    /// The view of processor `vp`.
+    pub const fn new(host: &'h SimHost, vp: u32) -> Self {
+        Self { host, vp }
+    }
+}
+
+impl Bus for View<'_> {
+    fn load(&mut self, gpa: Gpa, access: Access, page_walk: bool, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.host.load(self.vp, gpa, access, bytes).map_err(|_| Fault { gpa, access, page_walk })
+    }
+
+    fn check_store(&mut self, gpa: Gpa, _: usize) -> Result<(), Fault> {
+        let access = Access::Write;
+        self.host.access(self.vp, gpa, access).map(drop).map_err(|_| Fault { gpa, access, page_walk: false })
+    }
+
+    fn store(&mut self, gpa: Gpa, page_walk: bool, bytes: &[u8]) -> Result<(), Fault> {
+        self.host.store(self.vp, gpa, bytes).map_err(|_| Fault { gpa, access: Access::Write, page_walk })
+    }
+}
+
+/// A guest's processors and memory, and the engine above them unless it is off.
+#[derive(Debug)]
+pub struct Machine {
+    host: Arc<SimHost>,
+    engine: Option<Engine>,
+    cpus: Vec<Cpu>,
+}
+
+/// Why the machine gave a processor back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// An exit that is the caller's: HLT, an exception that nobody handles, what is not simulated, the end of the budget.
+    Exit(Exit),
+    /// The engine says that the machine cannot go on, or an access fails that is said to be allowed.
+    Terminated,
+}
+
+impl Machine {
+    /// A machine whose processors begin with these registers.
+    pub fn new(host: Arc<SimHost>, engine: Option<Engine>, registers: impl IntoIterator<Item = Registers>) -> Self {
+        let cpus = (0..).zip(registers).map(|(index, registers)| Cpu::new(index, registers)).collect();
+        Self { host, engine, cpus }
+    }
+
+    /// A processor, between two runs.
+    pub fn cpu(&mut self, vp: u32) -> Option<&mut Cpu> {
+        self.cpus.get_mut(usize::try_from(vp).ok()?)
+    }
+
+    /// Runs a processor for at most `max_instructions`.
+    ///
+    /// # Errors
+    /// [`HvStatus::INVALID_VP_INDEX`] for no processor.
+    pub fn run(&mut self, vp: u32, max_instructions: u64) -> Result<Stop, HvStatus> {
+        let cpu = usize::try_from(vp).ok().and_then(|vp| self.cpus.get_mut(vp)).ok_or(HvStatus::INVALID_VP_INDEX)?;
+        let mut view = View::new(&self.host, vp);
+        let mut retries = 0;
+        for _ in 0..max_instructions {
+            let Err(exit) = cpu.step(&mut view) else {
+                retries = 0;
+                continue;
+            };
+            let Some(engine) = &self.engine else { return Ok(Stop::Exit(exit)) };
+            let action = match exit {
+                Exit::Memory(intercept) => engine.partition.on_memory(cpu, &intercept),
+                Exit::RegisterWrite { name, old, new } => match engine.partition.on_register_write(cpu, name.0, old, new) {
+                    Action::Resume => {
+                        cpu.allow_write()?;
+                        continue;
+                    }
+                    other => other,
+                },
+                Exit::Hypercall { cpl, .. } => engine.hypercall(cpu, &mut view, cpl),
+                exit => return Ok(Stop::Exit(exit)),
+            };
+            match action {
+                Action::Resume if retries < RETRIES => retries += 1,
+                Action::Resume | Action::Terminate => return Ok(Stop::Terminated),
+                Action::Skip => cpu.skip()?,
+                Action::InjectedFault => {}
+            }
+        }
+        Ok(Stop::Exit(Exit::Budget))
+    }
+}
+
+impl Engine {
+    /// RCX says what, RDX and R8 where the input and the output are (TLFS "Hypercall interface", x64). A VTL call takes the address
+    /// of its argument block in RDX, and answers a status in RAX and a value in RDX.
+    fn hypercall(&self, cpu: &mut Cpu, view: &mut View<'_>, cpl: u8) -> Action {
+        if cpl != 0 {
+            cpu.inject(UNDEFINED_OPCODE, None);
+            return Action::InjectedFault;
+        }
+        let gpr = cpu.registers().general.gpr;
+        let (control, input, output) = (Control(gpr[RCX]), Gpa(gpr[RDX]), Gpa(gpr[R8]));
+        let is_vtl_call = control == Control::simple(HypercallCode::VTL_CALL);
+        let lengths = match control.lengths() {
+            Ok(lengths) => lengths,
+            Err(error) => return answer(cpu, error.status(), 0, None),
+        };
+        if control.fast() && !is_vtl_call {
+            // the registers behind R8 are not simulated
+            let words = [gpr[RDX].to_le_bytes(), gpr[R8].to_le_bytes()].concat();
+            let (status, done) = match words.get(..lengths.input) {
+                Some(bytes) if lengths.output == 0 => self.partition.hypercall(cpu, Vtl::Vtl0, control.0, bytes, &mut []),
+                _ => (HvStatus::INVALID_HYPERCALL_INPUT, 0),
+            };
+            return answer(cpu, status, done, None);
+        }
+        let mut bytes = vec![0; if is_vtl_call { BLOCK } else { lengths.input }];
+        if let Err(fault) = load(view, input, &mut bytes) {
+            return self.refused(cpu, fault);
+        }
+        if is_vtl_call {
+            // its input is RAX; whatever is wrong is no hypercall's error (TLFS "VTL call")
+            let (status, _) = self.partition.hypercall(cpu, Vtl::Vtl0, control.0, &gpr[RAX].to_le_bytes(), &mut []);
+            if status != HvStatus::SUCCESS {
+                cpu.inject(UNDEFINED_OPCODE, None);
+                return Action::InjectedFault;
+            }
+            let called = bytes.first_chunk().map(|block| self.loader.call(block, cpu.index(), self.time));
+            let (status, value) = called.unwrap_or((HvStatus::INVALID_PARAMETER, 0));
+            return answer(cpu, status, 0, Some(value));
+        }
+        let mut answered = vec![0; lengths.output];
+        // before anything is done
+        if let Err(fault) = store(view, output, &answered, true) {
+            return self.refused(cpu, fault);
+        }
+        let (status, done) = self.partition.hypercall(cpu, Vtl::Vtl0, control.0, &bytes, &mut answered);
+        match store(view, output, &answered, false) {
+            Ok(()) => answer(cpu, status, done, None),
+            Err(fault) => self.refused(cpu, fault),
+        }
+    }
+
+    /// A page of a hypercall's that VTL0 may not use so: a memory intercept, and the call is not executed (TLFS "Hypercall interface").
+    fn refused(&self, cpu: &mut Cpu, Fault { gpa, access, page_walk }: Fault) -> Action {
+        let rip = Gva(cpu.registers().general.rip);
+        let intercept = MemoryIntercept { gpa, gva: None, access, page_walk, cpl: 0, rip };
+        self.partition.on_memory(cpu, &intercept)
+    }
+}
+
+/// `HV_HYPERCALL_RESULT` in RAX.
+fn answer(cpu: &mut Cpu, status: HvStatus, done: u16, value: Option<u64>) -> Action {
+    let gpr = &mut cpu.registers_mut().general.gpr;
+    gpr[RAX] = u64::from(status.0) | u64::from(done) << 32;
+    if let Some(value) = value {
+        gpr[RDX] = value;
+    }
+    Action::Skip
+}
+
+fn load(view: &mut View<'_>, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Fault> {
+    if bytes.len() as u64 > PAGE_SIZE - gpa.offset() {
+        return Err(Fault { gpa, access: Access::Read, page_walk: false });
+    }
+    if bytes.is_empty() { Ok(()) } else { view.load(gpa, Access::Read, false, bytes) }
+}
+
+fn store(view: &mut View<'_>, gpa: Gpa, bytes: &[u8], only_check: bool) -> Result<(), Fault> {
+    if bytes.len() as u64 > PAGE_SIZE - gpa.offset() {
+        return Err(Fault { gpa, access: Access::Write, page_walk: false });
+    }
+    match bytes {
+        [] => Ok(()),
+        _ if only_check => view.check_store(gpa, bytes.len()),
+        _ => view.store(gpa, false, bytes),
+    }
+}
