@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attack;
 pub mod bus;
 pub mod cpu;
 pub mod guest_loader;

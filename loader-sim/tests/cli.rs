@@ -105,3 +105,14 @@ fn a_signed_module_is_sealed_and_a_forged_one_is_not() {
     assert_eq!(sim("load missing.sys").status.code(), Some(2));
     assert_eq!(sim("load --profile nobody missing.sys").status.code(), Some(2));
 }
+
+#[test]
+fn attacks_are_tried_by_name_and_all_at_once() {
+    let output = sim("attack --all");
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("  6  code/alias                     #GP, HVCI-MEM-005                    #GP, HVCI-MEM-005\n"), "{text}");
+    assert!(text.contains(" tried, 0 not as expected; "), "{text}");
+    assert_eq!(said(&sim("attack deputy")).lines().count(), 4);
+    assert_eq!(sim("attack nothing").status.code(), Some(2));
+}

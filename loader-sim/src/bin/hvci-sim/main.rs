@@ -1,5 +1,6 @@
 //! `hvci-sim`: the simulated machine at the command line. Parses, calls the libraries, renders.
 
+mod attack;
 mod bench;
 mod explore;
 mod load;
@@ -20,6 +21,8 @@ struct Cli {
 enum Command {
     /// Visit every state that the engine's protocol and a hostile guest can reach together
     Explore(explore::ExploreArgs),
+    /// Try attacks of a guest's own code under the engine
+    Attack(attack::AttackArgs),
     /// Measure what loads cost, phase by phase
     Bench(bench::BenchArgs),
     /// Load drivers and Linux modules into a guest under the engine
@@ -29,6 +32,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Explore(args) => explore::explore(&args),
+        Command::Attack(args) => attack::attack(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Load(args) => load::load(&args),
     };
