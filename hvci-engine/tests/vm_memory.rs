@@ -1,5 +1,7 @@
 //! A device that reaches guest memory through the engine's view: its queue works, and reaches nothing that VTL1 protects.
 
+#![cfg(feature = "vm-memory")]
+
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
