@@ -247,7 +247,7 @@ impl Loader {
             Ok(took) => {
                 let took = [("lock", took.lock), ("quiesce", took.quiesce), ("compare", took.inspect), ("grant", took.grant)];
                 progress.phases.extend(took);
-                Ok(self.settle(&module, Life::Live))
+                Ok(self.settle(&module, |_| {}))
             }
             Err(status) => {
                 self.modules().of.remove(&module.id);
@@ -263,9 +263,8 @@ impl Loader {
     pub fn end_of_initialisation(&self, id: u32) -> Result<(), HvStatus> {
         let module = self.take(id)?;
         let ended = |s: &Sealed| match s.kind {
-            Kind::Code | Kind::RoData if s.discardable => Some(Kind::Data),
-            Kind::RoAfterInit if !s.discardable => Some(Kind::RoData),
-            Kind::RoAfterInit => Some(Kind::Data),
+            kind if s.discardable => kind.is_owned().then_some(Kind::Data),
+            Kind::RoAfterInit => Some(Kind::RoData),
             _ => None,
         };
         self.finish(&module, &ended, |module| {
@@ -286,7 +285,7 @@ impl Loader {
         let result = self.transform(&module, &|s| s.kind.is_owned().then_some(Kind::Data));
         match result {
             Ok(()) => drop(self.modules().of.remove(&id)),
-            Err(_) => drop(self.settle(&module, Life::Live)),
+            Err(_) => drop(self.settle(&module, |_| {})),
         }
         result
     }
@@ -300,7 +299,7 @@ impl Loader {
         let module = self.take(id)?;
         let chosen = |s: &Sealed| s.kind == Kind::Data && s.contains(at);
         if !module.segments.iter().any(&chosen) {
-            self.settle(&module, Life::Live);
+            self.settle(&module, |_| {});
             return Err(HvStatus::ACCESS_DENIED);
         }
         self.finish(&module, &|s| chosen(s).then_some(Kind::KernelData), |module| {
@@ -316,11 +315,11 @@ impl Loader {
     pub fn patch(&self, id: u32, site: Gva, offset: u64, bytes: &[u8], vp: Option<u32>) -> Result<(), HvStatus> {
         let module = self.take(id)?;
         let result = self.try_patch(&module, site, offset, bytes);
-        let mut new = Module { life: Life::Live, ..Module::clone(&module) };
-        if let Ok((next, _)) = &result {
-            new.sites.insert(site, next.clone());
-        }
-        self.modules().of.insert(id, Arc::new(new));
+        self.settle(&module, |module| {
+            if let Ok((next, _)) = &result {
+                module.sites.insert(site, next.clone());
+            }
+        });
         let (status, code) = match &result {
             Ok(_) => (HvStatus::SUCCESS, None),
             Err(status) => (*status, Some(Code::MemPatch)),
@@ -357,12 +356,11 @@ impl Loader {
     /// Changes the segments of a module that is [taken](Self::take), and gives it back as `update` leaves it.
     fn finish(&self, module: &Arc<Module>, to: &dyn Fn(&Sealed) -> Option<Kind>, update: impl FnOnce(&mut Module)) -> Result<(), HvStatus> {
         let result = self.transform(module, to);
-        let mut new = Module::clone(module);
-        new.life = Life::Live;
-        if result.is_ok() {
-            update(&mut new);
-        }
-        self.modules().of.insert(new.id, Arc::new(new));
+        self.settle(module, |module| {
+            if result.is_ok() {
+                update(module);
+            }
+        });
         result
     }
 
@@ -387,8 +385,11 @@ impl Loader {
         Ok(old)
     }
 
-    fn settle(&self, module: &Arc<Module>, life: Life) -> Arc<Module> {
-        let settled = Arc::new(Module { life, ..Module::clone(module) });
+    /// Gives a module back, as `update` leaves it.
+    fn settle(&self, module: &Module, update: impl FnOnce(&mut Module)) -> Arc<Module> {
+        let mut settled = Module { life: Life::Live, ..module.clone() };
+        update(&mut settled);
+        let settled = Arc::new(settled);
         self.modules().of.insert(settled.id, Arc::clone(&settled));
         settled
     }
@@ -408,6 +409,7 @@ impl Loader {
                 parts: s.parts.clone(),
             })
             .collect();
+        let sites = sites(expected);
         let mut modules = self.modules();
         if modules.of.len() >= MAX_MODULES {
             return Err(Refusal::claim(HvStatus::INSUFFICIENT_MEMORY));
@@ -418,15 +420,7 @@ impl Loader {
         // an owner names one module as long as the machine runs
         let id = modules.last.checked_add(1).filter(|id| *id < u32::MAX).ok_or_else(|| Refusal::claim(HvStatus::INSUFFICIENT_MEMORY))?;
         modules.last = id;
-        let module = Arc::new(Module {
-            id,
-            name: name.to_owned(),
-            digest,
-            entry: expected.entry,
-            segments,
-            sites: sites(expected),
-            life: Life::Loading,
-        });
+        let module = Arc::new(Module { id, name: name.to_owned(), digest, entry: expected.entry, segments, sites, life: Life::Loading });
         modules.of.insert(id, Arc::clone(&module));
         Ok(module)
     }
