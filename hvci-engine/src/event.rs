@@ -56,9 +56,9 @@ pub enum What {
         /// What VTL0 was to be allowed.
         flags: MapGpaFlags,
     },
-    /// Frames were to change by a row of the transition table.
+    /// Frames were to change.
     Change {
-        /// Its name.
+        /// The name of the row of the transition table, or of what takes several of them, and whose frames they are.
         transition: String,
         /// Which pages.
         pages: Vec<GpnRange>,
@@ -86,6 +86,15 @@ pub enum What {
         /// The pages that were written to.
         pages: Vec<GpnRange>,
     },
+    /// Memory that only the engine writes was to be written.
+    RegionWrite {
+        /// The region.
+        region: u32,
+        /// From where in it.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+    },
     /// An access of a processor that the second-level table refused.
     Access {
         /// Where.
@@ -97,6 +106,9 @@ pub enum What {
         access: Access,
         /// By which instruction.
         rip: Gva,
+        /// Whether it was the walk of the guest's page tables, not the access itself.
+        #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+        page_walk: bool,
     },
     /// An access of a device or of the VMM that was refused.
     DeviceAccess {
@@ -188,7 +200,7 @@ mod tests {
     fn the_form_is_stable() {
         let text = |what| serde_json::to_string(&event(what)).unwrap();
         assert_eq!(
-            text(What::Access { gpa: Gpa(0x5000), gva: None, access: Access::KernelExecute, rip: Gva(0x10) }),
+            text(What::Access { gpa: Gpa(0x5000), gva: None, access: Access::KernelExecute, rip: Gva(0x10), page_walk: false }),
             r#"{"sequence":0,"at":5,"vp":1,"vtl":"vtl0","what":{"kind":"access","gpa":20480,"access":"kernel-execute","rip":16},"status":6}"#
         );
         let pages = vec![GpnRange { start: Gpn(16), pages: 2 }];

@@ -218,6 +218,7 @@ codes! {
     MemProtection "HVCI-MEM-010" "protection-refused" Error "a change of protection that may not be" => "compare the status with the TLFS; execution in kernel mode is granted by a load alone";
     MemClaim "HVCI-MEM-011" "pages-not-available" Error "the pages that a module is to be loaded into cannot be had" => "look at the status: another module, a device or VTL1 has one of them, or they are no RAM";
     MemPatch "HVCI-MEM-012" "patch-refused" Error "a change of code that the module's tables do not list, or not in that order" => "find out who asked: the processor is in the event; no kernel changes code elsewhere or otherwise";
+    MemRegion "HVCI-MEM-013" "region-write-refused" Error "a write to protected memory that its rules do not allow" => "find out who asked: the region and the processor are in the event; only its maker has its cookie";
 }
 
 impl Code {

@@ -29,7 +29,7 @@ pub mod vsm;
 pub mod budget;
 #[cfg(feature = "std")]
 pub mod crypto;
-#[cfg(feature = "vm-memory")]
+#[cfg(feature = "std")]
 pub mod embed;
 #[cfg(feature = "std")]
 pub mod examine;

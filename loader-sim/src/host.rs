@@ -1,17 +1,18 @@
 //! The VMM's half of the machine: [`SimHost`] is the engine's [`Host`] over guest memory, a second-level table for each level, and the TLBs of
-//! the processors, in which what was true stays until it is flushed.
+//! the processors and of the IOMMU, in which what was true stays until it is flushed.
 
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use hvci_engine::{
     access::{Access, MapGpaFlags},
     addr::{Frame, Gpa, Gpn, GpnRange, Vtl},
+    embed::{Epochs, Pin},
     host::{Capabilities, Host, Partial},
     slat::{Ept, MemoryType, Mode, Slat, SlatError, Tlb},
     status::HvStatus,
@@ -20,8 +21,10 @@ use hvci_engine::{
 
 use crate::memory::GuestMemory;
 
-/// Translations that a processor remembers.
+/// Translations that a processor, or the IOMMU, remembers.
 const TLB_ENTRIES: usize = 1536;
+/// How long a change waits for what devices and the emulator hold.
+const DRAIN: Duration = Duration::from_millis(20);
 
 /// What a machine is made of.
 #[derive(Clone, Debug)]
@@ -51,8 +54,10 @@ pub struct SimHost {
     /// Of the pages behind the RAM.
     aliases: Vec<Gpn>,
     views: [Slat<Ept>; 2],
-    /// Of each processor, for VTL0.
+    /// Of each processor, for VTL0, and last that of the IOMMU, which walks VTL0's table for assigned devices.
     tlbs: Vec<Mutex<Tlb>>,
+    /// What the VMM's own devices and its emulator hold.
+    epochs: Arc<Epochs>,
     capabilities: Capabilities,
     started: Instant,
     /// Calls that may change something, and which of them fails with what: tests of what an error leaves behind.
@@ -90,7 +95,8 @@ impl SimHost {
             memory,
             aliases: config.aliases.clone(),
             views,
-            tlbs: (0..config.vps).map(|_| Mutex::new(Tlb::new(TLB_ENTRIES))).collect(),
+            tlbs: (0..=config.vps).map(|_| Mutex::new(Tlb::new(TLB_ENTRIES))).collect(),
+            epochs: Arc::default(),
             capabilities: config.capabilities,
             started: Instant::now(),
             calls: AtomicU64::new(0),
@@ -152,9 +158,56 @@ impl SimHost {
         self.accessing(vp, gpa, Access::Write, |frame| self.memory.write(frame, gpa.offset(), bytes))
     }
 
-    /// Uses the frame of a page while the TLB is held, so that a flush waits for the use.
+    /// A request of an assigned device to the IOMMU, for one page. It lets no device execute.
+    ///
+    /// # Errors
+    /// [`HvStatus::ACCESS_DENIED`] if it is refused.
+    pub fn iommu(&self, gpa: Gpa, access: Access) -> Result<Frame, HvStatus> {
+        self.through_iommu(gpa, access, Ok)
+    }
+
+    /// Has an assigned device read within a page.
+    ///
+    /// # Errors
+    /// As [`iommu`](Self::iommu).
+    pub fn dma_load(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), HvStatus> {
+        self.through_iommu(gpa, Access::Read, |frame| self.memory.read(frame, gpa.offset(), bytes))
+    }
+
+    /// Has an assigned device write within a page.
+    ///
+    /// # Errors
+    /// As [`iommu`](Self::iommu); nothing is written then.
+    pub fn dma_store(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), HvStatus> {
+        self.through_iommu(gpa, Access::Write, |frame| self.memory.write(frame, gpa.offset(), bytes))
+    }
+
+    /// Keeps changes of permissions waiting for as long as it is held: for memory that the VMM itself uses.
+    pub(crate) fn pin(&self) -> Pin {
+        self.epochs.pin()
+    }
+
+    fn through_iommu<T>(&self, gpa: Gpa, access: Access, run: impl FnOnce(Frame) -> Result<T, HvStatus>) -> Result<T, HvStatus> {
+        match (access, self.tlbs.last()) {
+            (Access::Read | Access::Write, Some(tlb)) => self.translating(tlb, gpa, access, run),
+            _ => Err(HvStatus::ACCESS_DENIED),
+        }
+    }
+
     fn accessing<T>(&self, vp: u32, gpa: Gpa, access: Access, run: impl FnOnce(Frame) -> Result<T, HvStatus>) -> Result<T, HvStatus> {
-        let tlb = usize::try_from(vp).ok().and_then(|vp| self.tlbs.get(vp)).ok_or(HvStatus::INVALID_VP_INDEX)?;
+        let (_, processors) = self.tlbs.split_last().ok_or(HvStatus::INVALID_VP_INDEX)?;
+        let tlb = usize::try_from(vp).ok().and_then(|vp| processors.get(vp)).ok_or(HvStatus::INVALID_VP_INDEX)?;
+        self.translating(tlb, gpa, access, run)
+    }
+
+    /// Uses the frame of a page while the TLB is held, so that a flush waits for the use.
+    fn translating<T>(
+        &self,
+        tlb: &Mutex<Tlb>,
+        gpa: Gpa,
+        access: Access,
+        run: impl FnOnce(Frame) -> Result<T, HvStatus>,
+    ) -> Result<T, HvStatus> {
         let mode = Mode { mbec: self.capabilities.mbec };
         let mut tlb = lock(tlb);
         let leaf = tlb.access(self.view(Vtl::Vtl0), gpa, access, mode).map_err(|_| HvStatus::ACCESS_DENIED)?;
@@ -217,6 +270,9 @@ impl Host for SimHost {
 
     fn quiesce(&self, vtl: Vtl, ranges: &[GpnRange]) -> Result<(), HvStatus> {
         self.call()?;
+        if vtl == Vtl::Vtl0 {
+            self.epochs.synchronize(DRAIN)?;
+        }
         // walks are made with a TLB in hand: none is under way
         let mut tlbs: Vec<MutexGuard<'_, Tlb>> = self.tlbs.iter().map(lock).collect();
         if vtl == Vtl::Vtl0 {

@@ -12,6 +12,7 @@
 pub mod attack;
 pub mod bus;
 pub mod cpu;
+pub mod device;
 pub mod guest_loader;
 pub mod host;
 pub mod machine;
@@ -19,4 +20,5 @@ pub mod memory;
 pub mod paging;
 #[cfg(test)]
 mod testing;
+pub mod vmm;
 mod vp;

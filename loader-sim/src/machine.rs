@@ -3,6 +3,7 @@
 //! ```text
 //! Cpu ─ View (TLB, second-level table) ─► SimHost ─► GuestMemory
 //!  └─ exit ─► Partition: intercepts, hypercalls      VTL call ─► Loader
+//!       └──► Emulator: an operand is a device's      WRMSR ─► a page that the hypervisor writes the time to
 //! ```
 //!
 //! One processor runs at a time, for as many instructions as the caller says; so the same calls give the same events. Without an engine
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use hvci_engine::{
     access::Access,
-    addr::{Gpa, Gva, PAGE_SIZE, Vtl},
+    addr::{Gpa, Gpn, Gva, PAGE_SIZE, Vtl},
     host::{Action, Enforcer, MemoryIntercept},
     load::{BLOCK, Loader},
     status::HvStatus,
@@ -26,12 +27,17 @@ use hvci_engine::{
 use crate::{
     bus::{Bus, Fault},
     cpu::{Cpu, Exit, registers::Registers},
+    device::Device,
     host::SimHost,
+    vmm::{Emulator, Vmm},
 };
 
 /// How often an access is tried again that is said to be allowed by now.
 const RETRIES: u32 = 16;
 const UNDEFINED_OPCODE: u8 = 6;
+const GENERAL_PROTECTION: u8 = 13;
+/// `HV_X64_MSR_REFERENCE_TSC`: bit 0 enables a page that the hypervisor keeps the time in, bits 63:12 are its number.
+pub const REFERENCE_TSC: u32 = 0x4000_0021;
 /// Numbers of general registers.
 const RAX: usize = 0;
 const RCX: usize = 1;
@@ -84,6 +90,10 @@ pub struct Machine {
     host: Arc<SimHost>,
     engine: Option<Engine>,
     cpus: Vec<Cpu>,
+    vmm: Vmm,
+    device: Device,
+    /// The page that the guest has the time kept in.
+    reference_tsc: Option<Gpn>,
 }
 
 /// Why the machine gave a processor back.
@@ -99,7 +109,25 @@ impl Machine {
     /// A machine whose processors begin with these registers.
     pub fn new(host: Arc<SimHost>, engine: Option<Engine>, registers: impl IntoIterator<Item = Registers>) -> Self {
         let cpus = (0..).zip(registers).map(|(index, registers)| Cpu::new(index, registers)).collect();
-        Self { host, engine, cpus }
+        let enforcer = engine.as_ref().map(|engine| Arc::clone(&engine.partition) as Arc<dyn Enforcer>);
+        let vmm = Vmm::new(Arc::clone(&host), enforcer);
+        Self { host, engine, cpus, vmm, device: Device::default(), reference_tsc: None }
+    }
+
+    /// The VMM's own way to memory: what its debugger and its snapshots use.
+    pub const fn vmm(&self) -> &Vmm {
+        &self.vmm
+    }
+
+    /// Has the hypervisor write the time to the page that the guest gave it, if it did.
+    ///
+    /// # Errors
+    /// As [`Vmm::write`].
+    pub fn tick(&self, time: u64) -> Result<(), HvStatus> {
+        match self.reference_tsc.and_then(Gpn::gpa) {
+            Some(gpa) => self.vmm.write(gpa, &time.to_le_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// A processor, between two runs.
@@ -116,7 +144,13 @@ impl Machine {
         let mut view = View::new(&self.host, vp);
         let mut retries = 0;
         for _ in 0..max_instructions {
-            let Err(exit) = cpu.step(&mut view) else {
+            let stepped = match cpu.step(&mut view) {
+                Err(Exit::Memory(intercept)) if Device::register_at(intercept.gpa).is_some() => {
+                    cpu.step(&mut Emulator::new(&self.vmm, &mut self.device))
+                }
+                stepped => stepped,
+            };
+            let Err(exit) = stepped else {
                 retries = 0;
                 continue;
             };
@@ -131,6 +165,13 @@ impl Machine {
                     other => other,
                 },
                 Exit::Hypercall { cpl, .. } => engine.hypercall(cpu, &mut view, cpl),
+                Exit::WriteMsr { msr: REFERENCE_TSC, value } => match engine.lend(vp, &mut self.reference_tsc, value) {
+                    Ok(()) => Action::Skip,
+                    Err(_) => {
+                        cpu.inject(GENERAL_PROTECTION, Some(0));
+                        Action::InjectedFault
+                    }
+                },
                 exit => return Ok(Stop::Exit(exit)),
             };
             match action {
@@ -145,6 +186,19 @@ impl Machine {
 }
 
 impl Engine {
+    /// Takes a page for the hypervisor to write to, or gives it back: an overlay, which no load can have and which lies over nothing sealed.
+    fn lend(&self, vp: u32, page: &mut Option<Gpn>, value: u64) -> Result<(), HvStatus> {
+        if let Some(old) = page.take() {
+            self.partition.overlay(Some(vp), old, false)?;
+        }
+        if value & 1 == 1 {
+            let gpn = Gpn(value >> 12);
+            self.partition.overlay(Some(vp), gpn, true)?;
+            *page = Some(gpn);
+        }
+        Ok(())
+    }
+
     /// RCX says what, RDX and R8 where the input and the output are (TLFS "Hypercall interface", x64). A VTL call takes the address
     /// of its argument block in RDX, and answers a status in RAX and a value in RDX.
     fn hypercall(&self, cpu: &mut Cpu, view: &mut View<'_>, cpl: u8) -> Action {

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use hvci_engine::{
     access::MapGpaFlags,
@@ -12,7 +12,7 @@ use hvci_engine::{
 };
 use iced_x86::code_asm::*;
 use loader_sim::{
-    attack::{ATTACKS, Guest},
+    attack::{ATTACKS, CATALOGUE, Guest, NOT_YET},
     cpu::{Exit, registers::Registers},
     host::{Config, SimHost},
     machine::{Machine, Stop},
@@ -20,10 +20,12 @@ use loader_sim::{
 
 #[test]
 fn every_attack_comes_to_what_is_expected() {
-    for attack in ATTACKS {
+    for attack in ATTACKS.iter() {
         assert_eq!(attack.attempt().unwrap(), attack.expected, "{}: {}", attack.name, attack.what);
     }
     assert!(ATTACKS.is_sorted_by_key(|attack| attack.number));
+    let tried = ATTACKS.iter().map(|attack| attack.number).chain(NOT_YET.iter().map(|(number, _)| *number));
+    assert_eq!(tried.collect::<BTreeSet<_>>(), (1..=CATALOGUE as u8).collect(), "each number is tried, or said to be missing");
 }
 
 #[test]

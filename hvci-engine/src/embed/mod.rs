@@ -1,4 +1,5 @@
-//! Adapters between the engine's traits and the crates that VMMs are built of; each behind a feature of its own.
+//! What a VMM needs around the engine's traits: grace periods for the memory that its devices hold, and adapters to the crates that VMMs are
+//! built of, each behind a feature of its own.
 
 #[cfg(test)]
 use shuttle::{sync, thread};
@@ -6,7 +7,9 @@ use shuttle::{sync, thread};
 use std::{sync, thread};
 
 mod epoch;
+#[cfg(feature = "vm-memory")]
 mod view;
 
 pub use epoch::{Epochs, Pin};
+#[cfg(feature = "vm-memory")]
 pub use view::{Guard, VtlMemory, VtlView};

@@ -165,7 +165,7 @@ pub const TRANSITIONS: &[Transition] = &[
     row("unprotect kernel data", Kind::KernelData, Kind::Data, Content::Keep),
     row("make a shadow stack", Kind::Data, Kind::ShadowStack, Content::Zero),
     row("end a shadow stack", Kind::ShadowStack, Kind::Data, Content::Zero),
-    row("protect the CFG bitmap", Kind::Data, Kind::CfgBitmap, Content::Keep),
+    row("protect the CFG bitmap", Kind::Data, Kind::CfgBitmap, Content::Zero),
     row("unprotect the CFG bitmap", Kind::CfgBitmap, Kind::Data, Content::Keep),
     row("take for VTL1", Kind::Data, Kind::SecureOnly, Content::Keep),
     row("give back to VTL0", Kind::SecureOnly, Kind::Data, Content::Zero),

@@ -8,7 +8,7 @@
 //!   bytes of the displacements between them.
 //! - *Relocations* are the six that the kernel applies, and must find zeros where they write, as the kernel demands. Sums that do not fit are
 //!   refused, also where the kernel would not notice.
-//! - *Symbols* are in a section that is loaded, absolute, or exported by somebody else; one that is weak may be missing and is then 0.
+//! - *Symbols* are in a section that is loaded, absolute numbers of 32 bits, or exported by somebody else; one that is weak may be missing and is then 0.
 //! - `.gnu.linkonce.this_module` is data like any other: what is expected is its content right after relocation. So a guest has the module
 //!   verified before the kernel links it into its lists.
 //! - *Per-CPU variables* (`.data..percpu`) lie in no page of the module and are not verified. Their address stands in the code, so that it is
@@ -56,6 +56,8 @@ const LIVEPATCH: u64 = 0x0010_0000;
 const SHN_UNDEF: u16 = 0;
 const SHN_LORESERVE: u16 = 0xFF00;
 const SHN_ABS: u16 = 0xFFF1;
+/// The largest absolute value that is no address of a kernel's.
+const MAX_NUMBER: u64 = 0xFFFF_FFFF;
 
 /// What is wrong with a module that is not loaded.
 const REFUSED: [Code; 5] = [Code::ImageHeader, Code::ImageDivergence, Code::ImageSectionBounds, Code::ImageSectionOverlap, Code::ImageWx];
@@ -405,7 +407,8 @@ impl<'a> Module<'a> {
                         None => return Err(Refusal::unresolved(name.escape_ascii().to_string())),
                     }
                 }
-                SHN_ABS => Some(symbol.value),
+                // a number, such as the CRC of an export; an address is one of the module's own or somebody's export
+                SHN_ABS => Some(symbol.value).filter(|value| *value <= MAX_NUMBER),
                 // common symbols, those of livepatch, tables of more than 65,279 sections: as in the kernel
                 SHN_LORESERVE.. => {
                     let name = symbol.name().unwrap_or_default().escape_ascii();

@@ -34,6 +34,7 @@ use super::{
     module::{Life, Module, Sealed},
     patch::{Site, sites},
     pe,
+    region::Region,
 };
 use crate::{
     access::Access,
@@ -54,7 +55,7 @@ use crate::{
     },
     status::HvStatus,
     time::UnixTime,
-    vsm::partition::Partition,
+    vsm::partition::{OWNER_VTL1, Partition},
 };
 
 /// Most modules at a time.
@@ -133,12 +134,21 @@ pub struct Loader {
     symbols: Box<dyn Symbols + Send + Sync>,
     cache: Cache,
     modules: Mutex<Modules>,
+    regions: Mutex<BTreeMap<u32, Region>>,
 }
 
 #[derive(Default)]
 struct Modules {
     of: BTreeMap<u32, Arc<Module>>,
     last: u32,
+}
+
+impl Modules {
+    /// An owner of frames: it names one module or region as long as the machine runs.
+    fn next_owner(&mut self) -> Result<u32, HvStatus> {
+        self.last = self.last.checked_add(1).filter(|id| *id < OWNER_VTL1).ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
+        Ok(self.last)
+    }
 }
 
 impl fmt::Debug for Loader {
@@ -157,7 +167,16 @@ impl Loader {
         profile: Option<&'static Profile>,
         symbols: Box<dyn Symbols + Send + Sync>,
     ) -> Self {
-        Self { partition, trust: RwLock::new(trust), catalogs, profile, symbols, cache: Cache::default(), modules: Mutex::default() }
+        Self {
+            partition,
+            trust: RwLock::new(trust),
+            catalogs,
+            profile,
+            symbols,
+            cache: Cache::default(),
+            modules: Mutex::default(),
+            regions: Mutex::default(),
+        }
     }
 
     /// The modules that are loaded, oldest first.
@@ -267,7 +286,7 @@ impl Loader {
             Kind::RoAfterInit => Some(Kind::RoData),
             _ => None,
         };
-        self.finish(&module, &ended, |module| {
+        self.finish(&module, "end of initialisation", &ended, |module| {
             module.segments.retain(|s| !s.discardable);
             let mut sites = core::mem::take(&mut module.sites);
             sites.retain(|at, _| module.gpn_of(*at).is_some());
@@ -282,7 +301,7 @@ impl Loader {
     /// As [`end_of_initialisation`](Self::end_of_initialisation).
     pub fn unload(&self, id: u32) -> Result<(), HvStatus> {
         let module = self.take(id)?;
-        let result = self.transform(&module, &|s| s.kind.is_owned().then_some(Kind::Data));
+        let result = self.transform(&module, "unload", &|s| s.kind.is_owned().then_some(Kind::Data));
         match result {
             Ok(()) => drop(self.modules().of.remove(&id)),
             Err(_) => drop(self.settle(&module, |_| {})),
@@ -302,7 +321,7 @@ impl Loader {
             self.settle(&module, |_| {});
             return Err(HvStatus::ACCESS_DENIED);
         }
-        self.finish(&module, &|s| chosen(s).then_some(Kind::KernelData), |module| {
+        self.finish(&module, "protect kernel data", &|s| chosen(s).then_some(Kind::KernelData), |module| {
             module.segments.iter_mut().filter(|s| chosen(s)).for_each(|s| s.kind = Kind::KernelData);
         })
     }
@@ -354,8 +373,14 @@ impl Loader {
     }
 
     /// Changes the segments of a module that is [taken](Self::take), and gives it back as `update` leaves it.
-    fn finish(&self, module: &Arc<Module>, to: &dyn Fn(&Sealed) -> Option<Kind>, update: impl FnOnce(&mut Module)) -> Result<(), HvStatus> {
-        let result = self.transform(module, to);
+    fn finish(
+        &self,
+        module: &Arc<Module>,
+        name: &str,
+        to: &dyn Fn(&Sealed) -> Option<Kind>,
+        update: impl FnOnce(&mut Module),
+    ) -> Result<(), HvStatus> {
+        let result = self.transform(module, name, to);
         self.settle(module, |module| {
             if result.is_ok() {
                 update(module);
@@ -364,13 +389,22 @@ impl Loader {
         result
     }
 
-    fn transform(&self, module: &Module, to: &dyn Fn(&Sealed) -> Option<Kind>) -> Result<(), HvStatus> {
+    fn transform(&self, module: &Module, name: &str, to: &dyn Fn(&Sealed) -> Option<Kind>) -> Result<(), HvStatus> {
         let pages = |s: &Sealed| to(s).map(|kind| s.pages.iter().map(move |gpn| (*gpn, kind)).collect::<Vec<_>>());
         let changes: Vec<(Gpn, Kind)> = module.segments.iter().filter_map(pages).flatten().collect();
         if changes.is_empty() {
             return Ok(());
         }
-        self.partition.transform(module.id, &changes, || Err(HvStatus::OPERATION_DENIED)).map(drop)
+        self.change(module.id, format!("{name}: {}", module.name), &changes)
+    }
+
+    /// Changes frames of `owner` whose bytes nobody has to look at, and records it.
+    pub(super) fn change(&self, owner: u32, transition: String, changes: &[(Gpn, Kind)]) -> Result<(), HvStatus> {
+        let result = self.partition.transform(owner, changes, || Err(HvStatus::OPERATION_DENIED)).map(drop);
+        let what = What::Change { transition, pages: GpnRange::of_pages(changes.iter().map(|(gpn, _)| *gpn)) };
+        let (status, code) = result.err().map_or((HvStatus::SUCCESS, None), |status| (status, Some(Code::MemProtection)));
+        self.partition.record(None, Vtl::Vtl0, what, status, code);
+        result
     }
 
     /// Takes a module for a change: nobody else changes it until it is put back.
@@ -417,9 +451,7 @@ impl Loader {
         if modules.of.values().any(|other| other.overlaps(&segments)) {
             return Err(Refusal::claim(HvStatus::OBJECT_IN_USE));
         }
-        // an owner names one module as long as the machine runs
-        let id = modules.last.checked_add(1).filter(|id| *id < u32::MAX).ok_or_else(|| Refusal::claim(HvStatus::INSUFFICIENT_MEMORY))?;
-        modules.last = id;
+        let id = modules.next_owner().map_err(Refusal::claim)?;
         let module = Arc::new(Module { id, name: name.to_owned(), digest, entry: expected.entry, segments, sites, life: Life::Loading });
         modules.of.insert(id, Arc::clone(&module));
         Ok(module)
@@ -486,6 +518,14 @@ impl Loader {
             return Err(HvStatus::ACCESS_DENIED);
         }
         trust.add_der(der, Purposes::MODULE, origin).map_err(|_| HvStatus::INVALID_PARAMETER)
+    }
+
+    pub(super) fn next_owner(&self) -> Result<u32, HvStatus> {
+        self.modules().next_owner()
+    }
+
+    pub(super) fn regions(&self) -> MutexGuard<'_, BTreeMap<u32, Region>> {
+        self.regions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A panic of another thread leaves the table as sound as any: each entry is replaced whole.

@@ -18,6 +18,7 @@ mod module;
 mod patch;
 mod pe;
 mod refusal;
+mod region;
 mod service;
 
 pub use elf::{Placed, Placement, elf};
@@ -26,6 +27,7 @@ pub use loader::{Attempt, File, Loader, MAX_MODULES, Place, Request};
 pub use module::{Module, Sealed};
 pub use pe::{GUARD_CHECK, GUARD_DISPATCH, GUARD_LIBRARY, pe};
 pub use refusal::Refusal;
+pub use region::{MAX_REGION_PAGES, MAX_REGIONS};
 pub use service::{BLOCK, Function};
 
 use crate::{addr::Gva, image::pe::Symbol};

@@ -1,4 +1,5 @@
-//! What VTL0 asks of the engine by a VTL call: an argument block, with the function numbers of Linux's LVBS (`VSM_VTL_CALL_FUNC_ID_*`).
+//! What VTL0 asks of the engine by a VTL call: an argument block, with the function numbers of Linux's LVBS (`VSM_VTL_CALL_FUNC_ID_*`), and from
+//! 0x20000 on numbers of the engine's own for what LVBS does not have.
 //!
 //! ```text
 //! offset  0  u64       function
@@ -17,10 +18,11 @@
     clippy::unwrap_used
 )]
 
-use super::{File, Loader, MAX_IMAGE, Place, Request};
+use super::{File, Loader, MAX_IMAGE, MAX_REGION_PAGES, Place, Request};
 use crate::{
     addr::{Gpa, Gpn, Gva, PAGE_SIZE},
     bytes::index,
+    frames::Kind,
     status::HvStatus,
     time::UnixTime,
 };
@@ -30,6 +32,8 @@ pub const BLOCK: usize = 104;
 
 /// The longest name of a module.
 const MAX_NAME: u64 = 255;
+/// Pages of the longest file, and of the largest module.
+const MAX_PAGES: u64 = MAX_IMAGE / PAGE_SIZE;
 
 /// A function of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,7 +55,19 @@ impl Function {
     pub const UNLOAD_MODULE: Self = Self(0x1_FFE8);
     /// Changes an instruction: module, its address, offset, number of bytes (at most 8), bytes.
     pub const PATCH_TEXT: Self = Self(0x1_FFEB);
+    /// Has pages be written through the engine alone: 0 for a pool, 1 for a bitmap of call targets, 2 for a shadow stack; GPA of the list of its
+    /// pages, number of these, first address, cookie. Answers the region's number.
+    pub const PROTECT_REGION: Self = Self(0x2_0000);
+    /// Writes into a pool: region, cookie, offset, GPA of the bytes, number of bytes (at most a page).
+    pub const WRITE_REGION: Self = Self(0x2_0001);
+    /// Makes an address in sealed code a valid target of indirect calls: region, cookie, address.
+    pub const MARK_CALL_TARGET: Self = Self(0x2_0002);
+    /// Gives a region back to VTL0: region, cookie.
+    pub const RELEASE_REGION: Self = Self(0x2_0003);
 }
+
+/// The kinds of region, by number.
+const REGIONS: [Kind; 3] = [Kind::KernelData, Kind::CfgBitmap, Kind::ShadowStack];
 
 impl Loader {
     /// Answers a VTL call of processor `vp`: a status, and what the function answers.
@@ -80,6 +96,26 @@ impl Loader {
                 let bytes = usize::try_from(len).ok().and_then(|len| bytes.get(..len)).ok_or(HvStatus::INVALID_PARAMETER);
                 bytes.and_then(|bytes| self.patch(number(id)?, Gva(site), offset, bytes, Some(vp))).map(|()| 0)
             }
+            Function::PROTECT_REGION => {
+                let (kind, list, count, base, cookie) = (next(), Gpa(next()), next(), Gva(next()), next());
+                let kind = usize::try_from(kind).ok().and_then(|kind| REGIONS.get(kind)).ok_or(HvStatus::INVALID_PARAMETER);
+                kind.and_then(|kind| self.protect_region(*kind, &self.page_list(list, count, MAX_REGION_PAGES)?, base, cookie))
+                    .map(u64::from)
+            }
+            Function::WRITE_REGION => {
+                let (id, cookie, offset, bytes, len) = (next(), next(), next(), Gpa(next()), next());
+                let len = if len > PAGE_SIZE { Err(HvStatus::INVALID_PARAMETER) } else { Ok(len) };
+                let bytes = len.and_then(|len| self.read_vtl0(bytes, len));
+                bytes.and_then(|bytes| self.write_region(number(id)?, cookie, offset, &bytes, Some(vp))).map(|()| 0)
+            }
+            Function::MARK_CALL_TARGET => {
+                let (id, cookie, target) = (next(), next(), Gva(next()));
+                number(id).and_then(|id| self.mark_call_target(id, cookie, target, Some(vp))).map(|()| 0)
+            }
+            Function::RELEASE_REGION => {
+                let (id, cookie) = (next(), next());
+                number(id).and_then(|id| self.release_region(id, cookie)).map(|()| 0)
+            }
             // those of LVBS that the engine does not have, and those that nobody has
             _ => Err(HvStatus::FEATURE_UNAVAILABLE),
         };
@@ -102,8 +138,8 @@ impl Loader {
             return Err(HvStatus::INVALID_PARAMETER);
         }
         let name = self.read_vtl0(name, name_len)?;
-        let file = self.page_list(file, len.div_ceil(PAGE_SIZE))?;
-        let pages = self.page_list(pages, count)?;
+        let file = self.page_list(file, len.div_ceil(PAGE_SIZE), MAX_PAGES)?;
+        let pages = self.page_list(pages, count, MAX_PAGES)?;
         let request = Request {
             name: &String::from_utf8_lossy(&name),
             file: File::Guest { pages: &file, len },
@@ -122,8 +158,8 @@ impl Loader {
         self.add_module_key(&self.read_vtl0(gpa, len)?, "VTL0 during boot")
     }
 
-    fn page_list(&self, gpa: Gpa, count: u64) -> Result<Vec<Gpn>, HvStatus> {
-        if count > MAX_IMAGE / PAGE_SIZE {
+    fn page_list(&self, gpa: Gpa, count: u64, most: u64) -> Result<Vec<Gpn>, HvStatus> {
+        if count > most {
             return Err(HvStatus::INSUFFICIENT_MEMORY);
         }
         let bytes = self.read_vtl0(gpa, count.saturating_mul(8))?;

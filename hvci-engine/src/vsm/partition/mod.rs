@@ -24,7 +24,7 @@ use crate::{
     addr::{Frame, Gpa, Gpn, GpnRange, Vtl},
     event::{Event, Ring, What},
     finding::Code,
-    frames::{Change, FrameTable, Kind, Step, Transaction},
+    frames::{Change, FrameTable, Kind, Step, Transaction, Transition},
     host::{Action, Capabilities, Enforcer, Host, MemoryIntercept, Vp},
     status::HvStatus,
 };
@@ -220,6 +220,21 @@ impl Partition {
         self.run(owner, &changes, inspect)
     }
 
+    /// Has the hypervisor lay a page of its own over the guest's, such as the one that it keeps the time in, or take it away again (TLFS "GPA
+    /// overlay pages"). A load can have no such page, and none that a module, a region or VTL1 has can be laid over.
+    ///
+    /// # Errors
+    /// [`HvStatus::OPERATION_DENIED`] for a page that is something else; as [`transform`](Self::transform).
+    pub fn overlay(&self, vp: Option<u32>, gpn: Gpn, on: bool) -> Result<(), HvStatus> {
+        let (from, to) = if on { (Kind::Data, Kind::Overlay) } else { (Kind::Overlay, Kind::Data) };
+        let result = self.change(0, &[from], core::iter::once(gpn), to);
+        let transition = Transition::between(from, to).map_or("", |way| way.name).into();
+        let what = What::Change { transition, pages: vec![GpnRange { start: gpn, pages: 1 }] };
+        let (status, code) = result.err().map_or((HvStatus::SUCCESS, None), |status| (status, Some(Code::MemProtection)));
+        self.record(vp, Vtl::Vtl0, what, status, code);
+        result
+    }
+
     fn run(&self, owner: u32, changes: &[Change], inspect: impl FnOnce() -> Result<(), HvStatus>) -> Result<Phases, HvStatus> {
         let mut transaction = Transaction::new(self.next_transaction(), owner, changes)?;
         let mut inspect = Some(inspect);
@@ -293,7 +308,8 @@ impl Enforcer for Partition {
             (_, Access::KernelExecute | Access::UserExecute) => Code::MemExecute,
             _ => Code::MemAccess,
         };
-        let what = What::Access { gpa: intercept.gpa, gva: intercept.gva, access, rip: intercept.rip };
+        let MemoryIntercept { gpa, gva, rip, page_walk, .. } = *intercept;
+        let what = What::Access { gpa, gva, access, rip, page_walk };
         self.record(Some(vp.index()), Vtl::Vtl0, what, HvStatus::ACCESS_DENIED, Some(code));
         Self::general_protection(vp)
     }
