@@ -395,10 +395,12 @@ fn real_drivers_load_as_their_verdicts_say() {
 fn real_modules_load_and_their_jump_labels_are_patched_in_three_steps() {
     let Some(folder) = folder("debian-kernel") else { return };
     let all = files(&folder);
-    let kernel = all.iter().find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))).unwrap();
-    let keys = kernel_certificates(&fs::read(kernel).unwrap(), corpora::CAP).unwrap();
     let guest = guest(&Config::default());
-    keys.iter().for_each(|key| guest.loader.add_module_key(key, "kernel").unwrap());
+    // the folder may hold more than one kernel with its modules
+    for kernel in all.iter().filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))) {
+        let keys = kernel_certificates(&fs::read(kernel).unwrap(), corpora::CAP).unwrap();
+        keys.iter().for_each(|key| guest.loader.add_module_key(key, "kernel").unwrap());
+    }
     let (mut loaded, mut patched) = (0, 0);
     for path in all.iter().filter(|p| p.extension().is_some_and(|e| e == "ko")).step_by(40) {
         let file = fs::read(path).unwrap();

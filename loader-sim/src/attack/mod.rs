@@ -22,7 +22,7 @@ use anyhow::Result;
 pub use self::guest::{Guest, THROUGH};
 
 /// How many attacks the catalogue has when it is whole.
-pub const CATALOGUE: usize = 93;
+pub const CATALOGUE: u8 = 93;
 
 /// An attack.
 #[derive(Clone, Copy, Debug)]
