@@ -8,7 +8,7 @@
 use std::{
     fs,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -137,7 +137,7 @@ pub struct Measured {
     pub open: Vec<f64>,
     /// Nanoseconds by the clock of the wall, of each load.
     pub phases: Vec<(&'static str, Vec<f64>)>,
-    /// The host's part of a load by round, replayed: changes of its second-level tables, and waiting for its processors.
+    /// The simulated host's part of a load and its unload, by round: changes of its second-level tables, and waiting for its processors.
     pub tables: Vec<f64>,
     /// As [`tables`](Self::tables).
     pub quiesce: Vec<f64>,
@@ -245,10 +245,15 @@ fn add(phases: &mut Vec<(&'static str, Vec<f64>)>, took: &[(&'static str, u64)])
     }
 }
 
-/// The calls of one load to its host.
+/// What a load and the unload after it ask of their host, in order.
+#[derive(Default)]
 struct Replay {
-    protect: Vec<(Vtl, Vec<GpnRange>, MapGpaFlags)>,
-    quiesce: Vec<(Vtl, Vec<GpnRange>)>,
+    calls: Vec<Call>,
+}
+
+enum Call {
+    Protect(Vtl, Vec<GpnRange>, MapGpaFlags),
+    Quiesce(Vtl, Vec<GpnRange>),
 }
 
 impl Replay {
@@ -257,49 +262,48 @@ impl Replay {
         let machine =
             Machine::with_host(subject, |host| Arc::clone(recorder.insert(Arc::new(Recorder { host, calls: Mutex::default() }))))?;
         let recorder = recorder.context("no host")?;
-        machine.place()?;
-        // without those that made the machine
+        machine.load(&subject.file)?;
+        // without those that made the machine, and the first load
         recorder.taken();
-        machine.attempt(&subject.file).outcome.map_err(|refusal| anyhow!("{}: {refusal}", subject.name))?;
-        Ok(recorder.taken())
+        machine.load(&subject.file)?;
+        Ok(Self { calls: recorder.taken() })
     }
 
-    /// µs of both kinds of call, in a machine in which nothing is loaded. The pages are data again afterwards.
+    /// µs in the second-level tables, and µs of waiting for processors, in a machine in which nothing is loaded, and nothing is afterwards.
+    /// Tables that are replaced are used again after a wait, so that the first is what waits alone do not take.
     fn run(&self, host: &SimHost) -> Result<(f64, f64)> {
-        const TIMES: u32 = 200;
-        let failed = |_| anyhow!("the host refuses what it did before");
+        const TIMES: u32 = 100;
         let each = |took: f64| took / f64::from(TIMES);
-        let tables = micros(cpu::thread, || {
-            (0..TIMES)
-                .try_for_each(|_| self.protect.iter().try_for_each(|(vtl, ranges, flags)| host.protect(*vtl, ranges, *flags)))
-                .map_err(failed)
-        })?;
-        let quiesce = micros(cpu::thread, || {
-            (0..TIMES).try_for_each(|_| Ok(self.quiesce.iter().try_for_each(|(vtl, ranges)| host.quiesce(*vtl, ranges))?))
-        })?;
-        let ram = [GpnRange { start: Gpn(0), pages: PAGES }];
-        for vtl in [Vtl::Vtl0, Vtl::Vtl1] {
-            host.protect(vtl, &ram, hvci_engine::frames::Kind::Data.allows(vtl)).map_err(failed)?;
+        let all = micros(cpu::thread, || (0..TIMES).try_for_each(|_| self.calls.iter().try_for_each(|call| call.make(host))))?;
+        let waits = || self.calls.iter().filter(|call| matches!(call, Call::Quiesce(..)));
+        let quiesce = micros(cpu::thread, || (0..TIMES).try_for_each(|_| waits().try_for_each(|call| call.make(host))))?;
+        Ok((each(all - quiesce), each(quiesce)))
+    }
+}
+
+impl Call {
+    fn make(&self, host: &SimHost) -> Result<()> {
+        match self {
+            Self::Protect(vtl, ranges, flags) => host.protect(*vtl, ranges, *flags).map_err(|partial| partial.status)?,
+            Self::Quiesce(vtl, ranges) => host.quiesce(*vtl, ranges)?,
         }
-        Ok((each(tables), each(quiesce)))
+        Ok(())
     }
 }
 
 /// Remembers what it passes on to the simulated host.
 struct Recorder {
     host: Arc<SimHost>,
-    calls: Mutex<Replay>,
-}
-
-impl Default for Replay {
-    fn default() -> Self {
-        Self { protect: Vec::new(), quiesce: Vec::new() }
-    }
+    calls: Mutex<Vec<Call>>,
 }
 
 impl Recorder {
-    fn taken(&self) -> Replay {
-        std::mem::take(&mut self.calls.lock().unwrap_or_else(PoisonError::into_inner))
+    fn taken(&self) -> Vec<Call> {
+        std::mem::take(&mut self.calls())
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Vec<Call>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -317,12 +321,12 @@ impl Host for Recorder {
     }
 
     fn protect(&self, vtl: Vtl, ranges: &[GpnRange], flags: MapGpaFlags) -> Result<(), Partial> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).protect.push((vtl, ranges.to_vec(), flags));
+        self.calls().push(Call::Protect(vtl, ranges.to_vec(), flags));
         self.host.protect(vtl, ranges, flags)
     }
 
     fn quiesce(&self, vtl: Vtl, ranges: &[GpnRange]) -> Result<(), HvStatus> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).quiesce.push((vtl, ranges.to_vec()));
+        self.calls().push(Call::Quiesce(vtl, ranges.to_vec()));
         self.host.quiesce(vtl, ranges)
     }
 
@@ -393,8 +397,11 @@ pub fn goals(measured: &[Measured]) -> Vec<Goal> {
         let bound: Vec<f64> = m.fastest_hash().iter().zip(&m.open).map(|(hash, open)| hash + open).collect();
         Some((Must::AtMost(1.1), ratio(&m.mapped, &bound)))
     });
-    each("17", "% of a load in second-level tables", &|m| {
+    each("17", "second-level tables, of the unload too, % of a load", &|m| {
         Some((Must::AtMost(1.0), ratio(&m.tables, &m.load).into_iter().map(|part| part * 100.0).collect()))
+    });
+    each("–", "waiting for the simulated processors, % of a load", &|m| {
+        Some((Must::Shown, ratio(&m.quiesce, &m.load).into_iter().map(|part| part * 100.0).collect()))
     });
     goals
 }
