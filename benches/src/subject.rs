@@ -155,8 +155,10 @@ impl Subject {
         let anchors = self.trust.anchors().iter().map(|anchor| &anchor.certificate);
         // a module carries no certificate
         let keys: Vec<_> = facts.certificates.iter().chain(anchors).collect();
+        let alone = matches!(facts.signatures.as_slice(), [only] if only.timestamps.is_empty());
         let verification = facts.signatures.iter().filter_map(|s| s.signer.as_ref()).find_map(|signer| Verification::find(signer, &keys));
-        verification.with_context(|| format!("{}: no RSA signature over SHA-256", self.name))
+        let verification = verification.with_context(|| format!("{}: no RSA signature over SHA-256", self.name))?;
+        Ok(Verification { alone, ..verification })
     }
 }
 
@@ -166,8 +168,8 @@ pub struct Verification {
     key: ParsedPublicKey,
     digest: digest::Digest,
     value: Vec<u8>,
-    /// Of the modulus.
-    pub bits: usize,
+    /// Whether there is no other signature in the file, nor a timestamp.
+    pub alone: bool,
 }
 
 impl Verification {
@@ -175,7 +177,7 @@ impl Verification {
         let digest = signer.signed_digest.as_ref().filter(|d| d.alg() == DigestAlg::Sha256)?;
         let digest = digest::Digest::import_less_safe(digest.as_bytes(), &SHA256).ok()?;
         let parsed = keys.iter().filter_map(|c| ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, c.spki()).ok());
-        let mut all = parsed.map(|key| Self { key, digest: digest.clone(), value: signer.value.clone(), bits: signer.value.len() * 8 });
+        let mut all = parsed.map(|key| Self { key, digest: digest.clone(), value: signer.value.clone(), alone: false });
         all.find(Self::verifies)
     }
 

@@ -228,7 +228,9 @@ impl Loader {
             expected?
         };
 
-        let mut changes = Vec::new();
+        let count = expected.segments.iter().map(|s| s.pages().size_hint().0).sum();
+        let mut changes = Vec::with_capacity(count);
+        progress.pages.reserve_exact(count);
         for segment in &expected.segments {
             for (at, _) in segment.pages() {
                 let gpn = (request.pages)(at).ok_or_else(|| Refusal::placement(format!("no guest page is said to hold {at}")))?;
