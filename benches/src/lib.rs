@@ -15,15 +15,23 @@
 //! | [`inputs`] | files made in code, for the criterion benches |
 //! | [`obvious`] | what one writes first in Rust |
 //! | [`paging`] | page tables of other crates beside [`Slat`](hvci_engine::slat::Slat) |
+//! | [`subject`] | signed drivers and modules to load, made in code or real |
+//! | [`loading`] | the load path beside what it cannot do without: one SHA-256 and one RSA verification |
+//! | [`pages`] | single pages: digests beside that of the whole, first execution |
+//! | [`guarded`] | what an access costs that the engine is asked about |
 
 pub mod cpu;
 pub mod forged;
 pub mod goal;
+pub mod guarded;
 pub mod inputs;
+pub mod loading;
 pub mod obvious;
+pub mod pages;
 pub mod paging;
 pub mod peer;
 pub mod set;
+pub mod subject;
 pub mod table;
 pub mod task;
 pub mod verdicts;

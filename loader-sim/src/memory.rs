@@ -73,7 +73,15 @@ impl GuestMemory {
         }
         let whole = rest.len() / 8;
         let (body, tail) = rest.split_at_mut(whole * 8);
-        for (bytes, word) in body.chunks_exact_mut(8).zip(&words[word..]) {
+        // lines of eight words, which the compiler unrolls as it does not unroll loops over atomics
+        let (lines, last) = body.as_chunks_mut::<64>();
+        let words_of_lines = words[word..].as_chunks::<8>().0;
+        for (line, words) in lines.iter_mut().zip(words_of_lines) {
+            for (bytes, word) in line.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                *bytes = word.load(Relaxed).to_le_bytes();
+            }
+        }
+        for (bytes, word) in last.chunks_exact_mut(8).zip(&words[word + lines.len() * 8..]) {
             bytes.copy_from_slice(&word.load(Relaxed).to_le_bytes());
         }
         if !tail.is_empty() {

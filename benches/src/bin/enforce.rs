@@ -1,4 +1,4 @@
-//! What enforcement costs, beside what there is to compare it with: `cargo run --release -p benches --bin enforce`.
+//! What enforcement costs, beside what there is to compare it with: `cargo run --release -p benches --bin enforce [DIR]`.
 //!
 //! Contenders take turns in one process, so that what disturbs one disturbs the others; what counts is processor time of the thread.
 
@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 use benches::{
     cpu,
     goal::{self, Goal, Must},
+    guarded, loading, pages,
     paging::{Multiarch, Ours, Tables, X64},
+    subject::Subject,
     table::{Table, median, number},
 };
 use clap::Parser;
@@ -22,6 +24,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Measure what enforcement costs, and compare.
 #[derive(Debug, Parser)]
 struct Args {
+    /// A folder with drivers (.sys) and Linux modules (.ko) and their vmlinuz, to load besides those made in code.
+    dir: Option<PathBuf>,
     /// How often everything is run; ratios are medians of as many.
     #[arg(long, default_value_t = 15)]
     rounds: usize,
@@ -32,16 +36,28 @@ struct Args {
 
 #[derive(Debug, Serialize)]
 struct Report {
+    loads: Vec<loading::Measured>,
+    pages: pages::Measured,
+    guarded: guarded::Measured,
     paging: Vec<Contender>,
     goals: Vec<Goal>,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    let mut subjects = Subject::synthetic()?;
+    if let Some(dir) = &args.dir {
+        subjects.extend(Subject::real(dir)?);
+    }
+    let loads = loading::measure(&subjects, args.rounds)?;
+    let pages = pages::measure(args.rounds)?;
+    let guarded = guarded::measure(args.rounds)?;
     let paging = paging(args.rounds)?;
-    let goals = paging_goals(&paging);
-    let report = Report { paging, goals };
-    print!("{}\n{}", paging_table(&report.paging), goal::table(&report.goals));
+    let goals = [loading::goals(&loads), pages::goals(&pages), guarded::goals(&guarded), paging_goals(&paging)].concat();
+    let report = Report { loads, pages, guarded, paging, goals };
+    println!("{}\n{}", loading::table(&report.loads), pages::table(&report.pages));
+    println!("{}\n{}", guarded::table(&report.guarded), paging_table(&report.paging));
+    print!("{}", goal::table(&report.goals));
     if let Some(file) = &args.json {
         fs::write(file, serde_json::to_vec_pretty(&report)?).with_context(|| format!("cannot write {}", file.display()))?;
     }

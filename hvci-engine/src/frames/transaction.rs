@@ -81,21 +81,30 @@ struct Item {
     to: Kind,
     /// What it was; `None` before it is claimed.
     was: Option<State>,
+    /// What happens to its bytes, and what it is while the transaction has it: by its way, which is known when it is claimed.
+    content: Content,
+    held: Kind,
     scrubbed: bool,
 }
 
 impl Item {
-    fn way(&self) -> Option<&'static Transition> {
-        Transition::between(self.was?.kind, self.to)
+    const fn new(change: &Change) -> Self {
+        Self { frame: change.frame, to: change.to, was: None, content: Content::Keep, held: Kind::Hidden, scrubbed: false }
     }
 
-    fn content(&self) -> Content {
-        self.way().map_or(Content::Keep, |t| t.content)
+    fn claimed(&mut self, was: State) {
+        let way = Transition::between(was.kind, self.to);
+        self.was = Some(was);
+        self.content = way.map_or(Content::Keep, |t| t.content);
+        self.held = way.map_or(Kind::Hidden, Transition::on_the_way);
     }
 
-    /// What it is while the transaction has it.
-    fn held(&self) -> Kind {
-        self.way().map_or(Kind::Hidden, Transition::on_the_way)
+    const fn content(&self) -> Content {
+        self.content
+    }
+
+    const fn held(&self) -> Kind {
+        self.held
     }
 
     /// What it is when the transaction has failed. Bytes that are gone can be nothing they were.
@@ -114,7 +123,7 @@ impl Transaction {
     /// # Errors
     /// [`HvStatus::INVALID_PARAMETER`] if a frame is named twice.
     pub fn new(id: u32, owner: u32, changes: &[Change]) -> Result<Self, HvStatus> {
-        let mut items: Vec<Item> = changes.iter().map(|c| Item { frame: c.frame, to: c.to, was: None, scrubbed: false }).collect();
+        let mut items: Vec<Item> = changes.iter().map(Item::new).collect();
         items.sort_unstable_by_key(|i| i.frame);
         if items.windows(2).any(|pair| matches!(pair, [a, b] if a.frame == b.frame)) {
             return Err(HvStatus::INVALID_PARAMETER);
@@ -239,7 +248,7 @@ impl Transaction {
     fn claim(&mut self, table: &FrameTable, range: Range<usize>) -> Result<(), HvStatus> {
         let (id, owner) = (self.id, self.owner);
         for item in self.items.get_mut(range).unwrap_or_default() {
-            item.was = Some(table.claim(item.frame, id, owner, item.to)?);
+            item.claimed(table.claim(item.frame, id, owner, item.to)?);
         }
         Ok(())
     }
@@ -272,8 +281,9 @@ impl Transaction {
     }
 
     fn quiesce(&self, host: &dyn Host) -> Result<(), HvStatus> {
+        let ranges = pages(host, self.items.iter().map(|i| i.frame));
         for vtl in [Vtl::Vtl0, Vtl::Vtl1] {
-            host.quiesce(vtl, &pages(host, self.items.iter().map(|i| i.frame)))?;
+            host.quiesce(vtl, &ranges)?;
         }
         Ok(())
     }
@@ -281,11 +291,12 @@ impl Transaction {
     /// Has every alias of the frames obey the kind of each.
     fn protect(&self, host: &dyn Host, range: Range<usize>, kind: impl Fn(&Item) -> Kind) -> Result<(), HvStatus> {
         let items = self.items.get(range).unwrap_or_default();
-        let mut kinds: Vec<Kind> = items.iter().map(&kind).collect();
-        kinds.sort_unstable();
-        kinds.dedup();
-        for one in kinds {
-            let ranges = pages(host, items.iter().filter(|i| kind(i) == one).map(|i| i.frame));
+        let kinds: Vec<Kind> = items.iter().map(kind).collect();
+        let mut each = kinds.clone();
+        each.sort_unstable();
+        each.dedup();
+        for one in each {
+            let ranges = pages(host, items.iter().zip(&kinds).filter(|(_, kind)| **kind == one).map(|(i, _)| i.frame));
             for vtl in [Vtl::Vtl0, Vtl::Vtl1] {
                 host.protect(vtl, &ranges, one.allows(vtl)).map_err(|partial| partial.status)?;
             }
@@ -296,7 +307,8 @@ impl Transaction {
 
 /// Every guest page of the frames, as few ranges as there can be.
 fn pages(host: &dyn Host, frames: impl Iterator<Item = Frame>) -> Vec<GpnRange> {
-    let mut all = Vec::new();
+    // mostly one each
+    let mut all = Vec::with_capacity(frames.size_hint().1.unwrap_or_default());
     for frame in frames {
         host.aliases(frame, &mut |gpn| all.push(gpn));
     }

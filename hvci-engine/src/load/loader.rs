@@ -125,6 +125,15 @@ struct Progress {
     pages: Vec<Gpn>,
 }
 
+impl Progress {
+    /// Goes on with a file that is accepted.
+    fn accept(&mut self, (verdict, facts): (Verdict, Facts), clock: &mut Clock<'_>, phase: &'static str) -> Result<(), Refusal> {
+        self.phases.push((phase, clock.lap()));
+        self.digest = digest_of(&facts);
+        refusal_of(self.verdict.insert(verdict))
+    }
+}
+
 /// Loads modules into a partition, and knows those that are.
 pub struct Loader {
     pub(super) partition: Arc<Partition>,
@@ -227,24 +236,20 @@ impl Loader {
 
         let place = request.place;
         let time = request.time;
-        let (expected, (verdict, facts)) = if image.len() < WORTH_A_THREAD {
-            let judged = self.judge(&input, time);
-            progress.phases.push(("verify", clock.lap()));
-            let expected = self.expected(image, place);
+        let expected = if image.len() < WORTH_A_THREAD {
+            progress.accept(self.judge(&input, time), &mut clock, "verify")?;
+            let expected = self.expected(image, place)?;
             progress.phases.push(("relocate", clock.lap()));
-            (expected, judged)
+            expected
         } else {
-            let both = rayon::join(|| self.expected(image, place), || self.judge(&input, time));
-            progress.phases.push(("verify and relocate", clock.lap()));
-            both
+            let (expected, judged) = rayon::join(|| self.expected(image, place), || self.judge(&input, time));
+            progress.accept(judged, &mut clock, "verify and relocate")?;
+            expected?
         };
-        progress.digest = digest_of(&facts);
-        let refused = refusal_of(&verdict);
-        progress.verdict = Some(verdict);
-        refused?;
-        let expected = expected?;
 
-        let mut changes = Vec::new();
+        let count = expected.segments.iter().map(|s| s.pages().size_hint().0).sum();
+        let mut changes = Vec::with_capacity(count);
+        progress.pages.reserve_exact(count);
         for segment in &expected.segments {
             for (at, _) in segment.pages() {
                 let gpn = (request.pages)(at).ok_or_else(|| Refusal::placement(format!("no guest page is said to hold {at}")))?;

@@ -56,7 +56,9 @@ pub(super) fn digest_jobs(jobs: &[Job<'_>], results: &mut [Option<Digest>]) {
     if let Some(ni) = Sha256Ni::detect()
         && let Some(mut sha256) = Pool::<[u32; 8], 64>::new(jobs, results)
     {
-        sha256.run::<3>(ni, 3);
+        if !sha256.is_led_by_one() {
+            sha256.run::<3>(ni, 3);
+        }
         sha256.run::<2>(ni, 2);
         sha256.run::<1>(ni, 1);
     }

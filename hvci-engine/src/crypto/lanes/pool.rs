@@ -25,8 +25,15 @@ impl<'a, 'r, S: State, const BLOCK: usize> Pool<'a, 'r, S, BLOCK> {
         if waiting.len() < 2 {
             return None;
         }
-        waiting.sort_by_cached_key(|(i, _)| jobs[*i].pieces.iter().map(|piece| piece.len()).fold(0, usize::saturating_add));
+        waiting.sort_by_cached_key(|(i, _)| length(&jobs[*i]));
         Some(Self { waiting, begun: Vec::new(), jobs, results })
+    }
+
+    /// Whether one message is as long as all the others together: it ends last, and a kernel of two lanes is done with it first. So is a file
+    /// beside its own pages.
+    pub(super) fn is_led_by_one(&self) -> bool {
+        let mut lengths = self.waiting.iter().rev().map(|(i, _)| length(&self.jobs[*i]));
+        lengths.next().is_some_and(|longest| longest >= lengths.fold(0, usize::saturating_add))
     }
 
     /// Goes on with `kernel` until fewer than `least` jobs are left. With fewer than `N`, lanes stay unused.
@@ -69,4 +76,8 @@ impl<'a, 'r, S: State, const BLOCK: usize> Pool<'a, 'r, S, BLOCK> {
             }
         }
     }
+}
+
+fn length(job: &Job<'_>) -> usize {
+    job.pieces.iter().map(|piece| piece.len()).fold(0, usize::saturating_add)
 }

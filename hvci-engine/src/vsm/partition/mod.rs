@@ -272,6 +272,13 @@ impl Partition {
         self.events.lock().push(event);
     }
 
+    /// Out of the way of accesses that are allowed, which are millions a second.
+    #[cold]
+    #[inline(never)]
+    fn record_device(&self, vtl: Vtl, what: What, status: HvStatus) {
+        self.record(None, vtl, what, status, Some(Code::MemDevice));
+    }
+
     /// Whether a page of these does not allow the access.
     fn refusing(&self, vtl: Vtl, pages: GpnRange, access: Access) -> Result<(), HvStatus> {
         for gpn in pages.iter() {
@@ -341,7 +348,7 @@ impl Enforcer for Partition {
         let pages = GpnRange::touched(gpa, len).ok_or(HvStatus::INVALID_PARAMETER);
         let refused = pages.and_then(|pages| self.refusing(vtl, pages, access));
         if let Err(status) = refused {
-            self.record(None, vtl, What::DeviceAccess { gpa, len, access }, status, Some(Code::MemDevice));
+            self.record_device(vtl, What::DeviceAccess { gpa, len, access }, status);
         }
         refused
     }

@@ -1,0 +1,442 @@
+//! The load path beside what it cannot do without: one SHA-256 of the file and one RSA verification with a parsed key (the bound).
+//!
+//! A load is [`Loader::load`] into the simulated machine, whose memory, second-level tables and TLBs are part of what is measured: [`Measured`]
+//! has the phases, of which "lock", "quiesce" and "grant" are the host's and the frame table's, "compare" reads the guest's memory, and the
+//! others have no host. The guest's own loader and the unload stand outside. What counts is processor time: of the thread, or of the process
+//! for files that the engine loads with two threads.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use aws_lc_rs::digest::SHA256;
+use corpus::source::content::Content;
+use hvci_engine::{
+    access::MapGpaFlags,
+    addr::{Frame, Gpa, Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
+    crypto,
+    digest::DigestAlg,
+    frames::Kind,
+    host::{Capabilities, Host, Partial},
+    load::{Attempt, File, Loader, Place, Request},
+    status::HvStatus,
+    vsm::partition::Partition,
+};
+use loader_sim::{
+    guest_loader::{self, Memory},
+    host::{Config, SimHost},
+};
+use serde::Serialize;
+
+use crate::{
+    cpu,
+    goal::{Goal, Must},
+    subject::{Subject, Verification},
+    table::{Table, median, number, quantile},
+};
+
+/// RAM of the guest, and the first page of it that a module is put into.
+const PAGES: u64 = 1 << 14;
+const FIRST: Gpn = Gpn(0x100);
+/// Where a Windows kernel puts drivers, and a Linux kernel modules.
+const DRIVERS: Gva = Gva(0xFFFF_F800_1000_0000);
+const MODULES: Gva = Gva(0xFFFF_FFFF_C000_0000);
+/// From here on the engine uses two threads.
+const TWO_THREADS: usize = 256 << 10;
+/// Up to here a file is a usual driver, and the goals are narrow.
+const USUAL: usize = 101 << 10;
+
+/// A machine in which one module is loaded again and again.
+#[derive(Debug)]
+pub struct Machine<'s> {
+    subject: &'s Subject,
+    host: Arc<SimHost>,
+    loader: Loader,
+    base: Gva,
+    memory: Memory,
+}
+
+impl<'s> Machine<'s> {
+    /// A machine that has loaded nothing yet.
+    ///
+    /// # Errors
+    /// The guest's own loader cannot place the file.
+    pub fn new(subject: &'s Subject) -> Result<Self> {
+        Self::with_host(subject, |host| host)
+    }
+
+    /// The same with a host of the partition's between it and the simulated one.
+    fn with_host<H: Host + 'static>(subject: &'s Subject, between: impl FnOnce(Arc<SimHost>) -> Arc<H>) -> Result<Self> {
+        let config = Config { pages: PAGES, records: 16, ..Config::default() };
+        let host = Arc::new(SimHost::new(&config)?);
+        let ram = [GpnRange { start: Gpn(0), pages: PAGES }];
+        let between: Arc<dyn Host> = between(Arc::clone(&host));
+        let partition = Partition::new(between, Frame(0), usize::try_from(PAGES)?, &ram, config.vps, config.records)?;
+        let loader = subject.loader(Arc::new(partition));
+        let base = if subject.file.starts_with(b"MZ") { DRIVERS } else { MODULES };
+        let memory = guest_loader::place(&subject.file, base)?;
+        ensure!(guest_loader::pages_of(&memory, base) + FIRST.0 <= PAGES, "{}: too large for the guest", subject.name);
+        Ok(Self { subject, host, loader, base, memory })
+    }
+
+    /// What the guest's own loader does before it asks.
+    fn place(&self) -> Result<()> {
+        guest_loader::put(&*self.host, &self.memory, self.base, FIRST)?;
+        Ok(())
+    }
+
+    fn attempt(&self, file: &[u8]) -> Attempt {
+        let pages = |at: Gva| Some(Gpn(FIRST.0 + at.0.checked_sub(self.base.0)? / PAGE_SIZE));
+        let place = Place::Base(self.base);
+        self.loader.load(&Request { name: "bench", file: File::Private(file), place, pages: &pages, time: self.subject.time, vp: Some(0) })
+    }
+
+    /// Loads `file`, which is the subject's, and unloads it. Says what a load took by `clock`, and by phase.
+    fn timed(&self, clock: fn() -> Duration, load: impl FnOnce(&Self) -> Result<Attempt>) -> Result<(f64, Vec<(&'static str, u64)>)> {
+        self.place()?;
+        let before = clock();
+        let attempt = load(self)?;
+        let took = clock() - before;
+        let module = attempt.outcome.map_err(|refusal| anyhow!("{}: {refusal}", self.subject.name))?;
+        self.loader.unload(module.id)?;
+        Ok((took.as_secs_f64() * 1e6, attempt.phases))
+    }
+
+    /// Loads `file` and unloads it.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn load(&self, file: &[u8]) -> Result<()> {
+        self.timed(cpu::thread, |machine| Ok(machine.attempt(file))).map(drop)
+    }
+}
+
+/// What loads of one subject took, µs.
+#[derive(Debug, Serialize)]
+pub struct Measured {
+    /// Of the subject.
+    pub name: String,
+    /// Length of the file.
+    pub bytes: usize,
+    /// Whether one RSA verification is all that the file asks for: it has one signature and no timestamp.
+    pub one_signature: bool,
+    /// Every load of the image in memory.
+    pub loads: Vec<f64>,
+    /// Medians by round: of these loads, and of loads of the file on disk, read or mapped as it is opened.
+    pub load: Vec<f64>,
+    /// As [`load`](Self::load).
+    pub mapped: Vec<f64>,
+    /// Medians by round: SHA-256 of the file by the engine, and by aws-lc.
+    pub hash: Vec<f64>,
+    /// As [`hash`](Self::hash).
+    pub hash_aws: Vec<f64>,
+    /// Medians by round: the RSA verification.
+    pub rsa: Vec<f64>,
+    /// Medians by round: opening the file and looking at every page of it.
+    pub open: Vec<f64>,
+    /// Nanoseconds by the clock of the wall, of each load.
+    pub phases: Vec<(&'static str, Vec<f64>)>,
+    /// Medians by round: changing entries of the second-level tables, where a page next to the module keeps the large pages split.
+    pub tables: Vec<f64>,
+    /// The same where there are none but large pages, and the unload after which it is so again.
+    pub splitting: Vec<f64>,
+    /// Waiting for the simulated processors.
+    pub quiesce: Vec<f64>,
+}
+
+/// A subject on its way through the rounds.
+struct Contender<'s> {
+    machine: Machine<'s>,
+    verification: Verification,
+    path: std::path::PathBuf,
+    replay: Replay,
+    measured: Measured,
+}
+
+/// Loads each subject in turn with its bound, so many rounds.
+///
+/// # Errors
+/// One is refused.
+pub fn measure(subjects: &[Subject], rounds: usize) -> Result<Vec<Measured>> {
+    let dir = tempfile::tempdir()?;
+    let mut all = Vec::new();
+    for (index, subject) in subjects.iter().enumerate() {
+        let path = dir.path().join(index.to_string());
+        fs::write(&path, &subject.file)?;
+        let machine = Machine::new(subject)?;
+        // the first load of a loader is a cold one
+        machine.load(&subject.file)?;
+        let replay = Replay::of(subject)?;
+        let empty = Vec::new;
+        let verification = subject.signature()?;
+        let measured = Measured {
+            name: subject.name.clone(),
+            bytes: subject.file.len(),
+            one_signature: verification.alone,
+            loads: empty(),
+            load: empty(),
+            mapped: empty(),
+            hash: empty(),
+            hash_aws: empty(),
+            rsa: empty(),
+            open: empty(),
+            phases: Vec::new(),
+            tables: empty(),
+            splitting: empty(),
+            quiesce: empty(),
+        };
+        all.push(Contender { machine, verification, path, replay, measured });
+    }
+    for _ in 0..rounds {
+        all.iter_mut().try_for_each(Contender::round)?;
+    }
+    Ok(all.into_iter().map(|contender| contender.measured).collect())
+}
+
+impl Contender<'_> {
+    fn round(&mut self) -> Result<()> {
+        let Self { machine, verification, path, replay, measured } = self;
+        let file = machine.subject.file.as_slice();
+        let clock = if file.len() < TWO_THREADS { cpu::thread } else { cpu::process };
+        let times = (6_000_000 / file.len()).clamp(4, 100);
+        let mut turns: [Vec<f64>; 6] = Default::default();
+        for _ in 0..times {
+            let (load, phases) = machine.timed(clock, |machine| Ok(machine.attempt(file)))?;
+            measured.loads.push(load);
+            add(&mut measured.phases, &phases);
+            let (mapped, _) = machine.timed(clock, |machine| with_file(path, |bytes| machine.attempt(bytes)))?;
+            let open = micros(clock, || with_file(path, |bytes| bytes.iter().step_by(4096).fold(0, |sum, byte| sum ^ byte)))?;
+            let hash = micros(clock, || Ok(crypto::digest(DigestAlg::Sha256, &[file])))?;
+            let hash_aws = micros(clock, || Ok(aws_lc_rs::digest::digest(&SHA256, file)))?;
+            let rsa = micros(clock, || Ok(verification.verifies()))?;
+            for (turn, took) in turns.iter_mut().zip([load, mapped, hash, hash_aws, rsa, open]) {
+                turn.push(took);
+            }
+        }
+        let [load, mapped, hash, hash_aws, rsa, open] = turns.map(|of| median(&of));
+        measured.load.push(load);
+        measured.mapped.push(mapped);
+        measured.hash.push(hash);
+        measured.hash_aws.push(hash_aws);
+        measured.rsa.push(rsa);
+        measured.open.push(open);
+        let part = replay.run(&machine.host)?;
+        measured.tables.push(part.tables);
+        measured.splitting.push(part.splitting);
+        measured.quiesce.push(part.quiesce);
+        Ok(())
+    }
+}
+
+/// Opens the file as the audit does: small ones are read, large ones mapped.
+fn with_file<T>(path: &Path, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
+    let content = Content::open(path, u64::MAX, &mut Default::default()).map_err(|note| anyhow!(note.detail))?;
+    Ok(look(content.bytes()))
+}
+
+fn micros<T>(clock: fn() -> Duration, work: impl FnOnce() -> Result<T>) -> Result<f64> {
+    let before = clock();
+    std::hint::black_box(work()?);
+    Ok((clock() - before).as_secs_f64() * 1e6)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nanoseconds of a load")]
+fn add(phases: &mut Vec<(&'static str, Vec<f64>)>, took: &[(&'static str, u64)]) {
+    for (phase, nanos) in took {
+        match phases.iter_mut().find(|(known, _)| known == phase) {
+            Some((_, all)) => all.push(*nanos as f64),
+            None => phases.push((phase, vec![*nanos as f64])),
+        }
+    }
+}
+
+/// What a load and the unload after it ask of their host, in order.
+#[derive(Default)]
+struct Replay {
+    load: Vec<Call>,
+    unload: Vec<Call>,
+}
+
+enum Call {
+    Protect(Vtl, Vec<GpnRange>, MapGpaFlags),
+    Quiesce(Vtl, Vec<GpnRange>),
+}
+
+/// What the simulated host's part of a load is, µs.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// Changing entries of the second-level tables, where a page next to the module keeps the large pages split.
+    tables: f64,
+    /// The same where there are none but large pages, and the unload, after which it is so again.
+    splitting: f64,
+    /// Waiting for the simulated processors.
+    quiesce: f64,
+}
+
+impl Replay {
+    fn of(subject: &Subject) -> Result<Self> {
+        let mut recorder = None;
+        let machine =
+            Machine::with_host(subject, |host| Arc::clone(recorder.insert(Arc::new(Recorder { host, calls: Mutex::default() }))))?;
+        let recorder = recorder.context("no host")?;
+        machine.place()?;
+        // without those that made the machine
+        recorder.taken();
+        let module = machine.attempt(&subject.file).outcome.map_err(|refusal| anyhow!("{}: {refusal}", subject.name))?;
+        let load = recorder.taken();
+        machine.loader.unload(module.id)?;
+        Ok(Self { load, unload: recorder.taken() })
+    }
+
+    /// In a machine in which nothing is loaded, and nothing is afterwards.
+    fn run(&self, host: &SimHost) -> Result<Part> {
+        const TIMES: u32 = 100;
+        let each = |calls: &dyn Fn() -> Result<()>| -> Result<f64> {
+            Ok(micros(cpu::thread, || (0..TIMES).try_for_each(|_| calls()))? / f64::from(TIMES))
+        };
+        let make = |calls: &[Call], which: fn(&Call) -> bool| calls.iter().filter(|call| which(call)).try_for_each(|call| call.make(host));
+        let waits: fn(&Call) -> bool = |call| matches!(call, Call::Quiesce(..));
+        let all = each(&|| make(&self.load, |_| true).and_then(|()| make(&self.unload, |_| true)))?;
+        let waiting = each(&|| make(&self.load, waits).and_then(|()| make(&self.unload, waits)))?;
+        let quiesce = each(&|| make(&self.load, waits))?;
+        let neighbour = [GpnRange { start: Gpn(FIRST.0 - 1), pages: 1 }];
+        let keep = |flags| {
+            let both = [Vtl::Vtl0, Vtl::Vtl1];
+            both.into_iter().try_for_each(|vtl| Call::Protect(vtl, neighbour.to_vec(), flags).make(host))
+        };
+        keep(MapGpaFlags::READABLE)?;
+        // tables that are replaced, by large pages within the module, are used again after a wait
+        let tables = each(&|| make(&self.load, |_| true))? - quiesce;
+        make(&self.unload, |_| true)?;
+        keep(Kind::Data.allows(Vtl::Vtl0))?;
+        Ok(Part { tables, splitting: all - waiting, quiesce })
+    }
+}
+
+impl Call {
+    fn make(&self, host: &SimHost) -> Result<()> {
+        match self {
+            Self::Protect(vtl, ranges, flags) => host.protect(*vtl, ranges, *flags).map_err(|partial| partial.status)?,
+            Self::Quiesce(vtl, ranges) => host.quiesce(*vtl, ranges)?,
+        }
+        Ok(())
+    }
+}
+
+/// Remembers what it passes on to the simulated host.
+struct Recorder {
+    host: Arc<SimHost>,
+    calls: Mutex<Vec<Call>>,
+}
+
+impl Recorder {
+    fn taken(&self) -> Vec<Call> {
+        std::mem::take(&mut self.calls())
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Vec<Call>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host for Recorder {
+    fn capabilities(&self) -> Capabilities {
+        self.host.capabilities()
+    }
+
+    fn frame(&self, gpn: Gpn) -> Option<Frame> {
+        self.host.frame(gpn)
+    }
+
+    fn aliases(&self, frame: Frame, each: &mut dyn FnMut(Gpn)) {
+        self.host.aliases(frame, each);
+    }
+
+    fn protect(&self, vtl: Vtl, ranges: &[GpnRange], flags: MapGpaFlags) -> Result<(), Partial> {
+        self.calls().push(Call::Protect(vtl, ranges.to_vec(), flags));
+        self.host.protect(vtl, ranges, flags)
+    }
+
+    fn quiesce(&self, vtl: Vtl, ranges: &[GpnRange]) -> Result<(), HvStatus> {
+        self.calls().push(Call::Quiesce(vtl, ranges.to_vec()));
+        self.host.quiesce(vtl, ranges)
+    }
+
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), HvStatus> {
+        self.host.read(gpa, buffer)
+    }
+
+    fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), HvStatus> {
+        self.host.write(gpa, bytes)
+    }
+
+    fn now(&self) -> u64 {
+        self.host.now()
+    }
+}
+
+impl Measured {
+    /// µs by round: the faster SHA-256 of the file.
+    fn fastest_hash(&self) -> &[f64] {
+        if median(&self.hash) < median(&self.hash_aws) { &self.hash } else { &self.hash_aws }
+    }
+
+    /// µs by round: one SHA-256 of the file, by whichever is faster, and one RSA verification.
+    pub fn bound(&self) -> Vec<f64> {
+        self.fastest_hash().iter().zip(&self.rsa).map(|(hash, rsa)| hash + rsa).collect()
+    }
+}
+
+/// Loads and what they consist of, µs.
+pub fn table(measured: &[Measured]) -> Table {
+    let mut table = Table::new(
+        1,
+        ["load, µs of processor time", "bound", "p50", "p99", "from file", "hash", "aws-lc", "RSA", "phases, p50 by the clock"],
+    );
+    for m in measured {
+        let phases: Vec<String> = m.phases.iter().map(|(phase, nanos)| format!("{phase} {}", number(median(nanos) / 1e3))).collect();
+        let p99 = quantile(&m.loads, 0.99).unwrap_or(f64::NAN);
+        let [bound, load, mapped, hash, aws, rsa] =
+            [&m.bound(), &m.loads, &m.mapped, &m.hash, &m.hash_aws, &m.rsa].map(|of| number(median(of)));
+        table.push([m.name.clone(), bound, load, number(p99), mapped, hash, aws, rsa, phases.join(", ")]);
+    }
+    table
+}
+
+/// Rows 1 to 4 and 17.
+pub fn goals(measured: &[Measured]) -> Vec<Goal> {
+    let ratio = |of: &[f64], to: &[f64]| of.iter().zip(to).map(|(of, to)| of / to).collect::<Vec<f64>>();
+    let mut goals = Vec::new();
+    let mut each = |row, what: &str, of: &dyn Fn(&Measured) -> Option<(Must, Vec<f64>)>| {
+        for m in measured {
+            goals.extend(of(m).map(|(must, values)| Goal::new(row, format!("{what}: {}", m.name), must, values)));
+        }
+    };
+    each("1", "load / bound", &|m| {
+        let must = if m.bytes <= USUAL && m.one_signature { Must::AtMost(1.15) } else { Must::Shown };
+        Some((must, ratio(&m.load, &m.bound())))
+    });
+    each("2", "load from file / bound", &|m| {
+        let must = match m.bytes {
+            0..=USUAL => 1.25,
+            ..0x10_0000 => 1.2,
+            _ => 1.12,
+        };
+        let must = if m.one_signature { Must::AtMost(must) } else { Must::Shown };
+        Some((must, ratio(&m.mapped, &m.bound())))
+    });
+    each("3", "p99 / p50 of a load", &|m| Some((Must::AtMost(2.0), vec![quantile(&m.loads, 0.99)? / median(&m.loads)])));
+    each("4", "load from file, blob judged before / SHA-256 + file", &|m| {
+        let bound: Vec<f64> = m.fastest_hash().iter().zip(&m.open).map(|(hash, open)| hash + open).collect();
+        Some((Must::AtMost(1.1), ratio(&m.mapped, &bound)))
+    });
+    let percent = |of: &[f64], to: &[f64]| ratio(of, to).into_iter().map(|part| part * 100.0).collect();
+    each("17", "second-level tables, % of a load", &|m| Some((Must::AtMost(1.0), percent(&m.tables, &m.load))));
+    each("17", "where large pages are split, and merged after it, %", &|m| Some((Must::Shown, percent(&m.splitting, &m.load))));
+    each("–", "waiting for the simulated processors, % of a load", &|m| Some((Must::Shown, percent(&m.quiesce, &m.load))));
+    goals
+}
