@@ -70,7 +70,9 @@ fn a_vmm_in_c_gets_what_it_must() {
         for expected in EXPECTED {
             assert!(said.contains(expected), "{name} does not say {expected:?}:\n{said}");
         }
-        assert_eq!(said.lines().filter(|line| line.starts_with('{')).map(event_kind).collect::<Vec<_>>(), EVENTS, "{said}");
+        let mut events: Vec<String> = said.lines().filter(|line| line.starts_with('{')).map(event_kind).collect();
+        events.retain(|event| !event.starts_with("change "));
+        assert_eq!(events, EVENTS, "{said}");
     };
     let folder = libraries.path.to_str().unwrap();
     run("vmm-shared", &[&format!("-L{folder}"), &format!("-Wl,-rpath,{folder}"), "-lhvci_engine"]);
@@ -82,8 +84,23 @@ fn a_vmm_in_c_gets_what_it_must() {
 
 const EXPECTED: &[&str] = &["created\n", "refused: HVCI-MEM-", "refused: HVCI-SIG-", "loaded\n", "restored\n", "unloaded\n"];
 
-/// What the program's guest did, in its order.
-const EVENTS: &[&str] = &[];
+/// What the program's guest tried and what came of it, in its order, without changes of frames.
+const EVENTS: &[&str] = &[
+    "device-access 0x5",
+    "load 0x6",
+    "load 0x6",
+    "load 0x6",
+    "load 0x5",
+    "load 0x0",
+    "device-access 0x6",
+    "device-access 0x6",
+    "device-access 0x6",
+    "access 0x6",
+    "enable-vtl 0x0",
+    "enable-vtl 0x86",
+    "end-of-boot 0x0",
+    "register-write 0x6",
+];
 
 fn event_kind(line: &str) -> String {
     let event: hvci_engine::event::Event = serde_json::from_str(line).unwrap();
@@ -117,7 +134,18 @@ struct Libraries {
 fn build(dir: &Path) -> Libraries {
     let target = dir.join("target");
     let mut command = Command::new(env!("CARGO"));
-    command.args(["rustc", "-p", "hvci-engine", "--lib", "--features", "capi", "--crate-type", "cdylib,staticlib", "--offline", "--locked"]);
+    command.args([
+        "rustc",
+        "-p",
+        "hvci-engine",
+        "--lib",
+        "--features",
+        "capi",
+        "--crate-type",
+        "cdylib,staticlib",
+        "--offline",
+        "--locked",
+    ]);
     command.arg("--target-dir").arg(&target).args(["--", "--print", "native-static-libs"]);
     let said = succeed(command.current_dir(here()).env_remove("RUSTFLAGS"));
     let said = String::from_utf8_lossy(&said.stderr).into_owned();

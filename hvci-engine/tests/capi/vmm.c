@@ -475,8 +475,20 @@ int main(int argc, char **argv)
     IS(reps, 0);
     IS(hvci_hypercall(engine, &vp, 0, 0x0d, input, sizeof input, NULL, 0, NULL), HV_STATUS_VTL_ALREADY_ENABLED);
 
+    /* a register of 128 bits there and back (HvCallSetVpRegisters, HvCallGetVpRegisters of HvX64RegisterXmm0) */
+    uint8_t set[48] = {0}, get[20], value[16] = {0};
+    memset(set, 0xff, 8);
+    set[18] = 3;
+    for (uint8_t i = 0; i < 16; i++)
+        set[32 + i] = i + 1;
+    memcpy(get, set, sizeof get);
+    IS(hvci_hypercall(engine, &vp, 0, 0x51 | 1ull << 32, set, sizeof set, NULL, 0, &reps), HV_STATUS_SUCCESS);
+    MUST(reps == 1 && cpu.low == 0x0807060504030201 && cpu.high == 0x100f0e0d0c0b0a09);
+    IS(hvci_hypercall(engine, &vp, 0, 0x50 | 1ull << 32, get, sizeof get, value, sizeof value, &reps), HV_STATUS_SUCCESS);
+    MUST(reps == 1 && memcmp(value, set + 32, sizeof value) == 0);
+
     /* the guest says by a VTL call that the initialisation is over (VSM_VTL_CALL_FUNC_ID_FREE_MODULE_INIT) */
-    uint8_t block[HVCI_VTL_CALL_SIZE] = {0xe8, 0xff, 0x01};
+    uint8_t block[HVCI_VTL_CALL_SIZE] = {0xe7, 0xff, 0x01};
     uint64_t answer = 1;
     memcpy(block + 8, &module, sizeof module);
     IS(hvci_vtl_call(engine, block, 0, load.time, &answer), HV_STATUS_SUCCESS);
@@ -490,7 +502,6 @@ int main(int argc, char **argv)
     IS(hvci_on_register_write(engine, &vp, CR4, smep, 0, &action), HV_STATUS_SUCCESS);
     IS(action, HVCI_ACTION_INJECTED_FAULT);
     MUST(cpu.injected >= 2);
-    IS(hvci_hypercall(engine, &vp, 0, 0x0d, input, sizeof input, NULL, 0, NULL), HV_STATUS_VTL_ALREADY_ENABLED);
     printf("refused what it must\n");
 
     /* what it says about it */
