@@ -1,5 +1,5 @@
-//! The C interface as a C program has it: the header is that of the sources, and a small VMM in C, linked to the shared and to the static library,
-//! gets what it must. `HVCI_WRITE_HEADER=1` writes the header.
+//! The C interface as a C program has it: the header is that of the sources, and a small VMM in C, linked to the shared and to the static
+//! library, gets what it must. `HVCI_WRITE_HEADER=1` writes the header.
 
 #![cfg(feature = "capi")]
 #![expect(clippy::unwrap_used, reason = "tests")]

@@ -60,8 +60,8 @@ pub extern "C" fn hvci_version() -> u32 {
 /// Makes an engine: every page of the guest's RAM becomes data, so what firmware left executable is executable no more. `host` and `config`
 /// are copied, and what `config` points at may go afterwards. `*engine` is null on failure.
 ///
-/// HV_STATUS_INVALID_PARAMETER: null, a version or size that is not known, a function that is missing, a certificate that is none, RAM that none
-/// of the frames backs. HV_STATUS_FEATURE_UNAVAILABLE: a host that cannot bind devices or tell aliases. The host's own.
+/// HV_STATUS_INVALID_PARAMETER: null, a version or size that is not known, a function that is missing, a certificate that is none, RAM that
+/// none of the frames backs. HV_STATUS_FEATURE_UNAVAILABLE: a host that cannot bind devices or tell aliases. The host's own.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_create(host: *const HvciHostV1, config: *const HvciConfigV1, engine: *mut *mut HvciEngine) -> u16 {
     if engine.is_null() {
@@ -76,7 +76,7 @@ pub unsafe extern "C" fn hvci_create(host: *const HvciHostV1, config: *const Hvc
     status_of(made.map(|made| unsafe { put(engine, Box::into_raw(Box::new(made))) }))
 }
 
-/// Ends an engine; null is nothing to end. Nobody may be within another function of it. What the guest may do with its memory stays as it is.
+/// Ends an engine; null is nothing to end. Nobody may be within another function of it. The guest's permissions stay as they are.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_destroy(engine: *mut HvciEngine) {
     if !engine.is_null() {
@@ -86,8 +86,8 @@ pub unsafe extern "C" fn hvci_destroy(engine: *mut HvciEngine) {
     }
 }
 
-/// Answers a hypercall of level `vtl`: `control` is the TLFS's control word, `input` what is at the input GPA or in registers, `output` what goes
-/// to the output GPA. `*reps`, if it is not null, is how many elements of a rep call are done.
+/// Answers a hypercall of level `vtl`: `control` is the TLFS's control word, `input` what is at the input GPA or in registers, `output`
+/// what goes to the output GPA: zeros where nothing is answered. `*reps`, if it is not null, is how many elements of a rep call are done.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_hypercall(
     engine: *const HvciEngine,
@@ -163,17 +163,17 @@ pub unsafe extern "C" fn hvci_on_register_write(
     unsafe { intercepted(engine, action, run) }
 }
 
-/// Whether level `vtl`, its devices or the VMM on its behalf may access `len` bytes from `gpa`, all of them. HV_STATUS_ACCESS_DENIED if not;
-/// HV_STATUS_INVALID_PARAMETER where there is no RAM. To be asked for every access that no processor does.
+/// Whether level `vtl`, its devices or the VMM on its behalf may access `len` bytes from `gpa`, all of them. HV_STATUS_ACCESS_DENIED if
+/// not; HV_STATUS_INVALID_PARAMETER where there is no RAM. To be asked for every access that no processor does.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_check(engine: *const HvciEngine, vtl: u8, gpa: u64, len: u64, access: u32) -> u16 {
     // SAFETY: rule 1.
     unsafe { with(engine, |engine| engine.partition.check(level(vtl)?, Gpa(gpa), len, access_of(access)?)) }
 }
 
-/// Loads a module: verifies the file under `hvci` if it is a Windows driver and `linux-module` if it is a Linux module, locks the pages, compares
-/// every byte and makes code executable; or leaves everything as it was. `*module` is its number then, else 0. `reason`, of `reason_size` bytes, gets
-/// why it was refused, cut short if it must be and ended by a zero; it may be null.
+/// Loads a module: verifies the file under `hvci` if it is a Windows driver and `linux-module` if it is a Linux module, locks the pages,
+/// compares every byte and makes code executable; or leaves everything as it was. `*module` is its number then, else 0. `reason`, of
+/// `reason_size` bytes, gets why it was refused, cut short if it must be and ended by a zero; it may be null.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_load(
     engine: *const HvciEngine,
@@ -220,16 +220,16 @@ pub unsafe extern "C" fn hvci_load(
     }
 }
 
-/// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again. HV_STATUS_NOT_FOUND for none.
+/// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again. HV_STATUS_NOT_FOUND: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_unload(engine: *const HvciEngine, module: u32) -> u16 {
     // SAFETY: rule 1.
     unsafe { with(engine, |engine| engine.loader.unload(module)) }
 }
 
-/// Answers a VTL call of processor `vp`: `block` is a copy of the guest's HVCI_VTL_CALL_SIZE bytes, `time` are seconds since 1970, `*answer`, if it is
-/// not null, is what the function answers. A VMM asks itself in the same way for what has no function here (the end of a module's initialisation,
-/// patches, regions).
+/// Answers a VTL call of processor `vp`: `block` is a copy of the guest's HVCI_VTL_CALL_SIZE bytes, `time` are seconds since 1970,
+/// `*answer`, if it is not null, is what the function answers. A VMM asks itself in the same way for what has no function here (the end of
+/// a module's initialisation, patches, regions).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_vtl_call(engine: *const HvciEngine, block: *const u8, vp: u32, time: i64, answer: *mut u64) -> u16 {
     let run = |engine: &HvciEngine| {
@@ -260,8 +260,8 @@ pub unsafe extern "C" fn hvci_end_of_boot(engine: *const HvciEngine) -> u16 {
     }
 }
 
-/// Takes the events out, oldest first: `sink` gets each as a line of JSON, ended by a newline (schema HVCI_EVENT_SCHEMA). `*lost`, if it is not null, is
-/// how many were dropped since the engine was made because nobody took them in time.
+/// Takes the events out, oldest first: `sink` gets each as a line of JSON, ended by a newline (schema HVCI_EVENT_SCHEMA). `*lost`, if it is
+/// not null, is how many were dropped since the engine was made because nobody took them in time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_take_events(engine: *const HvciEngine, sink: HvciSink, sink_ctx: *mut c_void, lost: *mut u64) -> u16 {
     let run = |engine: &HvciEngine| {
@@ -297,8 +297,8 @@ pub unsafe extern "C" fn hvci_save(engine: *const HvciEngine, sink: HvciSink, si
     unsafe { with(engine, run) }
 }
 
-/// Takes over a saved state. HV_STATUS_INVALID_PARAMETER for what is none of a known version, HV_STATUS_OPERATION_DENIED for one that is older than what
-/// this machine has reached: nothing is changed then.
+/// Takes over a saved state. HV_STATUS_INVALID_PARAMETER for what is none of a known version, HV_STATUS_OPERATION_DENIED for one that is
+/// older than what this machine has reached: nothing is changed then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_restore(engine: *const HvciEngine, state: *const u8, len: usize) -> u16 {
     // SAFETY: rule 1.
@@ -496,9 +496,11 @@ mod tests {
     unsafe extern "C" fn aliases(ctx: *mut c_void, frame: u64, each: HvciEachGpn, each_ctx: *mut c_void) -> u16 {
         let count = ctx.addr();
         let Some(each) = each else { return 5 };
-        // SAFETY: as the header says.
-        (0..count).for_each(|_| drop(unsafe { each(each_ctx, frame) }));
-        u16::from(count == 0) * 0x777
+        for _ in 0..count {
+            // SAFETY: as the header says. That there are too many does not stop it.
+            let _ = unsafe { each(each_ctx, frame) };
+        }
+        if count == 0 { 0x777 } else { 0 }
     }
     unsafe extern "C" fn protect(_: *mut c_void, _: u8, _: *const HvciGpnRange, _: usize, _: u32, _: *mut usize) -> u16 {
         0

@@ -108,13 +108,13 @@ pub struct HvciHostV1 {
     pub frame: Option<unsafe extern "C" fn(ctx: *mut c_void, gpn: u64, frame: *mut u64) -> u16>,
     /// Calls `each` with `each_ctx` for every guest page that the frame backs. A failure, or more than HVCI_MAX_ALIASES, ends the engine.
     pub aliases: Option<unsafe extern "C" fn(ctx: *mut c_void, frame: u64, each: HvciEachGpn, each_ctx: *mut c_void) -> u16>,
-    /// Sets what a level, and for VTL 0 its devices, may do with the pages: HV_MAP_GPA_*. When it returns, new translations obey. If it fails,
-    /// it says how many of the ranges it has `done`, from the first.
+    /// Sets what a level, and for VTL 0 its devices, may do with the pages: HV_MAP_GPA_*. When it returns, new translations obey. If it
+    /// fails, it says how many of the ranges it has `done`, from the first.
     pub protect: Option<
         unsafe extern "C" fn(ctx: *mut c_void, vtl: u8, ranges: *const HvciGpnRange, count: usize, flags: u32, done: *mut usize) -> u16,
     >,
-    /// Returns when nothing uses an older permission of the pages: TLBs are flushed, emulated instructions done, memory of devices given back.
-    /// HV_STATUS_OBJECT_IN_USE if that takes too long.
+    /// Returns when nothing uses an older permission of the pages: TLBs are flushed, emulated instructions done, memory of devices given
+    /// back. HV_STATUS_OBJECT_IN_USE if that takes too long.
     pub quiesce: Option<unsafe extern "C" fn(ctx: *mut c_void, vtl: u8, ranges: *const HvciGpnRange, count: usize) -> u16>,
     /// Reads guest memory, whatever its protection. HV_STATUS_INVALID_PARAMETER where there is no RAM.
     pub read: Option<unsafe extern "C" fn(ctx: *mut c_void, gpa: u64, bytes: *mut u8, len: usize) -> u16>,
@@ -122,8 +122,8 @@ pub struct HvciHostV1 {
     pub write: Option<unsafe extern "C" fn(ctx: *mut c_void, gpa: u64, bytes: *const u8, len: usize) -> u16>,
     /// Nanoseconds of a clock that never goes back, for events. Null: they have no time.
     pub now: Option<unsafe extern "C" fn(ctx: *mut c_void) -> u64>,
-    /// Where the guest's kernel has a symbol that a module imports. `library` is empty for a Linux module. `name` is null if it is by `ordinal`.
-    /// Any other status, or null here: nobody exports it.
+    /// Where the guest's kernel has a symbol that a module imports. `library` is empty for a Linux module. `name` is null if it is by
+    /// `ordinal`. Any other status, or null here: nobody exports it.
     pub resolve: Option<
         unsafe extern "C" fn(
             ctx: *mut c_void,
@@ -258,8 +258,8 @@ pub struct HvciLoadV1 {
 /// A table of C.
 ///
 /// # Safety
-/// It is `repr(C)`, begins with `version` and `size` as two `u32`, has no padding and no field that ends elsewhere than at a multiple of 8 or in
-/// a pair of `u32`, and zeros make a value of it.
+/// It is `repr(C)`, begins with `version` and `size` as two `u32`, has no padding and no field that ends elsewhere than at a multiple of 8
+/// or in a pair of `u32`, and zeros make a value of it.
 pub(super) unsafe trait Table: Copy {
     /// Bytes of its first edition: those that must be there.
     const LEAST: usize;

@@ -1,6 +1,6 @@
 /*
- * A small VMM in C: sixteen pages of RAM, two pages that alias others, and one signed module. Every step is checked; the first that is not as it must
- * be ends the program with 1.
+ * A small VMM in C: sixteen pages of RAM, two pages that alias others, and one signed module. Every step is checked; the first
+ * that is not as it must be ends the program with 1.
  *
  * vmm MODULE CERTIFICATE TIME
  */
