@@ -164,16 +164,16 @@ typedef struct HvciHostV1 {
   uint16_t (*frame)(void *ctx, uint64_t gpn, uint64_t *frame);
   // Calls `each` with `each_ctx` for every guest page that the frame backs. A failure, or more than HVCI_MAX_ALIASES, ends the engine.
   uint16_t (*aliases)(void *ctx, uint64_t frame, HvciEachGpn each, void *each_ctx);
-  // Sets what a level, and for VTL 0 its devices, may do with the pages: HV_MAP_GPA_*. When it returns, new translations obey. If it fails,
-  // it says how many of the ranges it has `done`, from the first.
+  // Sets what a level, and for VTL 0 its devices, may do with the pages: HV_MAP_GPA_*. When it returns, new translations obey. If it
+  // fails, it says how many of the ranges it has `done`, from the first.
   uint16_t (*protect)(void *ctx,
                       uint8_t vtl,
                       const struct HvciGpnRange *ranges,
                       size_t count,
                       uint32_t flags,
                       size_t *done);
-  // Returns when nothing uses an older permission of the pages: TLBs are flushed, emulated instructions done, memory of devices given back.
-  // HV_STATUS_OBJECT_IN_USE if that takes too long.
+  // Returns when nothing uses an older permission of the pages: TLBs are flushed, emulated instructions done, memory of devices given
+  // back. HV_STATUS_OBJECT_IN_USE if that takes too long.
   uint16_t (*quiesce)(void *ctx, uint8_t vtl, const struct HvciGpnRange *ranges, size_t count);
   // Reads guest memory, whatever its protection. HV_STATUS_INVALID_PARAMETER where there is no RAM.
   uint16_t (*read)(void *ctx, uint64_t gpa, uint8_t *bytes, size_t len);
@@ -181,8 +181,8 @@ typedef struct HvciHostV1 {
   uint16_t (*write)(void *ctx, uint64_t gpa, const uint8_t *bytes, size_t len);
   // Nanoseconds of a clock that never goes back, for events. Null: they have no time.
   uint64_t (*now)(void *ctx);
-  // Where the guest's kernel has a symbol that a module imports. `library` is empty for a Linux module. `name` is null if it is by `ordinal`.
-  // Any other status, or null here: nobody exports it.
+  // Where the guest's kernel has a symbol that a module imports. `library` is empty for a Linux module. `name` is null if it is by
+  // `ordinal`. Any other status, or null here: nobody exports it.
   uint16_t (*resolve)(void *ctx,
                       const uint8_t *library,
                       size_t library_len,
@@ -313,17 +313,17 @@ uint32_t hvci_version(void);
 // Makes an engine: every page of the guest's RAM becomes data, so what firmware left executable is executable no more. `host` and `config`
 // are copied, and what `config` points at may go afterwards. `*engine` is null on failure.
 //
-// HV_STATUS_INVALID_PARAMETER: null, a version or size that is not known, a function that is missing, a certificate that is none, RAM that none
-// of the frames backs. HV_STATUS_FEATURE_UNAVAILABLE: a host that cannot bind devices or tell aliases. The host's own.
+// HV_STATUS_INVALID_PARAMETER: null, a version or size that is not known, a function that is missing, a certificate that is none, RAM that
+// none of the frames backs. HV_STATUS_FEATURE_UNAVAILABLE: a host that cannot bind devices or tell aliases. The host's own.
 uint16_t hvci_create(const struct HvciHostV1 *host,
                      const struct HvciConfigV1 *config,
                      struct HvciEngine **engine);
 
-// Ends an engine; null is nothing to end. Nobody may be within another function of it. What the guest may do with its memory stays as it is.
+// Ends an engine; null is nothing to end. Nobody may be within another function of it. The guest's permissions stay as they are.
 void hvci_destroy(struct HvciEngine *engine);
 
-// Answers a hypercall of level `vtl`: `control` is the TLFS's control word, `input` what is at the input GPA or in registers, `output` what goes
-// to the output GPA. `*reps`, if it is not null, is how many elements of a rep call are done.
+// Answers a hypercall of level `vtl`: `control` is the TLFS's control word, `input` what is at the input GPA or in registers, `output`
+// what goes to the output GPA: zeros where nothing is answered. `*reps`, if it is not null, is how many elements of a rep call are done.
 uint16_t hvci_hypercall(const struct HvciEngine *engine,
                         const struct HvciVpV1 *vp,
                         uint8_t vtl,
@@ -348,30 +348,30 @@ uint16_t hvci_on_register_write(const struct HvciEngine *engine,
                                 uint64_t new_value,
                                 uint32_t *action);
 
-// Whether level `vtl`, its devices or the VMM on its behalf may access `len` bytes from `gpa`, all of them. HV_STATUS_ACCESS_DENIED if not;
-// HV_STATUS_INVALID_PARAMETER where there is no RAM. To be asked for every access that no processor does.
+// Whether level `vtl`, its devices or the VMM on its behalf may access `len` bytes from `gpa`, all of them. HV_STATUS_ACCESS_DENIED if
+// not; HV_STATUS_INVALID_PARAMETER where there is no RAM. To be asked for every access that no processor does.
 uint16_t hvci_check(const struct HvciEngine *engine,
                     uint8_t vtl,
                     uint64_t gpa,
                     uint64_t len,
                     uint32_t access);
 
-// Loads a module: verifies the file under `hvci` if it is a Windows driver and `linux-module` if it is a Linux module, locks the pages, compares
-// every byte and makes code executable; or leaves everything as it was. `*module` is its number then, else 0. `reason`, of `reason_size` bytes, gets
-// why it was refused, cut short if it must be and ended by a zero; it may be null.
+// Loads a module: verifies the file under `hvci` if it is a Windows driver and `linux-module` if it is a Linux module, locks the pages,
+// compares every byte and makes code executable; or leaves everything as it was. `*module` is its number then, else 0. `reason`, of
+// `reason_size` bytes, gets why it was refused, cut short if it must be and ended by a zero; it may be null.
 uint16_t hvci_load(const struct HvciEngine *engine,
                    const struct HvciLoadV1 *load,
                    uint32_t *module,
                    char *reason,
                    size_t reason_size);
 
-// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again. HV_STATUS_NOT_FOUND for none.
+// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again. HV_STATUS_NOT_FOUND: none.
 uint16_t hvci_unload(const struct HvciEngine *engine,
                      uint32_t module);
 
-// Answers a VTL call of processor `vp`: `block` is a copy of the guest's HVCI_VTL_CALL_SIZE bytes, `time` are seconds since 1970, `*answer`, if it is
-// not null, is what the function answers. A VMM asks itself in the same way for what has no function here (the end of a module's initialisation,
-// patches, regions).
+// Answers a VTL call of processor `vp`: `block` is a copy of the guest's HVCI_VTL_CALL_SIZE bytes, `time` are seconds since 1970,
+// `*answer`, if it is not null, is what the function answers. A VMM asks itself in the same way for what has no function here (the end of
+// a module's initialisation, patches, regions).
 uint16_t hvci_vtl_call(const struct HvciEngine *engine,
                        const uint8_t *block,
                        uint32_t vp,
@@ -381,8 +381,8 @@ uint16_t hvci_vtl_call(const struct HvciEngine *engine,
 // Ends the boot: levels, configuration, pinned registers and keys can be changed no more. There is no way back.
 uint16_t hvci_end_of_boot(const struct HvciEngine *engine);
 
-// Takes the events out, oldest first: `sink` gets each as a line of JSON, ended by a newline (schema HVCI_EVENT_SCHEMA). `*lost`, if it is not null, is
-// how many were dropped since the engine was made because nobody took them in time.
+// Takes the events out, oldest first: `sink` gets each as a line of JSON, ended by a newline (schema HVCI_EVENT_SCHEMA). `*lost`, if it is
+// not null, is how many were dropped since the engine was made because nobody took them in time.
 uint16_t hvci_take_events(const struct HvciEngine *engine,
                           HvciSink sink,
                           void *sink_ctx,
@@ -393,8 +393,8 @@ uint16_t hvci_save(const struct HvciEngine *engine,
                    HvciSink sink,
                    void *sink_ctx);
 
-// Takes over a saved state. HV_STATUS_INVALID_PARAMETER for what is none of a known version, HV_STATUS_OPERATION_DENIED for one that is older than what
-// this machine has reached: nothing is changed then.
+// Takes over a saved state. HV_STATUS_INVALID_PARAMETER for what is none of a known version, HV_STATUS_OPERATION_DENIED for one that is
+// older than what this machine has reached: nothing is changed then.
 uint16_t hvci_restore(const struct HvciEngine *engine,
                       const uint8_t *state,
                       size_t len);
