@@ -27,6 +27,8 @@ pub mod vsm;
 
 #[cfg(feature = "std")]
 pub mod budget;
+#[cfg(feature = "capi")]
+pub mod capi;
 #[cfg(feature = "std")]
 pub mod crypto;
 #[cfg(feature = "std")]

@@ -15,6 +15,9 @@ macro_rules! statuses {
         impl HvStatus {
             $( #[doc = concat!($text, ".")] pub const $name: Self = Self($number); )*
 
+            /// Every code that has a name, its TLFS name without `HV_STATUS_`, and what it means.
+            pub const NAMED: &'static [(Self, &'static str, &'static str)] = &[$( (Self::$name, stringify!($name), $text) ),*];
+
             fn text(self) -> Option<&'static str> {
                 match self { $( Self::$name => Some($text), )* _ => None }
             }

@@ -25,23 +25,10 @@ fn messages_are_those_of_the_table() {
     compare("messages", MessageType::NAMED.iter().map(|(kind, name)| (*name, kind.0)));
 }
 
-macro_rules! statuses {
-    ($($name:ident)*) => { [$((camel_case(stringify!($name)), u32::from(HvStatus::$name.0))),*] };
-}
-
 #[test]
 fn statuses_are_those_of_the_table() {
-    let ours = statuses! {
-        SUCCESS INVALID_HYPERCALL_CODE INVALID_HYPERCALL_INPUT INVALID_ALIGNMENT INVALID_PARAMETER ACCESS_DENIED INVALID_PARTITION_STATE
-        OPERATION_DENIED INSUFFICIENT_MEMORY INVALID_PARTITION_ID INVALID_VP_INDEX NOT_FOUND INVALID_VP_STATE OBJECT_IN_USE
-        FEATURE_UNAVAILABLE INVALID_REGISTER_VALUE INVALID_VTL_STATE VTL_ALREADY_ENABLED
-    };
+    let ours: Vec<(String, u32)> = HvStatus::NAMED.iter().map(|(status, name, _)| (camel_case(name), u32::from(status.0))).collect();
     compare("statuses", ours.iter().map(|(name, number)| (name.as_str(), *number)));
-    // those that the engine has a text for, and so a constant
-    let known = (0..=u16::MAX).filter(|number| !HvStatus(*number).to_string().starts_with("HV_STATUS")).map(u32::from);
-    let mut listed: Vec<u32> = ours.iter().map(|(_, number)| *number).collect();
-    listed.sort_unstable();
-    assert_eq!(known.collect::<Vec<_>>(), listed);
 }
 
 #[test]

@@ -1,0 +1,547 @@
+/*
+ * A small VMM in C: sixteen pages of RAM, two pages that alias others, and one signed module. Every step is checked; the first
+ * that is not as it must be ends the program with 1.
+ *
+ * vmm MODULE CERTIFICATE TIME
+ */
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hvci.h"
+
+#define PAGE 4096u
+#define FRAMES 16u
+/* pages 16 and 17 are backed by the frames of pages 4 and 5 */
+#define PAGES 18u
+#define ALIAS_OF_TEXT 16u
+
+#define BASE 0xffffffffc0400000ull
+#define PRINTK 0xffffffff81123450ull
+#define CR4 0x00040003u
+
+/* of the host's own: the engine passes on what it does not know */
+#define STATUS_OF_THE_HOST 0x7abcu
+
+static int checks;
+
+#define MUST(condition)                                                                 \
+    do {                                                                                \
+        checks++;                                                                       \
+        if (!(condition)) {                                                             \
+            printf("line %d: %s\n", __LINE__, #condition);                              \
+            exit(1);                                                                    \
+        }                                                                               \
+    } while (0)
+
+#define IS(status, expected)                                                            \
+    do {                                                                                \
+        unsigned got = (status);                                                        \
+        checks++;                                                                       \
+        if (got != (expected)) {                                                        \
+            printf("line %d: %s is %#x, not %#x\n", __LINE__, #status, got, (unsigned)(expected)); \
+            exit(1);                                                                    \
+        }                                                                               \
+    } while (0)
+
+/* ---- the machine ---- */
+
+struct machine {
+    uint8_t ram[FRAMES * PAGE];
+    /* of each level and page: what a second-level table would say */
+    uint32_t allowed[2][PAGES];
+    unsigned quiesced;
+    uint64_t clock;
+    /* what the next calls of protect answer */
+    uint16_t failing;
+};
+
+static uint64_t frame_of(uint64_t gpn)
+{
+    return gpn < FRAMES ? gpn : gpn - FRAMES + 4;
+}
+
+static uint16_t frame(void *ctx, uint64_t gpn, uint64_t *out)
+{
+    (void)ctx;
+    if (gpn >= PAGES)
+        return HV_STATUS_INVALID_PARAMETER;
+    *out = frame_of(gpn);
+    return HV_STATUS_SUCCESS;
+}
+
+static uint16_t aliases(void *ctx, uint64_t wanted, HvciEachGpn each, void *each_ctx)
+{
+    (void)ctx;
+    for (uint64_t gpn = 0; gpn < PAGES; gpn++) {
+        if (frame_of(gpn) == wanted) {
+            uint16_t status = each(each_ctx, gpn);
+            if (status != HV_STATUS_SUCCESS)
+                return status;
+        }
+    }
+    return HV_STATUS_SUCCESS;
+}
+
+static uint16_t protect(void *ctx, uint8_t vtl, const struct HvciGpnRange *ranges, size_t count, uint32_t flags, size_t *done)
+{
+    struct machine *machine = ctx;
+    *done = 0;
+    if (machine->failing != HV_STATUS_SUCCESS)
+        return machine->failing;
+    for (size_t i = 0; i < count; i++) {
+        for (uint64_t page = 0; page < ranges[i].pages; page++)
+            machine->allowed[vtl][ranges[i].start + page] = flags;
+        *done = i + 1;
+    }
+    return HV_STATUS_SUCCESS;
+}
+
+static uint16_t quiesce(void *ctx, uint8_t vtl, const struct HvciGpnRange *ranges, size_t count)
+{
+    struct machine *machine = ctx;
+    (void)vtl, (void)ranges, (void)count;
+    machine->quiesced++;
+    return HV_STATUS_SUCCESS;
+}
+
+static uint8_t *at(struct machine *machine, uint64_t gpa, size_t len)
+{
+    if (gpa / PAGE >= PAGES || len > PAGE - gpa % PAGE)
+        return NULL;
+    return machine->ram + frame_of(gpa / PAGE) * PAGE + gpa % PAGE;
+}
+
+static uint16_t read_ram(void *ctx, uint64_t gpa, uint8_t *bytes, size_t len)
+{
+    const uint8_t *there = at(ctx, gpa, len);
+    if (there == NULL)
+        return HV_STATUS_INVALID_PARAMETER;
+    memcpy(bytes, there, len);
+    return HV_STATUS_SUCCESS;
+}
+
+static uint16_t write_ram(void *ctx, uint64_t gpa, const uint8_t *bytes, size_t len)
+{
+    uint8_t *there = at(ctx, gpa, len);
+    if (there == NULL)
+        return HV_STATUS_INVALID_PARAMETER;
+    memcpy(there, bytes, len);
+    return HV_STATUS_SUCCESS;
+}
+
+static uint64_t now(void *ctx)
+{
+    struct machine *machine = ctx;
+    return machine->clock += 10;
+}
+
+static uint16_t resolve(void *ctx, const uint8_t *library, size_t library_len, const uint8_t *name, size_t name_len, uint16_t ordinal,
+                        uint64_t *address)
+{
+    (void)ctx, (void)library, (void)ordinal;
+    if (library_len != 0 || name_len != 7 || memcmp(name, "_printk", 7) != 0)
+        return HV_STATUS_NOT_FOUND;
+    *address = PRINTK;
+    return HV_STATUS_SUCCESS;
+}
+
+/* ---- the processor ---- */
+
+struct processor {
+    unsigned injected;
+    uint8_t vector;
+    bool has_error_code;
+    uint32_t error_code;
+    /* of one register that is 128 bits wide */
+    uint64_t low, high;
+};
+
+static uint16_t get_register(void *ctx, uint32_t name, uint64_t *low, uint64_t *high)
+{
+    struct processor *processor = ctx;
+    (void)name;
+    *low = processor->low;
+    *high = processor->high;
+    return HV_STATUS_SUCCESS;
+}
+
+static uint16_t set_register(void *ctx, uint32_t name, uint64_t low, uint64_t high)
+{
+    struct processor *processor = ctx;
+    (void)name;
+    processor->low = low;
+    processor->high = high;
+    return HV_STATUS_SUCCESS;
+}
+
+static void inject(void *ctx, uint8_t vector, bool has_error_code, uint32_t error_code)
+{
+    struct processor *processor = ctx;
+    processor->injected++;
+    processor->vector = vector;
+    processor->has_error_code = has_error_code;
+    processor->error_code = error_code;
+}
+
+/* ---- sinks ---- */
+
+struct text {
+    char bytes[1 << 16];
+    size_t len;
+    unsigned pieces;
+};
+
+static void append(void *ctx, const uint8_t *bytes, size_t len)
+{
+    struct text *text = ctx;
+    MUST(text->len + len < sizeof text->bytes);
+    memcpy(text->bytes + text->len, bytes, len);
+    text->len += len;
+    text->bytes[text->len] = 0;
+    text->pieces++;
+}
+
+/* ---- what it does ---- */
+
+static struct machine machine;
+static struct processor cpu;
+static struct text text;
+
+static struct HvciHostV1 host_table(void)
+{
+    struct HvciHostV1 host = {0};
+    host.version = HVCI_V1;
+    host.size = sizeof host;
+    host.ctx = &machine;
+    host.frame = frame;
+    host.aliases = aliases;
+    host.protect = protect;
+    host.quiesce = quiesce;
+    host.read = read_ram;
+    host.write = write_ram;
+    host.now = now;
+    host.resolve = resolve;
+    return host;
+}
+
+static struct HvciVpV1 vp_table(void)
+{
+    struct HvciVpV1 vp = {0};
+    vp.version = HVCI_V1;
+    vp.size = sizeof vp;
+    vp.ctx = &cpu;
+    vp.get_register = get_register;
+    vp.set_register = set_register;
+    vp.inject = inject;
+    return vp;
+}
+
+static uint8_t *read_file(const char *path, size_t *len)
+{
+    static uint8_t buffers[2][1 << 16];
+    static unsigned next;
+    uint8_t *bytes = buffers[next++ % 2];
+    FILE *file = fopen(path, "rb");
+    MUST(file != NULL);
+    *len = fread(bytes, 1, 1 << 16, file);
+    fclose(file);
+    return bytes;
+}
+
+/* what a guest's loader writes before it asks: text, constants, data, initialisation, a page each */
+static void lay_out(uint64_t first)
+{
+    static const uint8_t answer[] = {0xb8, 42, 0, 0, 0, 0xc3};
+    static const uint8_t init[] = {0x31, 0xc0, 0xc3};
+    const uint64_t printk = PRINTK, seven = 7;
+    memset(machine.ram + first * PAGE, 0, 4 * PAGE);
+    memcpy(machine.ram + first * PAGE, answer, sizeof answer);
+    memcpy(machine.ram + (first + 1) * PAGE, &printk, sizeof printk);
+    memcpy(machine.ram + (first + 2) * PAGE, &seven, sizeof seven);
+    memcpy(machine.ram + (first + 3) * PAGE, init, sizeof init);
+}
+
+static bool is_zero(uint64_t page)
+{
+    for (size_t i = 0; i < PAGE; i++)
+        if (machine.ram[page * PAGE + i] != 0)
+            return false;
+    return true;
+}
+
+static void tables_are_checked(const struct HvciConfigV1 *config)
+{
+    struct HvciEngine *engine = NULL;
+    struct HvciHostV1 host = host_table();
+
+    host.version = 2;
+    engine = (struct HvciEngine *)&host;
+    IS(hvci_create(&host, config, &engine), HV_STATUS_INVALID_PARAMETER);
+    MUST(engine == NULL);
+    host = host_table();
+    host.size = offsetof(struct HvciHostV1, write);
+    IS(hvci_create(&host, config, &engine), HV_STATUS_INVALID_PARAMETER);
+    host = host_table();
+    host.quiesce = NULL;
+    IS(hvci_create(&host, config, &engine), HV_STATUS_INVALID_PARAMETER);
+    host = host_table();
+    IS(hvci_create(NULL, config, &engine), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_create(&host, NULL, &engine), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_create(&host, config, NULL), HV_STATUS_INVALID_PARAMETER);
+
+    struct HvciConfigV1 other = *config;
+    other.capabilities = HVCI_CAPABILITY_ALIASES;
+    IS(hvci_create(&host, &other, &engine), HV_STATUS_FEATURE_UNAVAILABLE);
+    other = *config;
+    other.capabilities |= 0x100;
+    IS(hvci_create(&host, &other, &engine), HV_STATUS_INVALID_PARAMETER);
+    other = *config;
+    other.keys = NULL;
+    IS(hvci_create(&host, &other, &engine), HV_STATUS_INVALID_PARAMETER);
+
+    /* a status that nobody knows comes back as it is */
+    machine.failing = STATUS_OF_THE_HOST;
+    IS(hvci_create(&host, config, &engine), STATUS_OF_THE_HOST);
+    machine.failing = HV_STATUS_SUCCESS;
+
+    /* a table of a later edition: what is behind the fields known here is not looked at */
+    struct {
+        struct HvciHostV1 known;
+        uint64_t later[4];
+    } longer = {host_table(), {1, 2, 3, 4}};
+    longer.known.size = sizeof longer;
+    IS(hvci_create(&longer.known, config, &engine), HV_STATUS_SUCCESS);
+    hvci_destroy(engine);
+    /* and one that ends where the first edition did, in memory that ends there too */
+    struct HvciHostV1 *first = malloc(64);
+    MUST(first != NULL);
+    host.size = 64;
+    memcpy(first, &host, 64);
+    IS(hvci_create(first, config, &engine), HV_STATUS_SUCCESS);
+    free(first);
+    hvci_destroy(engine);
+    hvci_destroy(NULL);
+}
+
+static void null_is_refused(const struct HvciEngine *engine, const struct HvciVpV1 *vp)
+{
+    struct HvciMemoryInterceptV1 intercept = {0};
+    uint8_t block[HVCI_VTL_CALL_SIZE] = {0};
+    uint32_t action = HVCI_ACTION_RESUME;
+
+    IS(hvci_check(NULL, 0, 0, 1, HVCI_ACCESS_READ), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_hypercall(engine, NULL, 0, 0, NULL, 0, NULL, 0, NULL), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_hypercall(engine, vp, 0, 0, NULL, 8, NULL, 0, NULL), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_on_memory(engine, vp, NULL, &action), HV_STATUS_INVALID_PARAMETER);
+    IS(action, HVCI_ACTION_TERMINATE);
+    IS(hvci_on_memory(engine, vp, &intercept, &action), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_on_memory(engine, vp, &intercept, NULL), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_on_register_write(NULL, vp, CR4, 0, 0, &action), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_load(engine, NULL, NULL, NULL, 0), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_unload(NULL, 1), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_vtl_call(engine, NULL, 0, 0, NULL), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_vtl_call(engine, block, 0, 0, NULL), HV_STATUS_FEATURE_UNAVAILABLE);
+    IS(hvci_end_of_boot(NULL), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_take_events(engine, NULL, NULL, NULL), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_save(engine, NULL, NULL), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_restore(engine, NULL, 8), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_restore(engine, NULL, 0), HV_STATUS_INVALID_PARAMETER);
+    /* and values that mean nothing */
+    IS(hvci_check(engine, 2, 0, 1, HVCI_ACCESS_READ), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_check(engine, 0, 0, 1, 4), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_check(engine, 0, UINT64_MAX, 2, HVCI_ACCESS_READ), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_hypercall(engine, vp, 0, 0xffff, NULL, 0, NULL, 0, NULL), HV_STATUS_INVALID_HYPERCALL_CODE);
+}
+
+int main(int argc, char **argv)
+{
+    MUST(argc == 4);
+    IS(hvci_version(), HVCI_VERSION);
+
+    size_t file_len, der_len;
+    uint8_t *file = read_file(argv[1], &file_len);
+    const uint8_t *der = read_file(argv[2], &der_len);
+
+    const struct HvciGpnRange ram = {0, PAGES};
+    struct HvciKey key = {0};
+    key.der = der;
+    key.len = der_len;
+    key.purposes = HVCI_PURPOSE_MODULE;
+    struct HvciConfigV1 config = {0};
+    config.version = HVCI_V1;
+    config.size = sizeof config;
+    config.capabilities = HVCI_CAPABILITY_MBEC | HVCI_CAPABILITY_DEVICE_VIEW | HVCI_CAPABILITY_ALIASES;
+    config.trust = HVCI_TRUST_BUILTIN;
+    config.ram = &ram;
+    config.ram_count = 1;
+    config.frame_count = FRAMES;
+    config.vps = 1;
+    config.event_capacity = 64;
+    config.keys = &key;
+    config.key_count = 1;
+
+    tables_are_checked(&config);
+    struct HvciEngine *engine = NULL;
+    const struct HvciHostV1 host = host_table();
+    IS(hvci_create(&host, &config, &engine), HV_STATUS_SUCCESS);
+    struct HvciVpV1 vp = vp_table();
+    null_is_refused(engine, &vp);
+    IS(machine.allowed[0][4], HV_MAP_GPA_READABLE | HV_MAP_GPA_WRITABLE | HV_MAP_GPA_USER_EXECUTABLE);
+    printf("created\n");
+
+    /* a module whose bytes are not those that were signed for */
+    const uint64_t pages[] = {4, 5, 6, 7};
+    char reason[200];
+    uint32_t module = 99;
+    struct HvciLoadV1 load = {0};
+    load.version = HVCI_V1;
+    load.size = sizeof load;
+    load.name = "module";
+    load.file = file;
+    load.file_len = file_len;
+    load.base = BASE;
+    load.pages = pages;
+    load.page_count = 4;
+    load.time = strtoll(argv[3], NULL, 10);
+    load.vp = HVCI_NO_VP;
+    lay_out(4);
+    machine.ram[4 * PAGE + 1] = 43;
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_ACCESS_DENIED);
+    IS(module, 0);
+    printf("refused: %s\n", reason);
+    MUST((machine.allowed[0][4] & HV_MAP_GPA_KERNEL_EXECUTABLE) == 0);
+    /* a file that was changed behind its signature */
+    lay_out(4);
+    file[0x41] = 43;
+    machine.ram[4 * PAGE + 1] = 43;
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_ACCESS_DENIED);
+    printf("refused: %s\n", reason);
+    char brief[9];
+    IS(hvci_load(engine, &load, &module, brief, sizeof brief), HV_STATUS_ACCESS_DENIED);
+    MUST(strlen(brief) == 8 && strncmp(brief, reason, 8) == 0);
+    file[0x41] = 42;
+
+    /* the module */
+    lay_out(4);
+    load.page_count = 3;
+    IS(hvci_load(engine, &load, &module, NULL, 0), HV_STATUS_INVALID_PARAMETER);
+    load.page_count = 4;
+    unsigned before = machine.quiesced;
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_SUCCESS);
+    MUST(module != 0 && reason[0] == 0 && machine.quiesced > before);
+    const uint32_t code = HV_MAP_GPA_READABLE | HV_MAP_GPA_KERNEL_EXECUTABLE | HV_MAP_GPA_USER_EXECUTABLE;
+    IS(machine.allowed[0][4], code);
+    IS(machine.allowed[0][ALIAS_OF_TEXT], code);
+    IS(machine.allowed[0][5], HV_MAP_GPA_READABLE);
+    MUST((machine.allowed[0][6] & HV_MAP_GPA_WRITABLE) != 0);
+    printf("loaded\n");
+
+    /* a device asks, for the page and for its alias */
+    IS(hvci_check(engine, 0, 4 * PAGE, 512, HVCI_ACCESS_WRITE), HV_STATUS_ACCESS_DENIED);
+    IS(hvci_check(engine, 0, ALIAS_OF_TEXT * PAGE, 1, HVCI_ACCESS_WRITE), HV_STATUS_ACCESS_DENIED);
+    IS(hvci_check(engine, 0, 3 * PAGE, PAGE + 1, HVCI_ACCESS_WRITE), HV_STATUS_ACCESS_DENIED);
+    IS(hvci_check(engine, 0, 4 * PAGE, 512, HVCI_ACCESS_READ), HV_STATUS_SUCCESS);
+    IS(hvci_check(engine, 0, 6 * PAGE, 512, HVCI_ACCESS_WRITE), HV_STATUS_SUCCESS);
+
+    /* a processor tries, and exits */
+    struct HvciMemoryInterceptV1 intercept = {0};
+    intercept.version = HVCI_V1;
+    intercept.size = sizeof intercept;
+    intercept.gpa = 4 * PAGE + 1;
+    intercept.gva = BASE + 1;
+    intercept.rip = 0x1000;
+    intercept.access = HVCI_ACCESS_WRITE;
+    intercept.flags = HVCI_INTERCEPT_GVA;
+    uint32_t action = HVCI_ACTION_RESUME;
+    IS(hvci_on_memory(engine, &vp, &intercept, &action), HV_STATUS_SUCCESS);
+    IS(action, HVCI_ACTION_INJECTED_FAULT);
+    MUST(cpu.injected == 1 && cpu.vector == 13 && cpu.has_error_code && cpu.error_code == 0);
+    intercept.access = HVCI_ACCESS_KERNEL_EXECUTE;
+    IS(hvci_on_memory(engine, &vp, &intercept, &action), HV_STATUS_SUCCESS);
+    IS(action, HVCI_ACTION_RESUME);
+    intercept.access = HVCI_ACCESS_USER_EXECUTE + 1;
+    IS(hvci_on_memory(engine, &vp, &intercept, &action), HV_STATUS_INVALID_PARAMETER);
+    IS(action, HVCI_ACTION_TERMINATE);
+
+    /* the guest enables VTL 1 (HvCallEnablePartitionVtl), and so MBEC; once */
+    uint8_t input[16];
+    memset(input, 0xff, 8);
+    memset(input + 8, 0, 8);
+    input[8] = input[9] = 1;
+    uint16_t reps = 7;
+    IS(hvci_hypercall(engine, &vp, 0, 0x0d, input, sizeof input, NULL, 0, &reps), HV_STATUS_SUCCESS);
+    IS(reps, 0);
+    IS(hvci_hypercall(engine, &vp, 0, 0x0d, input, sizeof input, NULL, 0, NULL), HV_STATUS_VTL_ALREADY_ENABLED);
+
+    /* a register of 128 bits there and back (HvCallSetVpRegisters, HvCallGetVpRegisters of HvX64RegisterXmm0) */
+    uint8_t set[48] = {0}, get[20], value[16] = {0};
+    memset(set, 0xff, 8);
+    set[18] = 3;
+    for (uint8_t i = 0; i < 16; i++)
+        set[32 + i] = i + 1;
+    memcpy(get, set, sizeof get);
+    IS(hvci_hypercall(engine, &vp, 0, 0x51 | 1ull << 32, set, sizeof set, NULL, 0, &reps), HV_STATUS_SUCCESS);
+    MUST(reps == 1 && cpu.low == 0x0807060504030201 && cpu.high == 0x100f0e0d0c0b0a09);
+    IS(hvci_hypercall(engine, &vp, 0, 0x50 | 1ull << 32, get, sizeof get, value, sizeof value, &reps), HV_STATUS_SUCCESS);
+    MUST(reps == 1 && memcmp(value, set + 32, sizeof value) == 0);
+
+    /* the guest says by a VTL call that the initialisation is over (VSM_VTL_CALL_FUNC_ID_FREE_MODULE_INIT) */
+    uint8_t block[HVCI_VTL_CALL_SIZE] = {0xe7, 0xff, 0x01};
+    uint64_t answer = 1;
+    memcpy(block + 8, &module, sizeof module);
+    IS(hvci_vtl_call(engine, block, 0, load.time, &answer), HV_STATUS_SUCCESS);
+    MUST(answer == 0 && is_zero(7) && !is_zero(4));
+    MUST((machine.allowed[0][7] & HV_MAP_GPA_KERNEL_EXECUTABLE) == 0);
+
+    /* from the end of boot on, CR4 is pinned */
+    const uint64_t smep = 1u << 20;
+    IS(hvci_end_of_boot(engine), HV_STATUS_SUCCESS);
+    IS(hvci_on_register_write(engine, &vp, CR4, smep, smep | 1u << 7, &action), HV_STATUS_SUCCESS);
+    IS(hvci_on_register_write(engine, &vp, CR4, smep, 0, &action), HV_STATUS_SUCCESS);
+    IS(action, HVCI_ACTION_INJECTED_FAULT);
+    MUST(cpu.injected >= 2);
+    printf("refused what it must\n");
+
+    /* what it says about it */
+    uint64_t lost = 1;
+    IS(hvci_take_events(engine, append, &text, &lost), HV_STATUS_SUCCESS);
+    MUST(lost == 0 && text.pieces > 5);
+    printf("events:\n%s", text.bytes);
+    unsigned pieces = text.pieces;
+    IS(hvci_take_events(engine, append, &text, NULL), HV_STATUS_SUCCESS);
+    IS(text.pieces, pieces);
+
+    /* a snapshot is taken over by the same machine and by a new one, never by one that has come farther */
+    text.len = 0;
+    IS(hvci_save(engine, append, &text), HV_STATUS_SUCCESS);
+    const uint8_t *saved = (const uint8_t *)text.bytes;
+    machine.allowed[0][4] = 0;
+    IS(hvci_restore(engine, saved, text.len), HV_STATUS_SUCCESS);
+    IS(machine.allowed[0][4], code);
+    IS(hvci_restore(engine, saved, text.len - 1), HV_STATUS_INVALID_PARAMETER);
+    struct HvciEngine *migrated = NULL;
+    IS(hvci_create(&host, &config, &migrated), HV_STATUS_SUCCESS);
+    MUST(machine.allowed[0][4] != code);
+    IS(hvci_restore(migrated, saved, text.len), HV_STATUS_SUCCESS);
+    IS(machine.allowed[0][4], code);
+    IS(hvci_check(migrated, 0, 4 * PAGE, 1, HVCI_ACCESS_WRITE), HV_STATUS_ACCESS_DENIED);
+    hvci_destroy(migrated);
+    printf("restored\n");
+
+    /* a host that fails: the module stays, and what it may do is narrower at most */
+    machine.failing = STATUS_OF_THE_HOST;
+    IS(hvci_unload(engine, module), STATUS_OF_THE_HOST);
+    machine.failing = HV_STATUS_SUCCESS;
+    MUST(!is_zero(4));
+    IS(hvci_check(engine, 0, 4 * PAGE, 1, HVCI_ACCESS_WRITE), HV_STATUS_ACCESS_DENIED);
+    IS(hvci_unload(engine, module), HV_STATUS_SUCCESS);
+    MUST(is_zero(4) && is_zero(5));
+    MUST((machine.allowed[0][4] & HV_MAP_GPA_KERNEL_EXECUTABLE) == 0 && (machine.allowed[0][ALIAS_OF_TEXT] & HV_MAP_GPA_WRITABLE) != 0);
+    IS(hvci_unload(engine, module), HV_STATUS_NOT_FOUND);
+    IS(hvci_restore(engine, saved, text.len), HV_STATUS_OPERATION_DENIED);
+    hvci_destroy(engine);
+    printf("unloaded\n%d checks\n", checks);
+    return 0;
+}
