@@ -7,7 +7,10 @@ use corpus::synth::{
     elf,
     key::{Key, KeyKind},
 };
-use hvci_engine::{addr::Gva, load::MAX_IMAGE, signature::keyring::certificates_from};
+use hvci_engine::{
+    load::MAX_IMAGE,
+    signature::{keyring::certificates_from, trust::Purposes},
+};
 use toml::Spanned;
 use x509_cert::der::Encode;
 
@@ -50,7 +53,7 @@ pub(super) fn anchors(scenario: &Scenario, folder: &Path) -> Result<Vec<Anchor>,
     for root in &scenario.roots {
         let wrong = |what: String| scenario.source().wrong(root.span(), what);
         let (purpose, path) = root.get_ref().split_once('=').ok_or_else(|| wrong("a root is PURPOSE=FILE".to_owned()))?;
-        if hvci_engine::signature::trust::Purposes::from_name(purpose).is_none() {
+        if Purposes::from_name(purpose).is_none() {
             return Err(wrong(format!("{purpose} is no purpose: kernel, uefi, shim, module, user, timestamp or list")));
         }
         let bytes = read(scenario, Path::new(path), root, folder)?;
@@ -74,7 +77,7 @@ fn make(synthetic: Synthetic) -> Result<Vec<u8>, ScenarioError> {
     let [key, stranger] = keys()?;
     let mut module = elf::module("good", synthetic == Synthetic::WritableCode).map_err(machine)?;
     // what stands first in memory
-    let base = Gva(0xFFFF_FFFF_C000_0000);
+    let base = guest_loader::region_of(&module);
     let text = guest_loader::place(&module, base).map_err(machine)?.remove(&base.0).unwrap_or_default();
     let first = module.windows(32).position(|window| text.starts_with(window)).and_then(|at| module.get_mut(at));
     *first.ok_or_else(|| machine("a module without code"))? = RETURN;

@@ -26,9 +26,6 @@ use crate::{
 const KERNEL: u64 = 0xFFFF_8000_0000_0000;
 /// Where it has other pages of drivers' frames.
 const ALIASES: u64 = 0xFFFF_9000_0000_0000;
-/// Where a Windows kernel puts drivers, and a Linux kernel modules.
-const DRIVERS: u64 = 0xFFFF_F800_1000_0000;
-const MODULES: u64 = 0xFFFF_FFFF_C000_0000;
 /// The first page of the guest's own.
 const FIRST: u64 = 16;
 /// Pages for page tables, and of the pool.
@@ -219,7 +216,6 @@ impl Driver<'_> {
         let span = self.entry.name.span();
         let wrong = |what: String| source.wrong(span.clone(), format!("{}: {what}", self.entry.name.get_ref()));
         let input = Unpacked::new(&self.file, usize::try_from(MAX_IMAGE).unwrap_or(0));
-        let kernel = if input.bytes().starts_with(b"MZ") { DRIVERS } else { MODULES };
         self.at = self.entry.at.as_ref().map_or(*next, |at| *at.get_ref());
         if self.at < own {
             return Err(wrong(format!("pages below {own:#x} are the guest's own")));
@@ -227,7 +223,8 @@ impl Driver<'_> {
         if self.at >= *scenario.pages.get_ref() {
             return Err(wrong(format!("page {:#x} is no RAM; give more pages", self.at)));
         }
-        self.base = self.entry.base.as_ref().map_or(kernel + self.at * PAGE_SIZE, |base| *base.get_ref());
+        let behind = guest_loader::region_of(input.bytes()).0 + self.at * PAGE_SIZE;
+        self.base = self.entry.base.as_ref().map_or(behind, |base| *base.get_ref());
         if !self.base.is_multiple_of(PAGE_SIZE) || self.base.checked_add(MAX_IMAGE).is_none() || self.base < KERNEL {
             return Err(wrong(format!("{:#x} is no address of a page in the kernel's half", self.base)));
         }
@@ -310,12 +307,12 @@ impl Memory {
 
     /// What writes it into memory that is zero: a piece of each page from the first byte to the last that is not.
     fn inputs(&self) -> Vec<Input> {
-        let piece = |(page, bytes): (&u64, &Box<[u8; PAGE]>)| {
+        let piece = |page: &u64, bytes: &[u8; PAGE]| {
             let start = bytes.iter().position(|byte| *byte != 0)?;
             let end = bytes.iter().rposition(|byte| *byte != 0)?;
             Some(Input::Write { gpa: Gpa(page * PAGE_SIZE + start as u64), bytes: bytes[start..=end].to_vec() })
         };
-        self.pages.iter().filter_map(piece).collect()
+        self.pages.iter().filter_map(|(page, bytes)| piece(page, bytes)).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, ops::Range, path::Path};
 
+use hvci_engine::{addr::Gpa, status::HvStatus};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -98,7 +99,7 @@ pub fn play(scenario: &Scenario, folder: &Path, seed: u64) -> Result<Played, Sce
         }
     }
     let Session { steps, broken, .. } = session;
-    Ok(Played { trace: Trace { machine: layout.machine, steps, recorded: None }, rows, broken })
+    Ok(Played { trace: Trace { machine: layout.machine, steps, edited: false }, rows, broken })
 }
 
 fn chosen(scenario: &Scenario, entry: &AttackEntry) -> Result<Vec<&'static Attack>, ScenarioError> {
@@ -152,17 +153,17 @@ impl Session {
             let gpa = layout.place(write.at.get_ref()).map_err(wrong(write.at.span()))?.gpa;
             let bytes = hex::decode(write.bytes.get_ref()).map_err(|error| wrong(write.bytes.span())(error.to_string()))?;
             let what = format!("a device writes {} bytes at {}", bytes.len(), write.at.get_ref());
-            let outputs = self.apply(Input::Write { gpa: hvci_engine::addr::Gpa(gpa), bytes });
+            let outputs = self.apply(Input::Write { gpa: Gpa(gpa), bytes });
             return Ok((what, answer(&outputs).unwrap_or_else(|| "written".to_owned())));
         }
         if let Some(read) = &step.read {
             let gpa = layout.place(read.at.get_ref()).map_err(wrong(read.at.span()))?.gpa;
             let what = format!("a device reads {} bytes at {}", read.len, read.at.get_ref());
-            let outputs = self.apply(Input::Read { gpa: hvci_engine::addr::Gpa(gpa), len: read.len.into() });
+            let outputs = self.apply(Input::Read { gpa: Gpa(gpa), len: read.len.into() });
             return Ok((what, answer(&outputs).unwrap_or_default()));
         }
         if let Some(fail) = &step.fail {
-            self.apply(Input::FailCall { after: fail.call, status: hvci_engine::status::HvStatus(fail.status) });
+            self.apply(Input::FailCall { after: fail.call, status: HvStatus(fail.status) });
             return Ok((format!("call {} of the host's from now will fail", fail.call), "set".to_owned()));
         }
         let mut turns = Vec::new();
@@ -222,7 +223,7 @@ impl Session {
 /// What a device is told: bytes, or why not.
 fn answer(outputs: &[Output]) -> Option<String> {
     outputs.iter().find_map(|output| match output {
-        Output::Answer { status, bytes } if *status == hvci_engine::status::HvStatus::SUCCESS => Some(hex::encode(bytes)),
+        Output::Answer { status, bytes } if *status == HvStatus::SUCCESS => Some(hex::encode(bytes)),
         Output::Answer { status, .. } => Some(format!("refused {:#x}", status.0)),
         _ => None,
     })

@@ -31,8 +31,8 @@ pub mod limits {
     pub const LINES: usize = 1 << 21;
     /// Bytes of the whole.
     pub const BYTES: u64 = 512 << 20;
-    /// Pages of RAM: 4 GiB.
-    pub const PAGES: u64 = 1 << 20;
+    /// Pages of RAM: 1 GiB.
+    pub const PAGES: u64 = 1 << 18;
     /// Processors.
     pub const VPS: u32 = 64;
     /// Pages behind the RAM, trust anchors, pages that are verified at boot: each list.
@@ -236,9 +236,9 @@ pub struct Step {
 }
 
 /// What closes a trace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct End {
+struct End {
     inputs: usize,
     sha256: String,
 }
@@ -250,8 +250,8 @@ pub struct Trace {
     pub machine: Machine,
     /// What happened, in order.
     pub steps: Vec<Step>,
-    /// What it says at its end, if it was read.
-    pub recorded: Option<End>,
+    /// Whether its inputs are, byte for byte, other than its end says: somebody changed them since.
+    pub edited: bool,
 }
 
 impl Machine {
@@ -315,6 +315,8 @@ impl Trace {
         machine.check().map_err(|what| wrong(1, what))?;
 
         let mut steps: Vec<Step> = Vec::new();
+        let mut digest = InputDigest::default();
+        digest.add(&first);
         let mut instructions = 0_u64;
         let mut line = 1;
         loop {
@@ -336,9 +338,11 @@ impl Trace {
                     if end.inputs != steps.len() {
                         return Err(wrong(line, format!("{} inputs are said to be there, and {} are", end.inputs, steps.len())));
                     }
-                    return Ok(Self { machine, steps, recorded: Some(end) });
+                    let edited = digest.end() != end;
+                    return Ok(Self { machine, steps, edited });
                 }
                 Kind::Input => {
+                    digest.add(&text);
                     let input: Input = form(&text, line)?;
                     input.check().map_err(|what| wrong(line, what))?;
                     if let Input::Run { instructions: more, .. } = input {
@@ -358,25 +362,17 @@ impl Trace {
     /// # Errors
     /// The writer's.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{}", serde_json::to_string(&self.machine)?)?;
+        let mut digest = InputDigest::default();
+        let line = serde_json::to_string(&self.machine)?;
+        digest.add(&line);
+        writeln!(out, "{line}")?;
         for step in &self.steps {
-            writeln!(out, "{}", serde_json::to_string(&step.input)?)?;
+            let line = serde_json::to_string(&step.input)?;
+            digest.add(&line);
+            writeln!(out, "{line}")?;
             step.outputs.iter().try_for_each(|line| writeln!(out, "{line}"))?;
         }
-        writeln!(out, "{}", serde_json::to_string(&Ending { end: self.end() })?)
-    }
-
-    /// The number and the digest of its inputs.
-    pub fn end(&self) -> End {
-        let mut digest = Sha256::new();
-        let mut add = |line: serde_json::Result<String>| {
-            // as in `Output::line`
-            digest.update(line.unwrap_or_default());
-            digest.update(b"\n");
-        };
-        add(serde_json::to_string(&self.machine));
-        self.steps.iter().for_each(|step| add(serde_json::to_string(&step.input)));
-        End { inputs: self.steps.len(), sha256: hex::encode(digest.finalize()) }
+        writeln!(out, "{}", serde_json::to_string(&Ending { end: digest.end() })?)
     }
 
     /// Every line that came of an input.
@@ -394,6 +390,26 @@ impl Trace {
 #[serde(deny_unknown_fields)]
 struct Ending {
     end: End,
+}
+
+/// Of the lines that are machine and inputs, with their ends.
+#[derive(Default)]
+struct InputDigest {
+    lines: usize,
+    digest: Sha256,
+}
+
+impl InputDigest {
+    fn add(&mut self, line: &str) {
+        self.lines += 1;
+        self.digest.update(line);
+        self.digest.update(b"\n");
+    }
+
+    /// The first line is the machine.
+    fn end(self) -> End {
+        End { inputs: self.lines.saturating_sub(1), sha256: hex::encode(self.digest.finalize()) }
+    }
 }
 
 const EVENT: &str = r#"{"event":"#;

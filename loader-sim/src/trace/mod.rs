@@ -13,7 +13,7 @@ mod player;
 mod shrink;
 
 pub use self::{
-    format::{Anchor, End, Input, Machine, Output, Step, Trace, TraceError, Why, limits},
+    format::{Anchor, Input, Machine, Output, Step, Trace, TraceError, Why, limits},
     player::Player,
     shrink::{Shrunk, shrink},
 };
@@ -37,8 +37,6 @@ pub struct Replay {
     pub trace: Trace,
     /// The first difference from what was recorded.
     pub difference: Option<Difference>,
-    /// Whether the inputs themselves are not those that were recorded.
-    pub edited: bool,
 }
 
 /// Plays the inputs of a trace on a machine of its own.
@@ -56,9 +54,7 @@ pub fn replay(trace: &Trace) -> Result<Replay, HvStatus> {
         }
         steps.push(Step { input: step.input.clone(), outputs, line: step.line });
     }
-    let replayed = Trace { machine: trace.machine.clone(), steps, recorded: None };
-    let edited = trace.recorded.as_ref().is_some_and(|end| *end != replayed.end());
-    Ok(Replay { trace: replayed, difference, edited })
+    Ok(Replay { trace: Trace { machine: trace.machine.clone(), steps, edited: false }, difference })
 }
 
 fn first_difference(step: &Step, played: &[String]) -> Option<Difference> {

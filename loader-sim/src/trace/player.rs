@@ -86,7 +86,12 @@ impl Player {
     pub fn apply(&mut self, input: &Input) -> Vec<Output> {
         let refused = |result: Result<(), HvStatus>| result.err().map(|status| Output::Answer { status, bytes: Vec::new() });
         let answer = match input {
-            Input::Write { gpa, bytes } => refused(self.write(*gpa, bytes)),
+            Input::Write { gpa, bytes } => {
+                let written = self.write(*gpa, bytes);
+                // it changes no permission
+                self.calls = self.host.calls();
+                refused(written)
+            }
             Input::Read { gpa, len } => Some(match self.read(*gpa, *len) {
                 Ok(bytes) => Output::Answer { status: HvStatus::SUCCESS, bytes },
                 Err(status) => Output::Answer { status, bytes: Vec::new() },

@@ -29,10 +29,10 @@ pub fn shrink(trace: &Trace, most: u32, shows: &dyn Fn(&Trace) -> bool) -> Resul
     }
     let mut search = Search { best: played, shows, left: most, used: 1 };
     let minimal = loop {
-        let before = search.best.end();
+        let before = search.best.steps.clone();
         search.join_runs()?;
         let all_tried = search.leave_out()? && search.shorten_runs()?;
-        if !all_tried || search.best.end() == before {
+        if !all_tried || search.best.steps == before {
             break all_tried;
         }
     };
@@ -52,7 +52,7 @@ impl Search<'_> {
         let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
         (self.left, self.used) = (left, self.used + 1);
         let steps = inputs.into_iter().map(|input| Step { input, outputs: Vec::new(), line: 0 }).collect();
-        let played = replay(&Trace { machine: self.best.machine.clone(), steps, recorded: None })?.trace;
+        let played = replay(&Trace { machine: self.best.machine.clone(), steps, edited: false })?.trace;
         let holds = (self.shows)(&played);
         if holds {
             self.best = played;

@@ -96,7 +96,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
         seen.sort_by_key(|(at, ..)| *at);
         writeln!(out, "{:>3}  {:>6}  {:>10}  what, and what came of it", "no", "times", "first seed")?;
         for (at, row, count, seed) in seen {
-            writeln!(out, "{:>3}  {count:>6}  {seed:>10}  {}: {}", at + 1, row.what, observed(&row))?;
+            writeln!(out, "{:>3}  {count:>6}  {seed:>10}  {} → {}", at + 1, row.what, observed(&row))?;
         }
     }
     out.flush()?;
@@ -108,15 +108,13 @@ pub(crate) fn record(args: &RecordArgs) -> Result<ExitCode> {
     let seed = args.seed.unwrap_or(scenario.seed);
     let Played { trace, .. } = played(&args.scenario, &scenario, folder, seed)?;
     write_trace(&args.output, &trace)?;
-    let mut events = 0;
     if let Some(path) = &args.events {
         let mut file = create(path)?;
         trace.events().try_for_each(|event| writeln!(file, "{event}")).with_context(|| format!("cannot write {}", path.display()))?;
         file.flush().with_context(|| format!("cannot write {}", path.display()))?;
     }
-    events += trace.events().count();
     let mut out = anstream::stdout().lock();
-    writeln!(out, "{}: {} inputs, {events} events, seed {seed}", args.output.display(), trace.steps.len())?;
+    writeln!(out, "{}: {} inputs, {} events, seed {seed}", args.output.display(), trace.steps.len(), trace.events().count())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -134,7 +132,7 @@ fn create(path: &Path) -> Result<BufWriter<fs::File>> {
 fn read(path: &Path) -> Result<(Scenario, &Path)> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let scenario = Scenario::parse(&text).with_context(|| path.display().to_string())?;
-    Ok((scenario, path.parent().unwrap_or(Path::new(""))))
+    Ok((scenario, path.parent().unwrap_or_else(|| Path::new(""))))
 }
 
 fn played(path: &Path, scenario: &Scenario, folder: &Path, seed: u64) -> Result<Played> {

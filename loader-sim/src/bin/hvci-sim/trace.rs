@@ -67,10 +67,10 @@ pub(crate) fn replay_trace(args: &ReplayArgs) -> Result<ExitCode> {
             writeln!(out, "  {what:<8}  {}", text.as_deref().unwrap_or("nothing"))?;
         }
     }
-    if replayed.edited {
+    if trace.edited {
         writeln!(out, "{path}: the inputs are not those that were recorded")?;
     }
-    if replayed.difference.is_some() || replayed.edited {
+    if replayed.difference.is_some() || trace.edited {
         return Ok(ExitCode::FAILURE);
     }
     writeln!(out, "{path}: {} inputs, {} events, the same", trace.steps.len(), trace.events().count())?;
