@@ -198,10 +198,12 @@ impl Session {
             };
             next = at + 1;
             let turn = &mut turns[at];
-            let instructions = instructions.min(turn.left);
+            let mut instructions = instructions.min(turn.left);
             turn.left -= instructions;
             if step.interrupts == Some(true) {
                 self.apply(Input::Interrupt { vp: turn.vp, vector: INTERRUPT });
+                // it is delivered, and its handler returns
+                instructions += 2;
             }
             turn.ended = self.apply(Input::Run { vp: turn.vp, instructions }).into_iter().find_map(|output| match output {
                 Output::Stopped { why: Why::Budget | Why::Injected(_), .. } => None,

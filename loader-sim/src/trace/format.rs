@@ -140,7 +140,7 @@ pub enum Input {
         /// Its interrupt descriptor table, of a page.
         idt: Gva,
     },
-    /// An interrupt reaches a processor.
+    /// An interrupt reaches a processor, unless an exception waits to be delivered there.
     Interrupt {
         /// Which.
         vp: u32,

@@ -103,6 +103,8 @@ impl Player {
                 refused(self.start(*vp, registers))
             }
             Input::Interrupt { vp, vector } => refused(match self.machine.cpu(*vp) {
+                // an exception goes before
+                Some(cpu) if cpu.has_injected() => Err(HvStatus::INVALID_VP_STATE),
                 Some(cpu) => {
                     cpu.inject(*vector, None);
                     Ok(())
