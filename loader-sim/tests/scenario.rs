@@ -181,17 +181,38 @@ fn a_padded_trace_is_made_small_and_still_shows_it() {
 }
 
 #[test]
-fn shrinking_at_the_command_line() {
+fn the_transcript_of_the_readme_is_what_it_prints() {
     let dir = tempfile::tempdir().unwrap();
+    let readme = include_str!("../../README.md");
+    let commands: Vec<&str> =
+        readme.lines().skip_while(|line| !line.starts_with("$ hvci-sim run ")).take_while(|line| *line != "```").collect();
+    let mut printed = Vec::new();
+    for command in commands.iter().filter_map(|line| line.strip_prefix("$ hvci-sim ")) {
+        let scenario = folder().join("race.toml");
+        let args = command.split(' ').map(|word| if word.ends_with(".toml") { scenario.to_str().unwrap() } else { word });
+        let output = Command::new(env!("CARGO_BIN_EXE_hvci-sim")).args(args).current_dir(&dir).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{command}: {}", complained(&output));
+        printed.push(format!("$ hvci-sim {command}\n{}", said(&output)));
+    }
+    assert_eq!(printed.len(), 4);
+    assert_eq!(printed.concat(), commands.join("\n") + "\n");
+
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    fs::write(at("race.trace"), bytes(&RACE)).unwrap();
-    let output = sim(&["shrink", &at("race.trace"), "--shows", "HVCI-MEM-001", "-o", &at("small.trace")]);
-    assert_eq!(output.status.code(), Some(0));
-    assert!(said(&output).contains("12 inputs of 45, none of them can be left out"), "{}", said(&output));
     assert_eq!(sim(&["replay", &at("small.trace")]).status.code(), Some(0));
     assert_eq!(sim(&["shrink", &at("race.trace"), "--shows", "HVCI-TPM-001", "-o", &at("no.trace")]).status.code(), Some(1));
     assert!(!Path::new(&at("no.trace")).exists());
     assert_eq!(sim(&["shrink", &at("missing"), "--shows", "x", "-o", &at("no.trace")]).status.code(), Some(2));
+}
+
+#[test]
+fn the_scenario_of_the_documentation_runs() {
+    let page = include_str!("../../docs/scenarios.md");
+    let (_, rest) = page.split_once("```toml\n").unwrap();
+    let (scenario, _) = rest.split_once("```").unwrap();
+    for seed in 0..8 {
+        let Played { rows, .. } = played(scenario, seed);
+        assert!(rows.iter().all(|row| row.as_expected), "{rows:#?}");
+    }
 }
 
 #[test]

@@ -1,43 +1,4 @@
-//! The form of a scenario.
-//!
-//! ```toml
-//! seed = 7                        # of what is random: the schedule
-//! vps = 2
-//! pages = 1024                    # RAM
-//! engine = true                   # false: nothing enforces
-//! time = "2026-11-24"             # that loads are for
-//! roots = ["module=key.der"]      # who is trusted beside who signs synthetic modules; PURPOSE=FILE, DER or PEM
-//!
-//! [[driver]]                      # placed in memory before the boot is over, not loaded
-//! name = "good"
-//! synth = "good"                  # or file = "path.ko", from where the scenario is
-//! at = 0x300                      # its first page; else behind the others
-//! base = 0xFFFFFFFFC0300000       # its address; else where kernels have them
-//! alias = true                    # its frames have other pages too, at the name good.alias
-//!
-//! [[program]]                     # verified code of the guest's kernel
-//! name = "load"
-//! code = ["load good", "call good"]
-//! repeat = 1
-//!
-//! [[step]]                        # what happens, one after the other
-//! run = { 0 = "load", 1 = "write" }   # programs by processor, at once
-//! order = "random"                # whose turn it is next: round-robin or random
-//! quantum = 4                     # instructions of a turn; at most, if random
-//! interrupts = false              # an interrupt before every turn
-//! expect = ["0: through, 1: #GP"] # one of these; anything, if not given
-//! codes = ["HVCI-MEM-005"]        # exactly these findings, in alphabetical order
-//!
-//! [[step]]
-//! write = { at = "good+0x20", bytes = "90" }   # a device
-//! [[step]]
-//! read = { at = "good", len = 4 }              # a device
-//! [[step]]
-//! fail = { call = 3, status = 0xB }            # the host's fourth call from now
-//!
-//! [[attack]]                      # of the catalogue, each in a guest of its own
-//! name = "code/*"
-//! ```
+//! The form of a scenario, which `docs/scenarios.md` describes.
 
 use std::{collections::BTreeMap, ops::Range, path::PathBuf};
 
@@ -138,7 +99,7 @@ pub(super) enum Synthetic {
 pub(super) struct ProgramEntry {
     /// What it is called.
     pub(super) name: Spanned<String>,
-    /// What it does: see [`program`](super::program).
+    /// What it does, in the words that [`program`](super::program) knows.
     pub(super) code: Vec<Spanned<String>>,
     /// How often.
     #[serde(default = "once")]

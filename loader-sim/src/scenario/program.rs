@@ -1,17 +1,4 @@
-//! Programs of a scenario: machine code from a few words.
-//!
-//! | words | does |
-//! |---|---|
-//! | `load DRIVER` | has the engine load it by a VTL call; nothing without an engine, as such a guest's loader is done already |
-//! | `unload DRIVER` | the same for the number that the last `load` of it got |
-//! | `write AT VALUE` | stores eight bytes |
-//! | `read AT` | loads eight bytes |
-//! | `call AT` | calls |
-//! | `vtl-call FUNCTION ARGUMENT...` | another function of the engine's, all of it numbers or names of places |
-//! | `hex BYTES` | that machine code |
-//!
-//! AT is a name or a number, `+OFFSET` behind it: that of a driver, `DRIVER.alias`, or `pool`, which are pages that the guest may write and, as
-//! far as its own tables go, execute.
+//! Programs of a scenario: machine code from the words that `docs/scenarios.md` lists.
 //!
 //! A program halts at its end, at an exception, and at a call that is refused, and says in R15 which of them it was.
 

@@ -20,7 +20,7 @@ Examples:
   hvci-sim run race.toml --seed 12           another schedule
   hvci-sim run race.toml --seeds 200         two hundred of them; what came of each step, and how often
 
-The form of scenarios stands in loader-sim/src/scenario/format.rs, the words of programs in program.rs beside it; loader-sim/scenarios has some.
+docs/scenarios.md describes scenarios; loader-sim/scenarios has some.
 
 Exit status: 0 everything is as expected, 1 something is not, or an invariant does not hold, 2 usage, the scenario, or I/O.";
 
