@@ -318,6 +318,13 @@ fn what_is_wrong_with_a_scenario_is_said_with_its_line() {
         ("[[step]]\nrun = { 0 = \"p\" }\n".to_owned(), "line 2: no processor 0, or no program p"),
         (format!("{}[[step]]\nrun = {{ x = \"p\" }}\n", program("call 0")), "line 8: x is no processor"),
         (format!("{}[[step]]\nrun = {{ 9 = \"p\" }}\n", program("call 0")), "line 8: no processor 9"),
+        (format!("{}[[step]]\nrun = {{ 0 = \"p\", 00 = \"p\" }}\n", program("call 0")), "line 8: processor 0 has a program"),
+        ("[[step]]\nread = { at = \"0\", len = 4294967295 }\n".to_owned(), "line 1: a read is of"),
+        (
+            "vps = 64\n[[program]]\nname = \"p\"\ncode = [\"hex ebfe\"]\n".to_owned()
+                + &format!("[[step]]\nrun = {{ {} }}\n", (0..64).map(|vp| format!("{vp} = \"p\"")).collect::<Vec<_>>().join(", ")),
+            "turns or",
+        ),
         ("[[step]]\nexpect = [\"x\"]\n".to_owned(), "line 1: a step has one of"),
         ("[[step]]\nquantum = 1\nread = { at = \"0\", len = 1 }\n".to_owned(), "line 1: order, quantum"),
         ("[[step]]\nrun = {}\nquantum = 0\n".to_owned(), "line 1: quantum is 1 to"),
@@ -353,6 +360,17 @@ proptest! {
         let replayed = replay(&read(&bytes(&trace)).unwrap()).unwrap();
         prop_assert_eq!(replayed.difference, None);
         prop_assert!(replayed.trace == trace || bytes(&replayed.trace) == bytes(&trace));
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(noise in prop::collection::vec(any::<u8>(), 0..200), at: prop::sample::Index) {
+        drop(read(&noise));
+        drop(Scenario::parse(&String::from_utf8_lossy(&noise)));
+        let mut cut = bytes(&RACE);
+        cut.truncate(at.index(cut.len()));
+        prop_assert!(read(&cut).is_err());
+        cut.extend(&noise);
+        drop(read(&cut));
     }
 
     #[test]

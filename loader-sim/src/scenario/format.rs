@@ -267,6 +267,9 @@ impl Scenario {
         if step.quantum.as_ref().is_some_and(|quantum| !(1..=MAX_QUANTUM).contains(quantum.get_ref())) {
             return wrong(&format!("quantum is 1 to {MAX_QUANTUM}"));
         }
+        if step.read.as_ref().is_some_and(|read| u64::from(read.len) > limits::DATA) {
+            return wrong(&format!("a read is of {} bytes at most", limits::DATA));
+        }
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     guest_loader,
     memory::{PAGE, page_offset},
     paging::{PageTables, entry},
-    trace::{Input, Machine},
+    trace::{Input, Machine, limits},
 };
 
 /// Where the guest's kernel has its own memory.
@@ -125,6 +125,9 @@ impl Layout {
                 let alias = Place { gva: ALIASES + alias, gpa: alias };
                 map(&mut memory, alias, driver.pages, p | w)?;
                 names.insert(format!("{name}.alias"), alias);
+                if aliases.len() as u64 + driver.pages > limits::LIST as u64 {
+                    return Err(scenario.source().wrong(driver.entry.name.span(), format!("more than {} pages of aliases", limits::LIST)));
+                }
                 aliases.extend((driver.at..).map(Gpn).take(usize::try_from(driver.pages).unwrap_or(0)));
             }
             driver.write(&mut memory);

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     attack::{ATTACKS, Attack},
-    trace::{Input, Output, Player, Step, Trace, Why},
+    trace::{Input, Output, Player, Step, Trace, Why, limits},
 };
 
 /// Instructions of a program in one step.
@@ -61,9 +61,10 @@ pub fn play(scenario: &Scenario, folder: &Path, seed: u64) -> Result<Played, Sce
         random: ChaCha8Rng::seed_from_u64(seed),
         codes: BTreeSet::new(),
         broken: Vec::new(),
+        instructions: 0,
     };
     for input in &layout.boot {
-        if let Some(status) = session.apply(input.clone()).into_iter().find_map(|output| match output {
+        if let Some(status) = session.apply(input.clone())?.into_iter().find_map(|output| match output {
             Output::Answer { status, .. } => Some(status),
             _ => None,
         }) {
@@ -123,6 +124,7 @@ struct Session {
     /// Findings of the step.
     codes: BTreeSet<String>,
     broken: Vec<String>,
+    instructions: u64,
 }
 
 /// A processor that runs a program.
@@ -133,7 +135,15 @@ struct Turn {
 }
 
 impl Session {
-    fn apply(&mut self, input: Input) -> Vec<Output> {
+    /// Plays an input, unless the trace would be longer than one can be.
+    fn apply(&mut self, input: Input) -> Result<Vec<Output>, ScenarioError> {
+        if let Input::Run { instructions, .. } = input {
+            self.instructions += instructions;
+        }
+        // an input has few outputs, but for a boot
+        if self.instructions > limits::INSTRUCTIONS || self.steps.len() > limits::LINES / 8 {
+            return Err(machine(format!("more than {} turns or {} instructions", limits::LINES / 8, limits::INSTRUCTIONS)));
+        }
         let outputs = self.player.apply(&input);
         for output in &outputs {
             match output {
@@ -143,7 +153,7 @@ impl Session {
             }
         }
         self.steps.push(Step { input, outputs: outputs.iter().map(Output::line).collect(), line: 0 });
-        outputs
+        Ok(outputs)
     }
 
     /// What a step does and what comes of it.
@@ -153,44 +163,47 @@ impl Session {
             let gpa = layout.place(write.at.get_ref()).map_err(wrong(write.at.span()))?.gpa;
             let bytes = hex::decode(write.bytes.get_ref()).map_err(|error| wrong(write.bytes.span())(error.to_string()))?;
             let what = format!("a device writes {} bytes at {}", bytes.len(), write.at.get_ref());
-            let outputs = self.apply(Input::Write { gpa: Gpa(gpa), bytes });
+            let outputs = self.apply(Input::Write { gpa: Gpa(gpa), bytes })?;
             return Ok((what, answer(&outputs).unwrap_or_else(|| "written".to_owned())));
         }
         if let Some(read) = &step.read {
             let gpa = layout.place(read.at.get_ref()).map_err(wrong(read.at.span()))?.gpa;
             let what = format!("a device reads {} bytes at {}", read.len, read.at.get_ref());
-            let outputs = self.apply(Input::Read { gpa: Gpa(gpa), len: read.len.into() });
+            let outputs = self.apply(Input::Read { gpa: Gpa(gpa), len: read.len.into() })?;
             return Ok((what, answer(&outputs).unwrap_or_default()));
         }
         if let Some(fail) = &step.fail {
-            self.apply(Input::FailCall { after: fail.call, status: HvStatus(fail.status) });
+            self.apply(Input::FailCall { after: fail.call, status: HvStatus(fail.status) })?;
             return Ok((format!("call {} of the host's from now will fail", fail.call), "set".to_owned()));
         }
-        let mut turns = Vec::new();
-        let mut what = Vec::new();
+        let mut turns: Vec<(Turn, &str)> = Vec::new();
         for (vp, program) in step.run.iter().flatten() {
-            let wrong = wrong(program.span());
+            let wrong = |what: String| scenario.source().wrong(program.span(), what);
+            let name = program.get_ref();
             let number = vp.parse().map_err(|_| wrong(format!("{vp} is no processor")))?;
-            let start = layout.start(number, program.get_ref());
-            let start = start.ok_or_else(|| wrong(format!("no processor {vp}, or no program {}", program.get_ref())))?;
-            self.apply(start);
-            turns.push(Turn { vp: number, left: LONGEST, ended: None });
-            what.push(format!("{vp}: {}", program.get_ref()));
+            if turns.iter().any(|(turn, _)| turn.vp == number) {
+                return Err(wrong(format!("processor {number} has a program already")));
+            }
+            let start = layout.start(number, name).ok_or_else(|| wrong(format!("no processor {vp}, or no program {name}")))?;
+            self.apply(start)?;
+            turns.push((Turn { vp: number, left: LONGEST, ended: None }, name));
         }
-        turns.sort_by_key(|turn| turn.vp);
-        self.run(step, &mut turns);
+        turns.sort_by_key(|(turn, _)| turn.vp);
+        let (mut turns, programs): (Vec<Turn>, Vec<&str>) = turns.into_iter().unzip();
+        self.run(step, &mut turns)?;
+        let what: Vec<String> = turns.iter().zip(programs).map(|(turn, program)| format!("{}: {program}", turn.vp)).collect();
         let ended = turns.iter().map(|turn| format!("{}: {}", turn.vp, turn.ended.as_deref().unwrap_or("still running")));
         Ok((what.join(", "), ended.collect::<Vec<_>>().join(", ")))
     }
 
     /// Gives turns until every program has ended.
-    fn run(&mut self, step: &StepEntry, turns: &mut [Turn]) {
+    fn run(&mut self, step: &StepEntry, turns: &mut [Turn]) -> Result<(), ScenarioError> {
         let quantum = step.quantum.as_ref().map_or(1, |quantum| *quantum.get_ref());
         let mut next = 0;
         loop {
             let live: Vec<usize> = (0..turns.len()).filter(|at| turns[*at].ended.is_none() && turns[*at].left > 0).collect();
             if live.is_empty() {
-                return;
+                return Ok(());
             }
             let (at, instructions) = match step.order.unwrap_or_default() {
                 Order::RoundRobin => (live.iter().copied().find(|at| *at >= next).unwrap_or(live[0]), quantum),
@@ -201,11 +214,11 @@ impl Session {
             let mut instructions = instructions.min(turn.left);
             turn.left -= instructions;
             if step.interrupts == Some(true) {
-                self.apply(Input::Interrupt { vp: turn.vp, vector: INTERRUPT });
+                self.apply(Input::Interrupt { vp: turn.vp, vector: INTERRUPT })?;
                 // it is delivered, and its handler returns
                 instructions += 2;
             }
-            turn.ended = self.apply(Input::Run { vp: turn.vp, instructions }).into_iter().find_map(|output| match output {
+            turn.ended = self.apply(Input::Run { vp: turn.vp, instructions })?.into_iter().find_map(|output| match output {
                 Output::Stopped { why: Why::Budget | Why::Injected(_), .. } => None,
                 Output::Stopped { why: Why::Halt, r15, .. } => Some(ending(r15)),
                 Output::Stopped { why: Why::Terminated, .. } => Some("terminated".to_owned()),

@@ -139,7 +139,10 @@ impl Player {
     }
 
     fn read(&self, gpa: Gpa, len: u64) -> Result<Vec<u8>, HvStatus> {
-        let mut bytes = vec![0; usize::try_from(len.min(limits::DATA)).map_err(|_| HvStatus::INVALID_PARAMETER)?];
+        if len > limits::DATA {
+            return Err(HvStatus::INVALID_PARAMETER);
+        }
+        let mut bytes = vec![0; usize::try_from(len).map_err(|_| HvStatus::INVALID_PARAMETER)?];
         self.check(gpa, bytes.len(), Access::Read)?;
         let mut rest = bytes.as_mut_slice();
         for (gpa, len) in pieces(gpa, rest.len()) {

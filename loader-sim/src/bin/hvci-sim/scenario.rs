@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
+use corpus::source::escape;
 use loader_sim::{
     scenario::{Played, Row, Scenario, play},
     trace::Trace,
@@ -96,7 +97,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
         seen.sort_by_key(|(at, ..)| *at);
         writeln!(out, "{:>3}  {:>6}  {:>10}  what, and what came of it", "no", "times", "first seed")?;
         for (at, row, count, seed) in seen {
-            writeln!(out, "{:>3}  {count:>6}  {seed:>10}  {} → {}", at + 1, row.what, observed(&row))?;
+            writeln!(out, "{:>3}  {count:>6}  {seed:>10}  {} → {}", at + 1, escape(row.what.as_bytes()), observed(&row))?;
         }
     }
     out.flush()?;
@@ -141,14 +142,15 @@ fn played(path: &Path, scenario: &Scenario, folder: &Path, seed: u64) -> Result<
 
 /// A table of steps and attacks. Whether everything is as expected.
 fn show(out: &mut dyn Write, played: &Played) -> Result<bool> {
-    let width = played.rows.iter().map(|row| row.what.len()).max().unwrap_or(0).max(4);
+    let whats: Vec<String> = played.rows.iter().map(|row| escape(row.what.as_bytes()).to_string()).collect();
+    let width = whats.iter().map(String::len).max().unwrap_or(0).max(4);
     writeln!(out, "{:>3}  {:<width$}  what came of it", "no", "what")?;
     let mut differing = 0;
-    for (number, row) in (1..).zip(&played.rows) {
-        writeln!(out, "{number:>3}  {:<width$}  {}", row.what, observed(row))?;
+    for ((number, row), what) in (1..).zip(&played.rows).zip(&whats) {
+        writeln!(out, "{number:>3}  {what:<width$}  {}", observed(row))?;
         if !row.as_expected {
             differing += 1;
-            writeln!(out, "     DIFFERS: line {} of the scenario expects {}", row.line, row.expected)?;
+            writeln!(out, "     DIFFERS: line {} of the scenario expects {}", row.line, escape(row.expected.as_bytes()))?;
         }
     }
     for broken in &played.broken {

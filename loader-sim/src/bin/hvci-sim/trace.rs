@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
+use corpus::source::escape;
 use loader_sim::trace::{Difference, Trace, replay, shrink};
 
 use super::scenario::write_trace;
@@ -64,7 +65,7 @@ pub(crate) fn replay_trace(args: &ReplayArgs) -> Result<ExitCode> {
     if let Some(Difference { line, recorded, played }) = &replayed.difference {
         writeln!(out, "{path}: line {line} differs")?;
         for (what, text) in [("recorded", recorded), ("played", played)] {
-            writeln!(out, "  {what:<8}  {}", text.as_deref().unwrap_or("nothing"))?;
+            writeln!(out, "  {what:<8}  {}", escape(text.as_deref().unwrap_or("nothing").as_bytes()))?;
         }
     }
     if trace.edited {
