@@ -10,12 +10,18 @@ use std::{
     sync::LazyLock,
 };
 
+use corpus::synth::{
+    certificate::Template,
+    elf,
+    key::{Key, KeyKind},
+};
 use hvci_engine::event::Event;
 use loader_sim::{
     scenario::{Played, Scenario, play},
     trace::{Trace, TraceError, limits, replay, shrink},
 };
 use proptest::prelude::*;
+use x509_cert::der::Encode;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")
@@ -74,6 +80,30 @@ fn what_the_engine_refuses_goes_through_without_it() {
     let results = |text: &str| played(text, 0).rows.into_iter().map(|row| row.result).collect::<Vec<_>>();
     assert_eq!(results(&with), ["0: #GP", "1: #GP", "written", "ccad0b0000c3"]);
     assert_eq!(results(&text("engine-off.toml")), ["0: through", "1: through", "written", "ccad0b0000c3"]);
+}
+
+#[test]
+fn files_are_loaded_by_whom_they_are_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Template::leaf("CN=own key", &[]).issue(&Key::derive(11, "own", KeyKind::P256).unwrap(), None).unwrap();
+    fs::write(dir.path().join("own.der"), key.certificate.to_der().unwrap()).unwrap();
+    fs::write(dir.path().join("own.ko"), elf::signed(&elf::module("own", false).unwrap(), &elf::signing(&key)).unwrap()).unwrap();
+    fs::write(dir.path().join("note.txt"), "no image").unwrap();
+    let driver = |name: &str, file: &str| {
+        format!(
+            "[[driver]]\nname = \"{name}\"\nfile = \"{file}\"\n[[program]]\nname = \"{name}\"\ncode = [\"load {name}\"]\n[[step]]\nrun = {{ 0 = \"{name}\" }}\n"
+        )
+    };
+    let results = |roots: &str| {
+        let text = format!("roots = [{roots}]\n{}{}", driver("own", "own.ko"), driver("note", "note.txt"));
+        let Played { rows, .. } = play(&Scenario::parse(&text).unwrap(), dir.path(), 0).unwrap();
+        rows.into_iter().map(|row| (row.result, row.codes.join(" "))).collect::<Vec<_>>()
+    };
+    let row = |result: &str, codes: &str| (result.to_owned(), codes.to_owned());
+    assert_eq!(results("\"module=own.der\"")[0], row("0: through", ""));
+    let [own, note] = &results("")[..] else { panic!("two steps") };
+    assert_eq!(*own, row("0: status 0x6", "HVCI-PKI-014"));
+    assert!(note.0 == "0: status 0x6" && note.1.starts_with("HVCI-"), "{note:?}");
 }
 
 #[test]
@@ -304,7 +334,6 @@ fn what_is_wrong_with_a_scenario_is_said_with_its_line() {
         (format!("{driver}base = 0xFFFFFFFFFFFFF000\n"), "line 2: good: 0xfffffffffffff000 is no address"),
         (format!("{driver}{driver}"), "line 5: a second driver is called good"),
         (format!("{driver}file = \"x.ko\"\n"), "line 2: good has either file or synth"),
-        ("[[driver]]\nname = \"x\"\nfile = \"race.toml\"\n".to_owned(), "line 2: x: the guest's loader cannot place the file"),
         ("[[driver]]\nname = \"x\"\nfile = \"nowhere.ko\"\n".to_owned(), "line 3: cannot read "),
         ("roots = [\"module\"]\n".to_owned(), "line 1: a root is PURPOSE=FILE"),
         ("roots = [\"nobody=x\"]\n".to_owned(), "line 1: nobody is no purpose"),
