@@ -66,6 +66,11 @@ impl Symbols for StubKernel {
     }
 }
 
+/// Where a Windows kernel puts drivers, and a Linux kernel modules: the address that `image` is placed at or behind.
+pub fn region_of(image: &[u8]) -> Gva {
+    Gva(if image.starts_with(b"MZ") { 0xFFFF_F800_1000_0000 } else { 0xFFFF_FFFF_C000_0000 })
+}
+
 /// A module in memory: successive bytes by the address of the first. Whatever lies between is zero.
 pub type Memory = BTreeMap<u64, Vec<u8>>;
 

@@ -26,6 +26,16 @@ const TLB_ENTRIES: usize = 1536;
 /// How long a change waits for what devices and the emulator hold.
 const DRAIN: Duration = Duration::from_millis(20);
 
+/// What the host's clock says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// The time of the machine that runs the simulation.
+    #[default]
+    Real,
+    /// A microsecond more whenever it is read: the same calls see the same times.
+    Counting,
+}
+
 /// What a machine is made of.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -39,12 +49,14 @@ pub struct Config {
     pub capabilities: Capabilities,
     /// Events that wait to be taken, at most.
     pub records: usize,
+    /// Its clock.
+    pub clock: Clock,
 }
 
 impl Default for Config {
     /// 256 MiB, two processors.
     fn default() -> Self {
-        Self { pages: 1 << 16, vps: 2, aliases: Vec::new(), capabilities: Capabilities::ALL, records: 4096 }
+        Self { pages: 1 << 16, vps: 2, aliases: Vec::new(), capabilities: Capabilities::ALL, records: 4096, clock: Clock::Real }
     }
 }
 
@@ -60,6 +72,8 @@ pub struct SimHost {
     epochs: Arc<Epochs>,
     capabilities: Capabilities,
     started: Instant,
+    /// How often the clock was read, if that is what it counts.
+    readings: Option<AtomicU64>,
     /// Calls that may change something, and which of them fails with what: tests of what an error leaves behind.
     calls: AtomicU64,
     failing: Mutex<Option<(u64, HvStatus)>>,
@@ -99,6 +113,7 @@ impl SimHost {
             epochs: Arc::default(),
             capabilities: config.capabilities,
             started: Instant::now(),
+            readings: (config.clock == Clock::Counting).then(AtomicU64::default),
             calls: AtomicU64::new(0),
             failing: Mutex::new(None),
         })
@@ -294,6 +309,9 @@ impl Host for SimHost {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        match &self.readings {
+            Some(readings) => readings.fetch_add(1, Ordering::SeqCst).saturating_mul(1000),
+            None => u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        }
     }
 }

@@ -18,7 +18,9 @@ pub mod host;
 pub mod machine;
 pub mod memory;
 pub mod paging;
+pub mod scenario;
 #[cfg(test)]
 mod testing;
+pub mod trace;
 pub mod vmm;
 mod vp;

@@ -12,15 +12,19 @@
 use std::sync::Arc;
 
 use hvci_engine::{
-    access::Access,
+    access::{Access, MapGpaFlags},
     addr::{Gpa, Gpn, Gva, PAGE_SIZE, Vtl},
     host::{Action, Enforcer, MemoryIntercept},
     load::{BLOCK, Loader},
     status::HvStatus,
     time::UnixTime,
     vsm::{
+        Wire,
         hypercall::{Control, HypercallCode},
+        input::{PARTITION_ID_SELF, VP_INDEX_SELF},
         partition::Partition,
+        register::RegisterName,
+        status_register::VsmPartitionConfig,
     },
 };
 
@@ -128,6 +132,41 @@ impl Machine {
             Some(gpa) => self.vmm.write(gpa, &time.to_le_bytes()),
             None => Ok(()),
         }
+    }
+
+    /// Makes VTL1 usable for the partition and its first `vps` processors, and chooses what a secure kernel chooses first.
+    ///
+    /// # Errors
+    /// The hypercalls' own; [`HvStatus::INVALID_VP_INDEX`] for no processor. Without an engine there is nothing to do.
+    pub fn enable_vtl1(&mut self, vps: u32) -> Result<(), HvStatus> {
+        let Some(Engine { partition, .. }) = &self.engine else { return Ok(()) };
+        let mut call = |vp: u32, caller, control: Control, input: &[u8]| {
+            let cpu = usize::try_from(vp).ok().and_then(|vp| self.cpus.get_mut(vp)).ok_or(HvStatus::INVALID_VP_INDEX)?;
+            partition.hypercall(cpu, caller, control.0, input, &mut []).0.ok()
+        };
+        let mut input = [0; 16];
+        PARTITION_ID_SELF.put(&mut input, 0);
+        (input[8], input[9]) = (1, 1);
+        call(0, Vtl::Vtl0, Control::simple(HypercallCode::ENABLE_PARTITION_VTL), &input)?;
+        let mut input = [0; 0xF0];
+        PARTITION_ID_SELF.put(&mut input, 0);
+        VP_INDEX_SELF.put(&mut input, 8);
+        input[12] = 1;
+        for vp in 0..vps {
+            // VTL0 starts VTL1 on the first; VTL1 starts itself on the others
+            let caller = if vp == 0 { Vtl::Vtl0 } else { Vtl::Vtl1 };
+            call(vp, caller, Control::simple(HypercallCode::ENABLE_VP_VTL), &input)?;
+        }
+        let config = VsmPartitionConfig(0)
+            .with_enable_vtl_protection(true)
+            .with_default_vtl_protection_mask(MapGpaFlags::DATA.0.to_le_bytes()[0])
+            .with_deny_lower_vtl_startup(true);
+        let mut input = [0; 48];
+        PARTITION_ID_SELF.put(&mut input, 0);
+        VP_INDEX_SELF.put(&mut input, 8);
+        RegisterName::VSM_PARTITION_CONFIG.0.put(&mut input, 16);
+        config.0.put(&mut input, 32);
+        call(0, Vtl::Vtl1, Control::rep(HypercallCode::SET_VP_REGISTERS, 1), &input)
     }
 
     /// A processor, between two runs.

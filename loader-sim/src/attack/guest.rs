@@ -17,13 +17,7 @@ use hvci_engine::{
     },
     status::HvStatus,
     time::UnixTime,
-    vsm::{
-        Wire,
-        hypercall::{Control, HypercallCode},
-        input::{PARTITION_ID_SELF, VP_INDEX_SELF},
-        register::RegisterName,
-        status_register::VsmPartitionConfig,
-    },
+    vsm::hypercall::{Control, HypercallCode},
 };
 use iced_x86::{IcedError, code_asm::*};
 use x509_cert::der::Encode;
@@ -159,7 +153,7 @@ impl Guest {
         // what the guest's kernel is made of was verified when it was booted
         let pages = [0, 1].map(|page| (Gpn(KERNEL.1 / PAGE_SIZE + page), Kind::Code));
         guest.engine.partition.transform(u32::MAX, &pages, || Ok(()))?;
-        guest.enable_vtl1()?;
+        guest.machine.enable_vtl1(1)?;
         guest.engine.partition.end_of_boot();
         Ok(guest)
     }
@@ -189,34 +183,6 @@ impl Guest {
             at += now as u64;
         }
         Ok(bytes)
-    }
-
-    fn enable_vtl1(&mut self) -> Result<()> {
-        let cpu = self.machine.cpu(0).context("no processor")?;
-        let mut input = [0; 16];
-        PARTITION_ID_SELF.put(&mut input, 0);
-        (input[8], input[9]) = (1, 1);
-        let simple = |code| Control::simple(code).0;
-        let partition = &self.engine.partition;
-        partition.hypercall(cpu, Vtl::Vtl0, simple(HypercallCode::ENABLE_PARTITION_VTL), &input, &mut []).0.ok()?;
-        let mut input = [0; 0xF0];
-        PARTITION_ID_SELF.put(&mut input, 0);
-        VP_INDEX_SELF.put(&mut input, 8);
-        input[12] = 1;
-        partition.hypercall(cpu, Vtl::Vtl0, simple(HypercallCode::ENABLE_VP_VTL), &input, &mut []).0.ok()?;
-        // what the secure kernel chooses first
-        let config = VsmPartitionConfig(0)
-            .with_enable_vtl_protection(true)
-            .with_default_vtl_protection_mask(MapGpaFlags::DATA.0.to_le_bytes()[0])
-            .with_deny_lower_vtl_startup(true);
-        let mut input = [0; 48];
-        PARTITION_ID_SELF.put(&mut input, 0);
-        VP_INDEX_SELF.put(&mut input, 8);
-        RegisterName::VSM_PARTITION_CONFIG.0.put(&mut input, 16);
-        config.0.put(&mut input, 32);
-        let control = Control::rep(HypercallCode::SET_VP_REGISTERS, 1);
-        partition.hypercall(cpu, Vtl::Vtl1, control.0, &input, &mut []).0.ok()?;
-        Ok(())
     }
 
     /// Runs code of the guest's kernel on a processor until it halts; what R15 holds then.

@@ -313,6 +313,11 @@ impl Cpu {
         self.injected = Some(Exception::new(vector, error_code));
     }
 
+    /// Whether an exception waits to be delivered.
+    pub const fn has_injected(&self) -> bool {
+        self.injected.is_some()
+    }
+
     fn stop<B: Bus + ?Sized>(&mut self, bus: &mut B, trap: Trap) -> Result<(), Exit> {
         match trap {
             Trap::Exception(exception) => self.deliver(bus, exception),

@@ -28,7 +28,7 @@ use loader_sim::{
     host::{Config, SimHost},
 };
 
-use super::load::{DRIVERS, JudgingArgs, MODULES};
+use super::load::JudgingArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -173,14 +173,14 @@ struct Placed {
 
 fn place(path: &Path, file: &[u8], at_once: u32) -> Result<Placed> {
     let input = Input::new(file, usize::try_from(MAX_IMAGE)?);
-    let kernel = if input.bytes().starts_with(b"MZ") { DRIVERS } else { MODULES };
-    let pages = guest_loader::pages_of(&guest_loader::place(input.bytes(), Gva(kernel))?, Gva(kernel));
+    let kernel = guest_loader::region_of(input.bytes());
+    let pages = guest_loader::pages_of(&guest_loader::place(input.bytes(), kernel)?, kernel);
     let copy = |number: u32| -> Result<_> {
         let at = FIRST + u64::from(number) * pages;
         if at + pages > PAGES {
             bail!("{}: too large for the guest's memory", path.display());
         }
-        let base = Gva(kernel + at * PAGE_SIZE);
+        let base = Gva(kernel.0 + at * PAGE_SIZE);
         Ok((Gpn(at), base, guest_loader::place(input.bytes(), base)?))
     };
     Ok(Placed { copies: (0..at_once).map(copy).collect::<Result<_>>()? })

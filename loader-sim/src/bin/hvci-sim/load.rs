@@ -47,9 +47,6 @@ Exit status: 0 everything is loaded, 1 something is refused, 2 usage or I/O.";
 const PAGES: u64 = 1 << 19;
 /// The first page that modules are put into.
 const FIRST: u64 = 0x100;
-/// Where a Windows kernel puts drivers, and a Linux kernel modules.
-pub(crate) const DRIVERS: u64 = 0xFFFF_F800_1000_0000;
-pub(crate) const MODULES: u64 = 0xFFFF_FFFF_C000_0000;
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -181,7 +178,7 @@ impl Guest<'_> {
         let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let cap = usize::try_from(MAX_IMAGE)?;
         let input = Input::new(&file, cap);
-        let base_of = |at: u64| Gva(if input.bytes().starts_with(b"MZ") { DRIVERS } else { MODULES } + at * PAGE_SIZE);
+        let base_of = |at: u64| Gva(guest_loader::region_of(input.bytes()).0 + at * PAGE_SIZE);
         // how many pages it takes does not depend on where it is
         let (at, base, guest) = match guest_loader::place(input.bytes(), base_of(0)) {
             Ok(memory) => {

@@ -4,6 +4,8 @@ mod attack;
 mod bench;
 mod explore;
 mod load;
+mod scenario;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,14 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Load drivers and Linux modules into a guest under the engine
     Load(load::LoadArgs),
+    /// Run a scripted machine: drivers, programs on several processors, devices, attacks
+    Run(scenario::RunArgs),
+    /// Run one and keep all that reached the machine, and what came of it
+    Record(scenario::RecordArgs),
+    /// Play a trace again and compare what comes of it, byte for byte
+    Replay(trace::ReplayArgs),
+    /// Make a trace small that shows something
+    Shrink(trace::ShrinkArgs),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +45,10 @@ fn main() -> ExitCode {
         Command::Attack(args) => attack::attack(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Load(args) => load::load(&args),
+        Command::Run(args) => scenario::run(&args),
+        Command::Record(args) => scenario::record(&args),
+        Command::Replay(args) => trace::replay_trace(&args),
+        Command::Shrink(args) => trace::shrink_trace(&args),
     };
     outcome.unwrap_or_else(|error| {
         // whoever read our output has seen enough
