@@ -38,17 +38,17 @@ fn keys() -> Result<&'static Keys> {
 }
 
 /// The key of the guest's kernel that signs its modules.
-pub(super) fn module_key() -> Result<&'static Identity> {
+pub(crate) fn module_key() -> Result<&'static Identity> {
     Ok(&keys()?.module)
 }
 
 /// Who signs drivers for Windows.
-pub(super) fn driver_key() -> Result<&'static Identity> {
+pub(crate) fn driver_key() -> Result<&'static Identity> {
     Ok(&keys()?.driver)
 }
 
 /// Somebody whose key nobody trusts.
-pub(super) fn stranger() -> Result<&'static Identity> {
+pub(crate) fn stranger() -> Result<&'static Identity> {
     Ok(&keys()?.stranger)
 }
 
@@ -59,7 +59,7 @@ pub(super) const REFERENCE: u64 = 0x43;
 const NOP5: [u8; 5] = [0x0F, 0x1F, 0x44, 0, 0];
 
 /// A Linux module in the making: its first instruction returns.
-pub(super) struct Module {
+pub(crate) struct Module {
     object: Object<'static>,
     pub(super) text: SectionId,
     pub(super) data: SectionId,
@@ -67,7 +67,7 @@ pub(super) struct Module {
 
 impl Module {
     /// With code, data, constants, and one jump label.
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
         let text = object.add_section(Vec::new(), b".text".into(), SectionKind::Text);
         let mut code = vec![0xCC; 0x1800];
@@ -139,28 +139,28 @@ impl Module {
     }
 
     /// The file, without a signature.
-    pub(super) fn unsigned(self) -> Result<Vec<u8>> {
+    pub(crate) fn unsigned(self) -> Result<Vec<u8>> {
         Ok(self.object.write()?)
     }
 
     /// The signed file.
-    pub(super) fn signed(self) -> Result<Vec<u8>> {
+    pub(crate) fn signed(self) -> Result<Vec<u8>> {
         sign(&self.unsigned()?)
     }
 }
 
 /// Signs a module as the kernel's build does.
-pub(super) fn sign(module: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn sign(module: &[u8]) -> Result<Vec<u8>> {
     Ok(elf::signed(module, &elf::signing(module_key()?))?)
 }
 
 /// A good driver, not yet built.
-pub(super) fn driver(name: &str) -> Image {
+pub(crate) fn driver(name: &str) -> Image {
     Image::of(FileKind::PeDriver, name)
 }
 
 /// Builds a driver, lets its headers be forged, and signs it.
-pub(super) fn signed_driver(image: &Image, forge: impl FnOnce(&mut [u8], &Layout)) -> Result<Vec<u8>> {
+pub(crate) fn signed_driver(image: &Image, forge: impl FnOnce(&mut [u8], &Layout)) -> Result<Vec<u8>> {
     let mut bytes = image.build()?;
     let layout = Layout::of(&bytes)?;
     forge(&mut bytes, &layout);

@@ -6,7 +6,7 @@
 
 mod code;
 mod deputy;
-mod forge;
+pub(crate) mod forge;
 mod guest;
 mod image;
 mod policy;

@@ -1,12 +1,8 @@
 //! The files of a scenario's drivers.
 
-use std::{fs, path::Path, sync::LazyLock};
+use std::{fs, path::Path};
 
-use corpus::synth::{
-    certificate::{Identity, Template},
-    elf,
-    key::{Key, KeyKind},
-};
+use corpus::synth::elf;
 use hvci_engine::{
     load::MAX_IMAGE,
     signature::{keyring::certificates_from, trust::Purposes},
@@ -19,37 +15,24 @@ use super::{
     format::{DriverEntry, Synthetic},
     machine,
 };
-use crate::{guest_loader, trace::Anchor};
-
-/// RET.
-const RETURN: u8 = 0xC3;
-
-/// Who signs synthetic modules: the key of the guest's kernel, and somebody else's.
-static KEYS: LazyLock<Result<[Identity; 2], String>> = LazyLock::new(|| {
-    let key = |seed, name| {
-        let key = Key::derive(seed, name, KeyKind::Rsa(2048)).map_err(|e| e.to_string())?;
-        Template::leaf(&format!("CN={name} key"), &[]).issue(&key, None).map_err(|e| e.to_string())
-    };
-    Ok([key(7, "module")?, key(8, "stranger")?])
-});
-
-fn keys() -> Result<&'static [Identity; 2], ScenarioError> {
-    KEYS.as_ref().map_err(machine)
-}
+use crate::{attack::forge, trace::Anchor};
 
 /// The bytes of a driver's file.
 pub(super) fn file(scenario: &Scenario, driver: &DriverEntry, folder: &Path) -> Result<Vec<u8>, ScenarioError> {
     match (&driver.file, driver.synth) {
         (Some(path), _) => read(scenario, path.get_ref(), path, folder),
-        (None, Some(synthetic)) => make(synthetic),
+        (None, Some(synthetic)) => make(synthetic).map_err(machine),
         (None, None) => Ok(Vec::new()),
     }
 }
 
-/// Whom the engine trusts: who signs synthetic modules, and whoever is given.
+/// Whom the engine trusts: who signs synthetic modules and drivers, and whoever is given.
 pub(super) fn anchors(scenario: &Scenario, folder: &Path) -> Result<Vec<Anchor>, ScenarioError> {
-    let [module, _] = keys()?;
-    let mut anchors = vec![Anchor { purpose: "module".to_owned(), der: module.certificate.to_der().map_err(machine)? }];
+    let mut anchors = Vec::new();
+    for (purpose, key) in [("module", forge::module_key()), ("kernel", forge::driver_key())] {
+        let der = key.map_err(machine)?.certificate.to_der().map_err(machine)?;
+        anchors.push(Anchor { purpose: purpose.to_owned(), der });
+    }
     for root in &scenario.roots {
         let wrong = |what: String| scenario.source().wrong(root.span(), what);
         let (purpose, path) = root.get_ref().split_once('=').ok_or_else(|| wrong("a root is PURPOSE=FILE".to_owned()))?;
@@ -73,25 +56,19 @@ fn read<T>(scenario: &Scenario, path: &Path, named: &Spanned<T>, folder: &Path) 
     fs::read(&path).map_err(failed)
 }
 
-fn make(synthetic: Synthetic) -> Result<Vec<u8>, ScenarioError> {
-    let [key, stranger] = keys()?;
-    let mut module = elf::module("good", synthetic == Synthetic::WritableCode).map_err(machine)?;
-    // what stands first in memory
-    let base = guest_loader::region_of(&module);
-    let text = guest_loader::place(&module, base).map_err(machine)?.remove(&base.0).unwrap_or_default();
-    let first = module.windows(32).position(|window| text.starts_with(window)).and_then(|at| module.get_mut(at));
-    *first.ok_or_else(|| machine("a module without code"))? = RETURN;
-    let signed = |key| elf::signed(&module, &elf::signing(key)).map_err(machine);
+fn make(synthetic: Synthetic) -> anyhow::Result<Vec<u8>> {
     match synthetic {
-        Synthetic::Unsigned => Ok(module),
-        Synthetic::Stranger => signed(stranger),
-        Synthetic::Good | Synthetic::WritableCode => signed(key),
+        Synthetic::Good => forge::Module::new()?.signed(),
+        Synthetic::Unsigned => forge::Module::new()?.unsigned(),
+        Synthetic::Stranger => Ok(elf::signed(&forge::Module::new()?.unsigned()?, &elf::signing(forge::stranger()?))?),
         Synthetic::Forged => {
-            let mut file = signed(key)?;
+            let mut file = forge::Module::new()?.signed()?;
             if let Some(byte) = file.get_mut(0x100) {
                 *byte ^= 1;
             }
             Ok(file)
         }
+        Synthetic::WritableCode => forge::sign(&elf::module("good", true)?),
+        Synthetic::Driver => forge::signed_driver(&forge::driver("good"), |_, _| {}),
     }
 }

@@ -77,7 +77,7 @@ pub(super) struct DriverEntry {
     pub(super) alias: bool,
 }
 
-/// A module that is made for a scenario. Its first instruction returns.
+/// A file that is made for a scenario. A module's first instruction returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Synthetic {
@@ -91,6 +91,8 @@ pub(super) enum Synthetic {
     Forged,
     /// Signed, with a section that is writable and executable.
     WritableCode,
+    /// A Windows driver by a publisher whom the kernel trusts.
+    Driver,
 }
 
 /// A program of the guest's kernel.
@@ -150,6 +152,9 @@ pub(super) struct WriteEntry {
     pub(super) at: Spanned<String>,
     /// Bytes in hexadecimal.
     pub(super) bytes: Spanned<String>,
+    /// Whether the device is assigned to the guest.
+    #[serde(default)]
+    pub(super) assigned: bool,
 }
 
 /// A device's read.
@@ -160,6 +165,9 @@ pub(super) struct ReadEntry {
     pub(super) at: Spanned<String>,
     /// How many bytes.
     pub(super) len: u32,
+    /// Whether the device is assigned to the guest.
+    #[serde(default)]
+    pub(super) assigned: bool,
 }
 
 /// A failing call of the host's.

@@ -16,6 +16,7 @@ use iced_x86::code_asm::r15;
 use super::{Scenario, ScenarioError, driver, format::DriverEntry, machine, program};
 use crate::{
     bus::{Bus, Fault},
+    device::MMIO,
     guest_loader,
     memory::{PAGE, page_offset},
     paging::{PageTables, entry},
@@ -26,6 +27,8 @@ use crate::{
 const KERNEL: u64 = 0xFFFF_8000_0000_0000;
 /// Where it has other pages of drivers' frames.
 const ALIASES: u64 = 0xFFFF_9000_0000_0000;
+/// Where it has the registers of the device.
+const DEVICE: u64 = 0xFFFF_A000_0000_0000;
 /// The first page of the guest's own.
 const FIRST: u64 = 16;
 /// Pages for page tables, and of the pool.
@@ -100,7 +103,8 @@ impl Layout {
         }
 
         let mut memory = Memory { pages: BTreeMap::new() };
-        let mut names = BTreeMap::from([("pool".to_owned(), pool)]);
+        let device = Place { gva: DEVICE, gpa: MMIO.0 };
+        let mut names = BTreeMap::from([("pool".to_owned(), pool), ("device".to_owned(), device)]);
         let mut guest = PageTables::new(&mut memory, tables).map_err(machine)?;
         let (p, w, nx) = (entry::PRESENT, entry::WRITABLE, entry::NO_EXECUTE);
         let mut map = |memory: &mut Memory, place: Place, count: u64, bits: u64| {
@@ -113,6 +117,7 @@ impl Layout {
             map(&mut memory, *place, 1, p | w | nx)?;
         }
         map(&mut memory, pool, POOL, p | w)?;
+        map(&mut memory, device, 1, p | w | nx)?;
         let mut aliases = Vec::new();
         let mut blocks = BTreeMap::new();
         for driver in &drivers {
@@ -315,7 +320,7 @@ impl Memory {
         let piece = |page: &u64, bytes: &[u8; PAGE]| {
             let start = bytes.iter().position(|byte| *byte != 0)?;
             let end = bytes.iter().rposition(|byte| *byte != 0)?;
-            Some(Input::Write { gpa: Gpa(page * PAGE_SIZE + start as u64), bytes: bytes[start..=end].to_vec() })
+            Some(Input::Write { gpa: Gpa(page * PAGE_SIZE + start as u64), bytes: bytes[start..=end].to_vec(), assigned: false })
         };
         self.pages.iter().filter_map(|(page, bytes)| piece(page, bytes)).collect()
     }

@@ -162,14 +162,14 @@ impl Session {
         if let Some(write) = &step.write {
             let gpa = layout.place(write.at.get_ref()).map_err(wrong(write.at.span()))?.gpa;
             let bytes = hex::decode(write.bytes.get_ref()).map_err(|error| wrong(write.bytes.span())(error.to_string()))?;
-            let what = format!("a device writes {} bytes at {}", bytes.len(), write.at.get_ref());
-            let outputs = self.apply(Input::Write { gpa: Gpa(gpa), bytes })?;
+            let what = format!("{} writes {} bytes at {}", device(write.assigned), bytes.len(), write.at.get_ref());
+            let outputs = self.apply(Input::Write { gpa: Gpa(gpa), bytes, assigned: write.assigned })?;
             return Ok((what, answer(&outputs).unwrap_or_else(|| "written".to_owned())));
         }
         if let Some(read) = &step.read {
             let gpa = layout.place(read.at.get_ref()).map_err(wrong(read.at.span()))?.gpa;
-            let what = format!("a device reads {} bytes at {}", read.len, read.at.get_ref());
-            let outputs = self.apply(Input::Read { gpa: Gpa(gpa), len: read.len.into() })?;
+            let what = format!("{} reads {} bytes at {}", device(read.assigned), read.len, read.at.get_ref());
+            let outputs = self.apply(Input::Read { gpa: Gpa(gpa), len: read.len.into(), assigned: read.assigned })?;
             return Ok((what, answer(&outputs).unwrap_or_default()));
         }
         if let Some(fail) = &step.fail {
@@ -233,6 +233,10 @@ impl Session {
     fn below(&mut self, count: u64) -> usize {
         usize::try_from(self.random.next_u64() % count.max(1)).unwrap_or(0)
     }
+}
+
+const fn device(assigned: bool) -> &'static str {
+    if assigned { "an assigned device" } else { "a device" }
 }
 
 /// What a device is told: bytes, or why not.

@@ -114,6 +114,9 @@ pub enum Input {
         /// What.
         #[serde(with = "hex")]
         bytes: Vec<u8>,
+        /// Whether the device is assigned to the guest: it goes through the IOMMU, not through the VMM.
+        #[serde(default, skip_serializing_if = "is_emulated")]
+        assigned: bool,
     },
     /// A device reads memory.
     Read {
@@ -121,6 +124,14 @@ pub enum Input {
         gpa: Gpa,
         /// Bytes.
         len: u64,
+        /// As for a write.
+        #[serde(default, skip_serializing_if = "is_emulated")]
+        assigned: bool,
+    },
+    /// The hypervisor writes the time to the page that the guest gave it for that, if it did.
+    Tick {
+        /// The time.
+        time: u64,
     },
     /// The boot is over: what stands in these pages was verified by whoever booted, and every processor has VTL1.
     Boot {
@@ -286,6 +297,11 @@ impl Input {
             _ => Ok(()),
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_emulated(assigned: &bool) -> bool {
+    !*assigned
 }
 
 fn most(len: usize, of: &str) -> Result<(), String> {

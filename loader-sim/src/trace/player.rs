@@ -6,7 +6,7 @@ use hvci_engine::{
     access::{Access, MapGpaFlags},
     addr::{Frame, Gpa, Gpn, Gva, Vtl},
     frames::Kind,
-    host::{Enforcer, Host},
+    host::Host,
     load::Loader,
     signature::{
         catalog::CatalogIndex,
@@ -25,7 +25,6 @@ use crate::{
     guest_loader::StubKernel,
     host::{Clock, Config, SimHost},
     machine::{Engine, Machine, Stop},
-    memory::{PAGE, page_offset},
 };
 
 /// Events of one input that are kept.
@@ -86,13 +85,18 @@ impl Player {
     pub fn apply(&mut self, input: &Input) -> Vec<Output> {
         let refused = |result: Result<(), HvStatus>| result.err().map(|status| Output::Answer { status, bytes: Vec::new() });
         let answer = match input {
-            Input::Write { gpa, bytes } => {
-                let written = self.write(*gpa, bytes);
+            Input::Write { gpa, bytes, assigned } => {
+                let written = if *assigned {
+                    self.machine.vmm().dma(*gpa, Access::Write, &mut bytes.clone())
+                } else {
+                    self.machine.vmm().write(*gpa, bytes)
+                };
                 // it changes no permission
                 self.calls = self.host.calls();
                 refused(written)
             }
-            Input::Read { gpa, len } => Some(match self.read(*gpa, *len) {
+            Input::Tick { time } => refused(self.machine.tick(*time)),
+            Input::Read { gpa, len, assigned } => Some(match self.read(*gpa, *len, *assigned) {
                 Ok(bytes) => Output::Answer { status: HvStatus::SUCCESS, bytes },
                 Err(status) => Output::Answer { status, bytes: Vec::new() },
             }),
@@ -127,38 +131,17 @@ impl Player {
         outputs
     }
 
-    fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), HvStatus> {
-        self.check(gpa, bytes.len(), Access::Write)?;
-        let mut rest = bytes;
-        for (gpa, len) in pieces(gpa, bytes.len()) {
-            let (now, later) = rest.split_at(len);
-            self.host.write(gpa, now)?;
-            rest = later;
-        }
-        Ok(())
-    }
-
-    fn read(&self, gpa: Gpa, len: u64) -> Result<Vec<u8>, HvStatus> {
+    fn read(&self, gpa: Gpa, len: u64, assigned: bool) -> Result<Vec<u8>, HvStatus> {
         if len > limits::DATA {
             return Err(HvStatus::INVALID_PARAMETER);
         }
         let mut bytes = vec![0; usize::try_from(len).map_err(|_| HvStatus::INVALID_PARAMETER)?];
-        self.check(gpa, bytes.len(), Access::Read)?;
-        let mut rest = bytes.as_mut_slice();
-        for (gpa, len) in pieces(gpa, rest.len()) {
-            let (now, later) = rest.split_at_mut(len);
-            self.host.read(gpa, now)?;
-            rest = later;
+        if assigned {
+            self.machine.vmm().dma(gpa, Access::Read, &mut bytes)?;
+        } else {
+            self.machine.vmm().read(gpa, &mut bytes)?;
         }
         Ok(bytes)
-    }
-
-    fn check(&self, gpa: Gpa, len: usize, access: Access) -> Result<(), HvStatus> {
-        gpa.0.checked_add(len as u64).ok_or(HvStatus::INVALID_PARAMETER)?;
-        match &self.engine {
-            Some(engine) => engine.partition.check(Vtl::Vtl0, gpa, len as u64, access),
-            None => Ok(()),
-        }
     }
 
     fn boot(&mut self, code: &[Gpn]) -> Result<(), HvStatus> {
@@ -223,15 +206,4 @@ impl Player {
         let (frame, _) = allowed.into_iter().find(|(_, flags)| flags.is_writable_and_executable())?;
         Some(Output::Broken { invariant: format!("I1: {frame} can be written and executed") })
     }
-}
-
-/// `len` bytes from `gpa` on, page by page. Nothing ends beyond 64 bits.
-fn pieces(gpa: Gpa, len: usize) -> impl Iterator<Item = (Gpa, usize)> {
-    let mut done = 0;
-    std::iter::from_fn(move || {
-        let at = Gpa(gpa.0 + done as u64);
-        let now = (PAGE - page_offset(at.0)).min(len - done);
-        done += now;
-        (now > 0).then_some((at, now))
-    })
 }
