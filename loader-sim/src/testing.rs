@@ -13,7 +13,7 @@ use iced_x86::{IcedError, code_asm::CodeAssembler};
 use crate::{
     bus::{Bus, Fault},
     cpu::{
-        Cpu, Exit,
+        Cpu, Exit, gate,
         registers::{General, Registers, Segment, Table},
     },
     memory::{GuestMemory, PAGE},
@@ -182,12 +182,6 @@ impl Machine {
         registers.idtr = Table { base: DATA + 0x1000, limit: 0xfff };
         registers.tr = Segment { selector: 0x40, base: DATA + 0x2000, limit: 0x67 };
     }
-}
-
-/// A gate to the kernel with these bits 32 to 47: type, DPL, presence and IST.
-pub(crate) fn gate(handler: u64, kind: u64) -> [u8; 16] {
-    let low = (handler & 0xffff) | 0x10 << 16 | kind << 32 | (handler >> 16 & 0xffff) << 48;
-    (u128::from(low) | u128::from(handler >> 32) << 64).to_le_bytes()
 }
 
 /// Machine code for an address.

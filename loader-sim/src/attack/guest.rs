@@ -25,7 +25,7 @@ use x509_cert::der::Encode;
 use super::forge;
 use crate::{
     cpu::{
-        Exit,
+        Exit, INTERRUPT_GATE, gate,
         registers::{Registers, Segment, Table},
     },
     device::MMIO,
@@ -88,7 +88,8 @@ pub struct Guest {
 
 type Build<'b> = &'b dyn Fn(&mut CodeAssembler) -> std::result::Result<(), IcedError>;
 
-fn assemble(address: u64, build: Build<'_>) -> Result<Vec<u8>> {
+/// Machine code for an address.
+pub(crate) fn assemble(address: u64, build: Build<'_>) -> Result<Vec<u8>> {
     let mut assembler = CodeAssembler::new(64)?;
     build(&mut assembler)?;
     Ok(assembler.assemble(address)?)
@@ -131,9 +132,7 @@ impl Guest {
         let mut guest = Self { host, engine, machine, tables };
         for vector in [6_u8, 13, 14, INTERRUPT] {
             let handler = KERNEL.0 + 0x1000 + u64::from(vector) * 0x20;
-            let low = (handler & 0xFFFF) | 0x10 << 16 | 0x8E00 << 32 | (handler >> 16 & 0xFFFF) << 48;
-            let gate = u128::from(low) | u128::from(handler >> 32) << 64;
-            guest.write(DATA.1 + 0x1000 + u64::from(vector) * 16, &gate.to_le_bytes())?;
+            guest.write(DATA.1 + 0x1000 + u64::from(vector) * 16, &gate(handler, INTERRUPT_GATE))?;
             let code = assemble(handler, &|a| {
                 if vector == INTERRUPT {
                     return a.iretq();

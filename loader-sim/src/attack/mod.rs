@@ -19,6 +19,7 @@ use std::sync::LazyLock;
 
 use anyhow::Result;
 
+pub(crate) use self::guest::assemble;
 pub use self::guest::{Guest, THROUGH};
 
 /// How many attacks the catalogue has when it is whole.
@@ -41,6 +42,11 @@ pub struct Attack {
 }
 
 impl Attack {
+    /// Whether it is called so, or is one of those that are: `code/alias`, and `code` or `code/*` for all of them.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.name.split('/').next() == Some(name.trim_end_matches('*').trim_end_matches('/'))
+    }
+
     /// Tries it in a guest of its own; what was observed.
     ///
     /// # Errors

@@ -23,6 +23,15 @@ const ALIGNMENT_CHECK: u8 = 17;
 const EXTERNAL: u32 = 1;
 const IN_IDT: u32 = 2;
 
+/// Bits 32 to 47 of a gate: present, for an interrupt.
+pub(crate) const INTERRUPT_GATE: u64 = 0x8E00;
+
+/// A gate to the kernel with these bits 32 to 47: type, DPL, presence and IST ("64-bit mode IDT").
+pub(crate) fn gate(handler: u64, kind: u64) -> [u8; 16] {
+    let low = (handler & 0xFFFF) | 0x10 << 16 | kind << 32 | (handler >> 16 & 0xFFFF) << 48;
+    (u128::from(low) | u128::from(handler >> 32) << 64).to_le_bytes()
+}
+
 /// An exception, or a software interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exception {

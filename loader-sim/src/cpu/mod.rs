@@ -24,6 +24,7 @@ use hvci_engine::{addr::Gva, host::MemoryIntercept, status::HvStatus, vsm::regis
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Formatter, Instruction, NasmFormatter};
 
 pub use self::exception::Exception;
+pub(crate) use self::exception::{INTERRUPT_GATE, gate};
 use self::{
     alu::Width,
     registers::{General, Registers, flag},

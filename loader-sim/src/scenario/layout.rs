@@ -15,7 +15,9 @@ use iced_x86::code_asm::r15;
 
 use super::{Scenario, ScenarioError, driver, format::DriverEntry, machine, program};
 use crate::{
+    attack::assemble,
     bus::{Bus, Fault},
+    cpu::{INTERRUPT_GATE, gate},
     device::MMIO,
     guest_loader,
     memory::{PAGE, page_offset},
@@ -277,18 +279,16 @@ fn exceptions(memory: &mut Memory, handlers: Place, idt: Place) -> Result<(), Sc
     for vector in 0..=INTERRUPT {
         let offset = u64::from(vector) * HANDLER;
         let address = handlers.gva + offset;
-        let code = program::code(address, &mut |a| {
+        let code = assemble(address, &|a| {
             if vector == INTERRUPT {
                 return a.iretq();
             }
             a.mov(r15, CAUGHT | u64::from(vector))?;
             program::halt(a)
-        })?;
+        })
+        .map_err(machine)?;
         memory.write(handlers.gpa + offset, &code);
-        // an interrupt gate (Intel SDM volume 3, "64-bit mode IDT")
-        let low = (address & 0xFFFF) | 0x10 << 16 | 0x8E00 << 32 | (address >> 16 & 0xFFFF) << 48;
-        let gate = u128::from(low) | u128::from(address >> 32) << 64;
-        memory.write(idt.gpa + u64::from(vector) * 16, &gate.to_le_bytes());
+        memory.write(idt.gpa + u64::from(vector) * 16, &gate(address, INTERRUPT_GATE));
     }
     Ok(())
 }

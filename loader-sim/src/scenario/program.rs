@@ -15,7 +15,7 @@ use super::{
     layout::{CAUGHT, Layout, NUMBER, Place, UNLOAD, number},
     machine,
 };
-use crate::memory::PAGE;
+use crate::{attack, memory::PAGE};
 
 /// What R15 says at the end.
 const THROUGH: u64 = 0x600D;
@@ -29,13 +29,6 @@ const _: () = assert!(STRIDE >= BLOCK);
 pub(super) struct Assembled {
     pub(super) code: Vec<u8>,
     pub(super) blocks: Vec<u8>,
-}
-
-/// Machine code at an address.
-pub(super) fn code(address: u64, build: &mut dyn FnMut(&mut CodeAssembler) -> Result<(), IcedError>) -> Result<Vec<u8>, ScenarioError> {
-    let mut assembler = CodeAssembler::new(64).map_err(machine)?;
-    build(&mut assembler).map_err(machine)?;
-    assembler.assemble(address).map_err(machine)
 }
 
 /// Halts for good.
@@ -91,7 +84,7 @@ pub(super) fn assemble(
             ops.push(op);
         }
     }
-    let code = code(address, &mut |a| build(a, program.repeat, &ops))?;
+    let code = attack::assemble(address, &|a| build(a, program.repeat, &ops)).map_err(machine)?;
     if code.len() > PAGE {
         return Err(scenario.source().wrong(program.name.span(), format!("{} takes more than a page", program.name.get_ref())));
     }

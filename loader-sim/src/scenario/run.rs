@@ -88,7 +88,7 @@ pub fn play(scenario: &Scenario, folder: &Path, seed: u64) -> Result<Played, Sce
     }
     for entry in &scenario.attacks {
         for attack in chosen(scenario, entry)? {
-            let result = attack.attempt().map_err(|error| machine(format!("{}: {error:#}", attack.name)))?;
+            let result = attack.attempt().unwrap_or_else(|error| format!("it cannot be tried: {error:#}"));
             rows.push(Row {
                 line: scenario.source().line(entry.name.span()),
                 what: attack.name.to_owned(),
@@ -109,11 +109,7 @@ fn chosen(scenario: &Scenario, entry: &AttackEntry) -> Result<Vec<&'static Attac
     if !scenario.engine {
         return Err(wrong("attacks of the catalogue are tried under the engine".to_owned()));
     }
-    let is_named = |attack: &&Attack| match name.strip_suffix('*') {
-        Some(group) => attack.name.starts_with(group),
-        None => attack.name == name,
-    };
-    let found: Vec<&Attack> = ATTACKS.iter().filter(is_named).collect();
+    let found: Vec<&Attack> = ATTACKS.iter().filter(|attack| attack.is_called(name)).collect();
     if found.is_empty() { Err(wrong(format!("no attack is called {name}"))) } else { Ok(found) }
 }
 

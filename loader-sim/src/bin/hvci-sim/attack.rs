@@ -29,9 +29,7 @@ pub(crate) struct AttackArgs {
 }
 
 pub(crate) fn attack(args: &AttackArgs) -> Result<ExitCode> {
-    let chosen = |attack: &&Attack| {
-        args.name.as_ref().is_none_or(|name| attack.name == name || attack.name.split('/').next() == Some(name.trim_end_matches('/')))
-    };
+    let chosen = |attack: &&Attack| args.name.as_ref().is_none_or(|name| attack.is_called(name));
     let attacks: Vec<&Attack> = ATTACKS.iter().filter(chosen).collect();
     ensure!(!attacks.is_empty(), "no attack is called {}; --all shows those that there are", args.name.as_deref().unwrap_or_default());
     let mut out = io::stdout().lock();

@@ -5,8 +5,8 @@ use iced_x86::code_asm::*;
 
 use super::*;
 use crate::{
-    cpu::{Exception, registers::cr4},
-    testing::{DATA, STACK, USER_CODE, USER_DATA, USER_STACK, gate},
+    cpu::{Exception, gate, registers::cr4},
+    testing::{DATA, STACK, USER_CODE, USER_DATA, USER_STACK},
 };
 
 const HANDLER: u64 = CODE + 0x400;
