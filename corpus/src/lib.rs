@@ -2,6 +2,7 @@
 //!
 //! The engine decides; this library finds the bytes, hands them over in batches and writes down what came out.
 
+pub mod block;
 pub mod codes;
 pub mod explain;
 pub mod fetch;

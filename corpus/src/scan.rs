@@ -56,7 +56,7 @@ pub struct Context {
     /// What was learned from earlier files.
     pub cache: Cache,
     /// Digests to calculate besides the needed ones.
-    pub digests: &'static [DigestAlg],
+    pub digests: Vec<DigestAlg>,
     /// Largest file or member that is looked at, in bytes.
     pub max_size: u64,
     /// Number of threads, at least one.
@@ -286,7 +286,7 @@ impl Worker<'_> {
 
 /// Examines and judges a batch. Returns the records, and how many of the batch turned out to be no images.
 fn audit(batch: Vec<Waiting<'_>>, context: &Context) -> (Vec<Audited>, u64) {
-    let examiner = Examiner { cache: &context.cache, catalogs: &context.catalogs, digests: context.digests };
+    let examiner = Examiner { cache: &context.cache, catalogs: &context.catalogs, digests: &context.digests };
     let cap = usize::try_from(context.max_size).unwrap_or(usize::MAX);
     let examine = |waiting: &[&Waiting<'_>]| {
         let inputs: Vec<Input<'_>> = waiting.iter().map(|w| Input::new(w.bytes(), cap)).collect();

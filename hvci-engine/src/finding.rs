@@ -204,6 +204,7 @@ codes! {
     PolCrossSigned "HVCI-POL-003" "cross-signed" Warning "accepted by the cross-signing exception for certificates issued before 2015-07-29" => "plan to replace the driver; Secure Boot machines that were not upgraded refuse it";
     PolProfile "HVCI-POL-004" "profile-does-not-apply" Unknown "the profile does not apply to this kind of file" => "choose another --profile, or auto";
     PolLint "HVCI-POL-005" "hvci-incompatible" Error "the image is not compatible with HVCI" => "mend what the IMG findings name";
+    PolBlocked "HVCI-POL-006" "blocked" Error "the driver, or who signed it, is on the list of what is refused" => "replace the driver with a version that is not listed; a good signature does not help a driver that is known to be abused";
 
     // MEM: memory of a guest
     MemMismatch "HVCI-MEM-001" "memory-not-as-signed" Error "what stands in memory is not the module that was signed" => "treat the guest's loader, or whoever wrote to its memory, as hostile";

@@ -49,6 +49,7 @@ use crate::{
     image::{elf::Elf, pe::Pe},
     policy::{Decision, Judge, Profile, Verdict},
     signature::{
+        block_list::BlockList,
         cache::Cache,
         catalog::CatalogIndex,
         trust::{Purposes, TrustStore},
@@ -463,14 +464,15 @@ impl Loader {
     }
 
     fn judge(&self, input: &Input<'_>, time: UnixTime) -> (Verdict, Facts) {
-        let examiner = Examiner { cache: &self.cache, catalogs: &self.catalogs, digests: &[] };
+        let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
+        let digests = trust.blocked().algorithms();
+        let examiner = Examiner { cache: &self.cache, catalogs: &self.catalogs, digests: &digests };
         let facts =
             examiner.examine_all(core::slice::from_ref(input)).pop().unwrap_or_else(|| Facts::new(input.bytes().len(), FileKind::Flat));
         let profile = self.profile.or_else(|| match facts.kind {
             FileKind::PeDriver => Profile::find("hvci"),
             _ => None,
         });
-        let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
         (Judge { trust: &trust, time, cache: &self.cache }.judge(&facts, profile), facts)
     }
 
@@ -523,6 +525,15 @@ impl Loader {
             return Err(HvStatus::ACCESS_DENIED);
         }
         trust.add_der(der, Purposes::MODULE, origin).map_err(|_| HvStatus::INVALID_PARAMETER)
+    }
+
+    /// Refuses from now on what `list` says; what is loaded stays. At any time, for it only takes away.
+    ///
+    /// # Errors
+    /// [`HvStatus::OPERATION_DENIED`] for a list that is older than the one there is.
+    pub fn replace_blocked(&self, list: BlockList) -> Result<(), HvStatus> {
+        let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
+        trust.replace_blocked(list).map_err(|_| HvStatus::OPERATION_DENIED)
     }
 
     pub(super) fn next_owner(&self) -> Result<u32, HvStatus> {

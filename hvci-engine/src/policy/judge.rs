@@ -44,9 +44,13 @@ impl Judge<'_> {
 
         let mut budget = Budget::path_building();
         let mut signatures: Vec<SignatureVerdict> = Vec::with_capacity(facts.signatures.len());
+        let mut blocked_signers: Vec<Note> = Vec::new();
         let mut of_signatures: Vec<Vec<Finding>> = Vec::with_capacity(facts.signatures.len());
         for (index, signature) in facts.signatures.iter().enumerate() {
             let (verdict, mut notes) = self.judge_signature(facts, signature, profile, &mut budget);
+            let (blocked, others) = notes.into_iter().partition(|note| note.code == Code::PolBlocked);
+            blocked_signers.extend::<Vec<Note>>(blocked);
+            notes = others;
             if !is_proven(facts, signature, profile, &verdict) && notes.iter().all(|n| profile.severity(n.code) < Severity::Unknown) {
                 notes.push(Note::new(Code::SigInvalid, "nothing in the facts shows that it verifies"));
             }
@@ -68,6 +72,12 @@ impl Judge<'_> {
             findings.append(&mut list);
         }
 
+        let of_file = facts.digests.iter().find_map(|d| Some((d.digest, self.trust.blocked().file(&d.digest)?)));
+        if let Some((digest, reason)) = of_file {
+            findings.push(finding(Note::new(Code::PolBlocked, reason).of(digest.to_string()), profile, None));
+        }
+        // a rule that refuses goes before any that accepts: another good signature does not help
+        findings.extend(blocked_signers.into_iter().map(|note| finding(note, profile, None)));
         if !profile.kinds.contains(&facts.kind) {
             let detail = format!("{} does not judge a {}", profile.name, facts.kind);
             findings.push(finding(Note::new(Code::PolProfile, detail), profile, None));
@@ -145,6 +155,7 @@ impl Judge<'_> {
 
         match chain::build(&leaf, &facts.certificates, self.trust, self.cache, budget) {
             Ok(paths) => {
+                notes.extend(paths.iter().find_map(|path| self.blocked(&path.certificates, at)));
                 let judged = paths.iter().map(|p| (p, examine_path(p, profile, at)));
                 let worst = |notes: &[Note]| notes.iter().map(|n| profile.severity(n.code)).max();
                 if let Some((path, path_notes)) = judged.min_by_key(|(_, notes)| (worst(notes), notes.len())) {
@@ -159,6 +170,11 @@ impl Judge<'_> {
             Err(error) => notes.push(test_root(&error).unwrap_or_else(|| error.note())),
         }
         (verdict, notes)
+    }
+
+    /// The first certificate of a path that is refused for a signature made at `at`.
+    fn blocked(&self, path: &[Arc<Certificate>], at: UnixTime) -> Option<Note> {
+        path.iter().find_map(|c| Some(Note::new(Code::PolBlocked, self.trust.blocked().certificate(c, at)?).of(c.subject())))
     }
 
     /// A signature that names its key and carries no certificate is verified with the keyring's.
@@ -182,6 +198,7 @@ impl Judge<'_> {
             match signer.check_with(&anchor.certificate) {
                 // module signatures never were bare hashes
                 SignatureCheck::Valid => {
+                    notes.extend(self.blocked(core::slice::from_ref(&anchor.certificate), self.time));
                     verdict.path = vec![step(&anchor.certificate, Some(&anchor.origin))];
                     verdict.publisher = Some(anchor.certificate.subject_short());
                     return;

@@ -4,6 +4,7 @@
 
 mod algorithm;
 pub(crate) mod authenticode;
+pub mod block_list;
 pub mod cache;
 pub mod catalog;
 pub mod cert;

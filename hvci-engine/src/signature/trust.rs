@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use super::cert::Certificate;
+use super::{block_list::BlockList, cert::Certificate};
 use crate::{
     bytes::der::DerError,
     crypto,
@@ -142,6 +142,7 @@ pub struct TrustStore {
     by_subject: HashMap<Vec<u8>, Vec<usize>>,
     module_keyring: bool,
     list: Option<(UnixTime, HashMap<Digest, Limits>)>,
+    blocked: BlockList,
 }
 
 impl TrustStore {
@@ -194,6 +195,23 @@ impl TrustStore {
     fn listed(&self, certificate: &Certificate) -> Option<&Limits> {
         let (_, entries) = self.list.as_ref()?;
         entries.get(certificate.sha256()).or_else(|| entries.get(&crypto::digest(DigestAlg::Sha1, &[certificate.der()])))
+    }
+
+    /// What is refused whoever signed it.
+    pub const fn blocked(&self) -> &BlockList {
+        &self.blocked
+    }
+
+    /// Refuses from now on what `list` says, and nothing else.
+    ///
+    /// # Errors
+    /// The list itself, if it is older than the one that is there: going back would let in what was known to be bad.
+    pub fn replace_blocked(&mut self, list: BlockList) -> Result<(), BlockList> {
+        if list.version < self.blocked.version {
+            return Err(list);
+        }
+        self.blocked = list;
+        Ok(())
     }
 
     /// Adds an anchor from its DER.

@@ -4,15 +4,17 @@ use std::sync::LazyLock;
 
 use anyhow::{Context, Result};
 use corpus::synth::{
-    authenticode,
+    authenticode::{self, Authenticode, Entry, Table},
     certificate::{Identity, Template},
     elf,
     key::{Key, KeyKind},
     layout::Layout,
     oid,
     pe::Image,
+    signed_data::Signing,
+    timestamp::Stamp,
 };
-use hvci_engine::facts::FileKind;
+use hvci_engine::{facts::FileKind, time::UnixTime};
 use object::{
     Architecture, BinaryFormat, Endianness, RelocationFlags, SectionFlags, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
     elf::{R_X86_64_64, R_X86_64_PC32, R_X86_64_PC64, SHF_ALLOC, SHF_EXECINSTR},
@@ -24,13 +26,19 @@ struct Keys {
     module: Identity,
     driver: Identity,
     stranger: Identity,
+    timestamps: Identity,
 }
 
 static KEYS: LazyLock<std::result::Result<Keys, String>> = LazyLock::new(|| {
     let key = Key::derive(7, "module", KeyKind::Rsa(2048)).map_err(|e| e.to_string())?;
     let issue = |subject, usages: &[_]| Template::leaf(subject, usages).issue(&key, None).map_err(|e| e.to_string());
     let driver = &[oid::EKU_WHQL, oid::EKU_CODE_SIGNING];
-    Ok(Keys { module: issue("CN=module key", &[])?, driver: issue("CN=driver publisher", driver)?, stranger: issue("CN=nobody", driver)? })
+    Ok(Keys {
+        module: issue("CN=module key", &[])?,
+        driver: issue("CN=driver publisher", driver)?,
+        stranger: issue("CN=nobody", driver)?,
+        timestamps: issue("CN=timestamps", &[oid::EKU_TIMESTAMPING])?,
+    })
 });
 
 fn keys() -> Result<&'static Keys> {
@@ -45,6 +53,11 @@ pub(crate) fn module_key() -> Result<&'static Identity> {
 /// Who signs drivers for Windows.
 pub(crate) fn driver_key() -> Result<&'static Identity> {
     Ok(&keys()?.driver)
+}
+
+/// Who proves when a driver was signed.
+pub(super) fn timestamp_key() -> Result<&'static Identity> {
+    Ok(&keys()?.timestamps)
 }
 
 /// Somebody whose key nobody trusts.
@@ -165,6 +178,14 @@ pub(crate) fn signed_driver(image: &Image, forge: impl FnOnce(&mut [u8], &Layout
     let layout = Layout::of(&bytes)?;
     forge(&mut bytes, &layout);
     Ok(authenticode::signed(&bytes, driver_key()?, &[])?)
+}
+
+/// A good driver whose signature is timestamped.
+pub(super) fn stamped_driver(name: &str, time: UnixTime) -> Result<Vec<u8>> {
+    let image = driver(name).build()?;
+    let stamps = vec![Stamp::new(timestamp_key()?, &[], time)];
+    let blob = Authenticode::new(Signing { stamps, ..Signing::new(driver_key()?, &[]) }).sign(&image)?;
+    Ok(Table { entries: vec![Entry::pkcs7(blob)], ..Table::split(&image)? }.join()?)
 }
 
 /// Sets a field of a header.

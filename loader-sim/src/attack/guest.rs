@@ -107,6 +107,7 @@ impl Guest {
         let mut trust = TrustStore::builtin();
         trust.add_der(&forge::module_key()?.certificate.to_der()?, Purposes::MODULE, "attack")?;
         trust.add_der(&forge::driver_key()?.certificate.to_der()?, Purposes::KERNEL, "attack")?;
+        trust.add_der(&forge::timestamp_key()?.certificate.to_der()?, Purposes::TIMESTAMP, "attack")?;
         let loader = Loader::new(Arc::clone(&partition), trust, CatalogIndex::default(), None, Box::new(StubKernel));
         let time = UnixTime::parse("2026-11-24").context("no time")?;
         let engine = Engine { partition, loader: Arc::new(loader), time };

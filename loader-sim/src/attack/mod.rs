@@ -67,10 +67,6 @@ pub static ATTACKS: LazyLock<Vec<Attack>> = LazyLock::new(|| {
 
 /// Numbers of the catalogue that cannot be tried yet, and why not.
 pub const NOT_YET: &[(u8, &str)] = &[
-    (59, BLOCK),
-    (60, BLOCK),
-    (61, BLOCK),
-    (62, BLOCK),
     (73, VAULT),
     (74, VAULT),
     (75, VAULT),
@@ -87,7 +83,6 @@ pub const NOT_YET: &[(u8, &str)] = &[
 ];
 
 const VAULT: &str = "there is no vault yet";
-const BLOCK: &str = "there are no lists of blocked drivers yet";
 
 const fn attack(
     number: u8,

@@ -1,8 +1,21 @@
 //! 59 to 69: getting round the policy instead of the protection.
 
-use anyhow::ensure;
-use hvci_engine::{addr::PAGE_SIZE, frames::Kind, host::Enforcer, load::Function};
+use anyhow::{Context, Result, ensure};
+use corpus::synth::{layout::authentihash, mutate::Mutation};
+use hvci_engine::{
+    addr::{Gpn, PAGE_SIZE},
+    digest::{Digest, DigestAlg},
+    frames::Kind,
+    host::Enforcer,
+    load::Function,
+    signature::{
+        block_list::{BlockList, BlockedCertificate},
+        cert::Certificate,
+    },
+    time::UnixTime,
+};
 use iced_x86::code_asm::*;
+use x509_cert::der::Encode;
 
 use super::{
     Attack, attack, beyond, forge,
@@ -10,6 +23,67 @@ use super::{
 };
 
 pub(super) const ATTACKS: &[Attack] = &[
+    attack(
+        59,
+        "policy/vulnerable-driver",
+        "load a driver that is signed well and known to be vulnerable, before and after it is listed",
+        "goes through; HV_STATUS 0x6, HVCI-POL-006",
+        |guest| {
+            let file = forge::signed_driver(&forge::driver("vulnerable"), |_, _| {})?;
+            let before = guest.submit(&file)?;
+            let id = guest.engine.loader.modules_loaded().first().context("no driver")?.id;
+            guest.engine.loader.unload(id)?;
+            guest.engine.loader.replace_blocked(listing(&file, 1)?)?;
+            Ok(format!("{before}; {}", guest.submit(&file)?))
+        },
+    ),
+    attack(
+        60,
+        "policy/evasion",
+        "change a listed driver where no signature covers it: the checksum, and another entry of its certificate table",
+        "HV_STATUS 0x6, HVCI-POL-006; HV_STATUS 0x6, HVCI-POL-006",
+        |guest| {
+            let file = forge::signed_driver(&forge::driver("vulnerable"), |_, _| {})?;
+            guest.engine.loader.replace_blocked(listing(&file, 1)?)?;
+            let mut outcomes = Vec::new();
+            for name in ["checksum", "entry-of-other-type"] {
+                let changed = Mutation::find(name).context("no such mutation")?.apply(&file, &file)?;
+                ensure!(changed != file, "{name} changes nothing");
+                outcomes.push(guest.submit(&changed)?);
+            }
+            Ok(outcomes.join("; "))
+        },
+    ),
+    attack(
+        61,
+        "policy/revoked-signer",
+        "load a driver of a signer that is refused since June, signed in March and signed in August",
+        "goes through; HV_STATUS 0x6, HVCI-POL-006",
+        |guest| {
+            let date = |text| UnixTime::parse(text).context("no date");
+            let signer = Certificate::parse(&forge::driver_key()?.certificate.to_der()?)?;
+            let mut list = BlockList::new(1);
+            let blocked = BlockedCertificate { since: Some(date("2025-06-01")?), reason: "its key was stolen".to_owned() };
+            list.block_certificate(signer.tbs_hash(DigestAlg::Sha256), blocked);
+            guest.engine.loader.replace_blocked(list)?;
+            let march = guest.submit(&forge::stamped_driver("march", date("2025-03-01")?)?)?;
+            let august = guest.submit(&forge::stamped_driver("august", date("2025-08-01")?)?)?;
+            Ok(format!("{march}; {august}"))
+        },
+    ),
+    attack(
+        62,
+        "policy/older-list",
+        "put an older list in the place of the one that refuses a driver",
+        "refused with 0x8; HV_STATUS 0x6, HVCI-POL-006",
+        |guest| {
+            let file = forge::signed_driver(&forge::driver("vulnerable"), |_, _| {})?;
+            guest.engine.loader.replace_blocked(listing(&file, 7)?)?;
+            let replaced = guest.engine.loader.replace_blocked(BlockList::new(6)).err();
+            let replaced = replaced.map_or_else(|| "it is REPLACED".to_owned(), |status| format!("refused with {:#x}", status.0));
+            Ok(format!("{replaced}; {}", guest.submit(&file)?))
+        },
+    ),
     beyond(
         63,
         "policy/data-only",
@@ -127,9 +201,7 @@ pub(super) const ATTACKS: &[Attack] = &[
                 guest.call(Function::UNLOAD_MODULE, &[id])?.0.ok()?;
             }
             let left = guest.engine.loader.modules_loaded().len();
-            let owned = (0..16)
-                .filter(|page| guest.engine.partition.kind(hvci_engine::addr::Gpn(MODULE.1 / PAGE_SIZE + page)) != Some(Kind::Data))
-                .count();
+            let owned = (0..16).filter(|page| guest.engine.partition.kind(Gpn(MODULE.1 / PAGE_SIZE + page)) != Some(Kind::Data)).count();
             ensure!(left == 0 && owned == 0, "{left} modules and {owned} pages are left");
             let arguments = guest.present(&forge::Module::new()?.signed()?)?;
             let first = guest.ask(Function::VALIDATE_MODULE, &arguments)?;
@@ -157,3 +229,11 @@ pub(super) const ATTACKS: &[Attack] = &[
         },
     ),
 ];
+
+/// A list of one driver.
+fn listing(file: &[u8], version: u64) -> Result<BlockList> {
+    let mut list = BlockList::new(version);
+    let digest = Digest::new(DigestAlg::Sha256, &authentihash(file, DigestAlg::Sha256)?).context("no digest")?;
+    list.block_file(digest, "abused to switch protection off");
+    Ok(list)
+}

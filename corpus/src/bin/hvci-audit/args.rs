@@ -147,6 +147,9 @@ pub(crate) struct JudgingArgs {
     /// A root list of Windows (authroot.stl) limits what windows-user and timestamps trust its roots for
     #[arg(long, value_name = "[PURPOSE=]FILE|DIR")]
     pub(crate) roots: Vec<String>,
+    /// What is refused in spite of a good signature: a list of authentihashes and certificates in JSON, or drivers.json of LOLDrivers
+    #[arg(long, value_name = "FILE")]
+    pub(crate) block: Option<PathBuf>,
     /// Trust only what --roots and --kernel give, not the anchors that ship with the program
     #[arg(long)]
     pub(crate) no_builtin_roots: bool,

@@ -10,10 +10,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::CommandFactory;
 use corpus::{
-    fetch,
+    block, fetch,
     report::{Audited, FactsLine, ReportDocument, Summary},
     scan::{Context, Watcher, is_for_another, scan as scan_walk},
     source::walk::{walk, walk_list},
@@ -45,13 +45,18 @@ pub(crate) fn scan(mut args: ScanArgs) -> Result<ExitCode> {
     for path in &args.catalog {
         trust::add_catalogs(&mut catalogs, path, &cache)?;
     }
+    let trust = trust_of(&args.judging)?;
+    let mut digests = trust.blocked().algorithms();
+    digests.extend(ALL_DIGESTS.iter().filter(|_| args.all_digests));
+    digests.sort_unstable();
+    digests.dedup();
     let context = Context {
         profile: profile(&args.judging.profile),
-        trust: trust_of(&args.judging)?,
+        trust,
         catalogs,
         time: args.judging.time.map_or_else(now, Ok)?,
         cache,
-        digests: if args.all_digests { ALL_DIGESTS } else { &[] },
+        digests,
         max_size: args.max_size,
         jobs: jobs(args.jobs),
         base: starter.as_ref().map(|_| args.paths.iter().map(|p| p.display().to_string()).collect()),
@@ -172,6 +177,9 @@ pub(crate) fn trust_of(args: &JudgingArgs) -> Result<TrustStore> {
     trust::add_roots(&mut store, &args.roots)?;
     for kernel in &args.kernel {
         trust::add_kernel(&mut store, kernel)?;
+    }
+    if let Some(file) = &args.block {
+        store.replace_blocked(block::read(file)?).map_err(|_| anyhow!("{}: older than the list there is", file.display()))?;
     }
     Ok(store)
 }

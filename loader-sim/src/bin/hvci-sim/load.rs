@@ -13,9 +13,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use corpus::{report::render_verdict, source::escape, trust};
+use corpus::{block, report::render_verdict, source::escape, trust};
 use hvci_engine::{
     access::MapGpaFlags,
     addr::{Gpn, Gva, PAGE_SIZE, Vtl},
@@ -79,6 +79,9 @@ pub(crate) struct JudgingArgs {
     /// Catalogs that may speak for a file
     #[arg(long, value_name = "FILE|DIR")]
     catalog: Vec<PathBuf>,
+    /// What is refused in spite of a good signature, as for hvci-audit
+    #[arg(long, value_name = "FILE")]
+    block: Option<PathBuf>,
     /// The time that the verdicts are for, instead of now
     #[arg(long, value_name = "DATE", value_parser = |text: &str| UnixTime::parse(text).ok_or("a date like 2026-01-31 or 2026-01-31T12:00:00Z"))]
     time: Option<UnixTime>,
@@ -94,6 +97,9 @@ impl JudgingArgs {
         let mut store = TrustStore::builtin();
         trust::add_roots(&mut store, &self.roots)?;
         self.kernel.iter().try_for_each(|kernel| trust::add_kernel(&mut store, kernel).map(drop))?;
+        if let Some(file) = &self.block {
+            store.replace_blocked(block::read(file)?).map_err(|_| anyhow!("{}: older than the list there is", file.display()))?;
+        }
         let mut catalogs = CatalogIndex::default();
         let cache = Cache::default();
         self.catalog.iter().try_for_each(|path| trust::add_catalogs(&mut catalogs, path, &cache))?;

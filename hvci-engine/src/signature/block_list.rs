@@ -1,0 +1,77 @@
+//! What is known to be bad in spite of a good signature: drivers by their authentihash, signers by their certificates.
+//!
+//! A list of the project's own form, which a VMM or an audit makes of whatever it has (App Control deny rules, LOLDrivers). It is compared with
+//! what the engine has calculated itself: not with the file's own digest, which a change of CheckSum or of the certificate table evades.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::cert::Certificate;
+use crate::{
+    digest::{Digest, DigestAlg},
+    time::UnixTime,
+};
+
+/// Drivers and signers that are refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockList {
+    /// Counts up: a machine takes no list that is older than the one it has.
+    pub version: u64,
+    authentihashes: HashMap<Digest, String>,
+    certificates: HashMap<Digest, BlockedCertificate>,
+}
+
+/// A certificate that is refused wherever it is on a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockedCertificate {
+    /// From when on: what a trusted timestamp proves to have been signed before still counts. `None`: from ever.
+    pub since: Option<UnixTime>,
+    /// Why, for people.
+    pub reason: String,
+}
+
+impl BlockList {
+    /// An empty list of this version.
+    pub fn new(version: u64) -> Self {
+        Self { version, ..Self::default() }
+    }
+
+    /// Refuses files with this authentihash, of any form and algorithm.
+    pub fn block_file(&mut self, authentihash: Digest, reason: impl Into<String>) {
+        self.authentihashes.insert(authentihash, reason.into());
+    }
+
+    /// Refuses what the certificate with this digest of its TBSCertificate has signed or issued.
+    pub fn block_certificate(&mut self, tbs: Digest, blocked: BlockedCertificate) {
+        self.certificates.insert(tbs, blocked);
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.authentihashes.len().saturating_add(self.certificates.len())
+    }
+
+    /// Whether nothing is refused.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// With which algorithms the authentihashes are made: a file must be hashed with each.
+    pub fn algorithms(&self) -> Vec<DigestAlg> {
+        self.authentihashes.keys().map(Digest::alg).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Why files with this authentihash are refused.
+    pub fn file(&self, authentihash: &Digest) -> Option<&str> {
+        self.authentihashes.get(authentihash).map(String::as_str)
+    }
+
+    /// Why the certificate is refused for a signature made at `at`.
+    pub fn certificate(&self, certificate: &Certificate, at: UnixTime) -> Option<&str> {
+        if self.certificates.is_empty() {
+            return None;
+        }
+        let algorithms = self.certificates.keys().map(Digest::alg).collect::<BTreeSet<_>>();
+        let known = algorithms.into_iter().find_map(|alg| self.certificates.get(&certificate.tbs_hash(alg)));
+        known.filter(|blocked| blocked.since.is_none_or(|since| at >= since)).map(|blocked| blocked.reason.as_str())
+    }
+}
