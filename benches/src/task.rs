@@ -210,7 +210,7 @@ fn whole_scan(request: &Request) -> Result<Measured> {
         catalogs: CatalogIndex::default(),
         time: now()?,
         cache: Cache::default(),
-        digests: &[],
+        digests: Vec::new(),
         max_size: MAX_SIZE,
         jobs: request.jobs,
         named: HashSet::new(),

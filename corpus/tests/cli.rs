@@ -181,6 +181,38 @@ fn a_root_list_limits_whatever_the_order_and_a_forged_one_stops_the_program() {
 }
 
 #[test]
+fn a_list_of_what_is_refused_goes_before_a_good_signature() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = CORPUS.image("lint/clean.sys");
+    let scan_with = |list: &Path| scan([OsString::from("--block"), list.into(), "-o".into(), "jsonl".into(), (&file).into()]);
+    let bytes = fs::read(&file).unwrap();
+    let digest: String = {
+        let image = synth::authenticode::Table::split(&bytes).unwrap();
+        let digest = synth::layout::authentihash(&image.image, hvci_engine::digest::DigestAlg::Sha1).unwrap();
+        digest.iter().map(|b| format!("{b:02x}")).collect()
+    };
+    let list = dir.path().join("block.json");
+    // neither form names a file by SHA-1 of its own accord: the list has it calculated
+    let loldrivers = json!([{"Id": "4ab3", "KnownVulnerableSamples": [{"Authentihash": {"SHA1": digest, "SHA256": ""}, "SHA256": "00"}]}]);
+    for (text, expected) in [
+        (json!({"version": 1, "authentihashes": {format!("sha1:{digest}"): "abused"}}), 1),
+        (loldrivers, 1),
+        (json!({"version": 1, "certificates": [{"tbs": format!("sha1:{}", "00".repeat(20)), "reason": "another"}]}), 0),
+    ] {
+        fs::write(&list, text.to_string()).unwrap();
+        let output = scan_with(&list);
+        assert_eq!(status(&output), expected, "{text}: {}{}", stdout(&output), stderr(&output));
+        assert_eq!(codes(&records(&output)[0]).contains("HVCI-POL-006"), expected == 1);
+    }
+    for (text, said) in [("{}", "missing field `version`"), ("[]", "it lists no authentihash"), ("MZ", "no list of what is refused")] {
+        fs::write(&list, text).unwrap();
+        let output = scan_with(&list);
+        assert_eq!(status(&output), 2);
+        assert!(stderr(&output).contains(said) && stderr(&output).contains("block.json"), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn fail_on_sets_what_is_a_failure() {
     let refused = CORPUS.image("container/unsigned.sys");
     let warned = CORPUS.image("signature/nested-attested.sys");

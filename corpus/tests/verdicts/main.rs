@@ -2,6 +2,7 @@
 
 #![expect(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod block_lists;
 mod caches;
 mod chains;
 mod flips;
