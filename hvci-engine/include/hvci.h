@@ -394,7 +394,8 @@ uint16_t hvci_save(const struct HvciEngine *engine,
                    void *sink_ctx);
 
 // Takes over a saved state. HV_STATUS_INVALID_PARAMETER for what is none of a known version, HV_STATUS_OPERATION_DENIED for one that is
-// older than what this machine has reached: nothing is changed then.
+// older than what this machine has reached: nothing is changed then. A status of the host's own comes when it is taken over already, and
+// leaves permissions narrower than it allows.
 uint16_t hvci_restore(const struct HvciEngine *engine,
                       const uint8_t *state,
                       size_t len);

@@ -298,7 +298,8 @@ pub unsafe extern "C" fn hvci_save(engine: *const HvciEngine, sink: HvciSink, si
 }
 
 /// Takes over a saved state. HV_STATUS_INVALID_PARAMETER for what is none of a known version, HV_STATUS_OPERATION_DENIED for one that is
-/// older than what this machine has reached: nothing is changed then.
+/// older than what this machine has reached: nothing is changed then. A status of the host's own comes when it is taken over already, and
+/// leaves permissions narrower than it allows.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_restore(engine: *const HvciEngine, state: *const u8, len: usize) -> u16 {
     // SAFETY: rule 1.

@@ -39,5 +39,8 @@ pub use engine::{
 };
 pub use tables::*;
 
+#[cfg(doc)]
+use crate::status::HvStatus;
+
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("the C interface is for 64-bit processors");
