@@ -339,7 +339,7 @@ fn what_is_wrong_with_a_scenario_is_said_with_its_line() {
         ("roots = [\"nobody=x\"]\n".to_owned(), "line 1: nobody is no purpose"),
         (program("dance"), "line 6: \"dance\" is none of load DRIVER"),
         (program("load bad"), "line 6: no driver is called bad"),
-        (program("call bad+1"), "line 6: bad is no number and none of good, pool"),
+        (program("call bad+1"), "line 6: bad is no number and none of device, good, pool"),
         (program("write good 0xZZ"), "line 6: 0xZZ is no number"),
         (program("hex 9"), "line 6: no hexadecimal"),
         (program("vtl-call 1 2 3 4 5 6 7 8 9 10 11 12 13 14"), "line 6: 13 arguments"),
