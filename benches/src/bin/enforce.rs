@@ -55,7 +55,8 @@ fn main() -> Result<()> {
     let paging = paging(args.rounds)?;
     let goals = [loading::goals(&loads), pages::goals(&pages), guarded::goals(&guarded), paging_goals(&paging)].concat();
     let report = Report { loads, pages, guarded, paging, goals };
-    println!("{}\n{}", loading::table(&report.loads), pages::table(&report.pages));
+    println!("{}\n{}", loading::table(&report.loads), loading::phase_table(&report.loads));
+    println!("{}", pages::table(&report.pages));
     println!("{}\n{}", guarded::table(&report.guarded), paging_table(&report.paging));
     print!("{}", goal::table(&report.goals));
     if let Some(file) = &args.json {

@@ -38,7 +38,11 @@ macro_rules! kinds {
 
             /// What `vtl` may do with such a frame, through whichever guest page. Devices may do what VTL0 may, but for execution.
             pub const fn allows(self, vtl: Vtl) -> MapGpaFlags {
-                match (self, vtl) { $( (Self::$name, Vtl::Vtl0) => $vtl0, (Self::$name, Vtl::Vtl1) => $vtl1, )* }
+                // a table for each level, not a jump for each kind: every access of a device asks
+                match vtl {
+                    Vtl::Vtl0 => match self { $( Self::$name => $vtl0, )* },
+                    Vtl::Vtl1 => match self { $( Self::$name => $vtl1, )* },
+                }
             }
         }
     };

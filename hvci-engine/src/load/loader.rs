@@ -62,8 +62,8 @@ use crate::{
 /// Most modules at a time.
 pub const MAX_MODULES: usize = 8192;
 
-/// From this length on a file is examined and laid out by two threads.
-const WORTH_A_THREAD: usize = 256 << 10;
+/// From this length on a file is examined and laid out by two threads: laying out takes longer then than it takes to wake the second.
+const WORTH_A_THREAD: usize = 1 << 20;
 
 /// The signed file.
 #[derive(Clone, Copy, Debug)]

@@ -346,7 +346,7 @@ impl<E: Encoding> Slat<E> {
                 Kind::Table(below) => below,
             };
             self.set(books, below, level.saturating_sub(1), part.span, permissions)?;
-            self.try_merge(books, cell, below, level)?;
+            self.try_merge(books, cell, below, level, part.span)?;
         }
         Ok(())
     }
@@ -448,15 +448,16 @@ impl<E: Encoding> Slat<E> {
                     self.merge_in(books, below, level.saturating_sub(1), part.span)?;
                 }
                 if part.whole {
-                    self.try_merge(books, cell, below, level)?;
+                    self.try_merge(books, cell, below, level, part.span)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Puts a leaf of a level in the place of a table, if its entries are alike.
-    fn try_merge(&self, books: &mut Books, cell: &AtomicU64, number: u64, level: u32) -> Result<(), SlatError> {
+    /// Puts a leaf of a level in the place of a table, if its entries are alike. Those at the edges of the span, which has just been changed, are
+    /// the first to differ.
+    fn try_merge(&self, books: &mut Books, cell: &AtomicU64, number: u64, level: u32, span: Span) -> Result<(), SlatError> {
         if LeafSize::at(level).is_none() || !books.is_full(number) {
             return Ok(());
         }
@@ -464,9 +465,15 @@ impl<E: Encoding> Slat<E> {
         let first = table.cell(0).load(Relaxed);
         let nth = |n: u64| first.wrapping_add(frame_step(below).wrapping_mul(n));
         let is_nth = |(n, cell): (u64, &AtomicU64)| cell.load(Relaxed) == nth(n);
+        let probe = |gpn: u64| {
+            let index = span::index(gpn, below);
+            is_nth((widen(index), table.cell(index)))
+        };
+        // and the table's last entry
+        let edges = [span.start, span.start.wrapping_sub(1), span.end, u64::MAX];
         let alike = E::kind(first, below)? == Kind::Leaf
             && first & low_frame_bits(level) == 0
-            && is_nth((widen(ENTRIES).saturating_sub(1), table.cell(ENTRIES.saturating_sub(1))))
+            && edges.into_iter().all(probe)
             && (0..).zip(&table.0).all(is_nth);
         if alike && !(self.accessed_dirty && walker_may_set::<E>(first)) {
             cell.store(first | LARGE, Relaxed);

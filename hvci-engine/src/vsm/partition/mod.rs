@@ -275,8 +275,8 @@ impl Partition {
     /// Out of the way of accesses that are allowed, which are millions a second.
     #[cold]
     #[inline(never)]
-    fn record_device(&self, vtl: Vtl, what: What, status: HvStatus) {
-        self.record(None, vtl, what, status, Some(Code::MemDevice));
+    fn record_device(&self, vtl: Vtl, gpa: Gpa, len: u64, access: Access, status: HvStatus) {
+        self.record(None, vtl, What::DeviceAccess { gpa, len, access }, status, Some(Code::MemDevice));
     }
 
     /// Whether a page of these does not allow the access.
@@ -348,7 +348,7 @@ impl Enforcer for Partition {
         let pages = GpnRange::touched(gpa, len).ok_or(HvStatus::INVALID_PARAMETER);
         let refused = pages.and_then(|pages| self.refusing(vtl, pages, access));
         if let Err(status) = refused {
-            self.record_device(vtl, What::DeviceAccess { gpa, len, access }, status);
+            self.record_device(vtl, gpa, len, access, status);
         }
         refused
     }
