@@ -1,11 +1,11 @@
 //! The scan: files in, records out, in parallel and in order.
 //!
 //! ```text
-//! walk ─► units (some files, or one package) ─► threads: read, examine, judge ─► records in the order of the walk ─► sinks
+//! walk ─► units (some files) ─► threads: read, examine, judge ─► records in the order of the walk ─► sinks
 //! ```
 //!
-//! Files are examined in batches, because the engine hashes a batch in interleaved lanes. The calling thread walks and writes; it keeps
-//! only as many units under way as the threads need, so memory does not grow with the corpus.
+//! Files are examined in batches, because the engine hashes a batch in interleaved lanes. The calling thread walks and writes, and with one
+//! job does everything; it keeps only as many units under way as the threads need, so memory does not grow with the corpus.
 //! **Invariant:** the records and their order depend on the files and the arguments, never on the number of threads.
 
 use std::{
@@ -27,6 +27,7 @@ use hvci_engine::{
     signature::{cache::Cache, catalog::CatalogIndex, trust::TrustStore},
     time::UnixTime,
 };
+use rayon::{Scope, prelude::*};
 
 use crate::{
     report::{Audited, Summary},
@@ -83,7 +84,32 @@ pub trait Watcher {
 ///
 /// # Errors
 /// The watcher's.
-pub fn scan(mut walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> anyhow::Result<Summary> {
+pub fn scan(walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> anyhow::Result<Summary> {
+    if context.jobs <= 1 { scan_here(walk, context, watcher) } else { scan_on_threads(walk, context, watcher) }
+}
+
+/// On the calling thread alone: memory that goes from one processor to another costs both.
+fn scan_here(mut walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> anyhow::Result<Summary> {
+    let mut summary = Summary::default();
+    let mut written = Ok(());
+    while written.is_ok()
+        && let Some(unit) = unit_of(&mut walk)
+    {
+        let mut deliver = |piece: Piece| {
+            if written.is_ok() {
+                written = piece.tell(&mut summary, watcher);
+            }
+        };
+        let mut next = Some((unit, 0));
+        while let Some((unit, part)) = next.take() {
+            Worker { context, deliver: &mut deliver, unit: 0, part }.run(unit, &mut |rest, part| next = Some((rest, part)));
+        }
+    }
+    written?;
+    Ok(summary)
+}
+
+fn scan_on_threads(mut walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> anyhow::Result<Summary> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(context.jobs).thread_name(|i| format!("scan-{i}")).build()?;
     // a unit that waits is a list of paths, and lets nobody starve while this thread writes
     let under_way = context.jobs.saturating_mul(4);
@@ -97,9 +123,7 @@ pub fn scan(mut walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> any
             while !exhausted && next_unit - next.0 < u64::try_from(under_way)? {
                 match unit_of(&mut walk) {
                     Some(unit) => {
-                        let sender = sender.clone();
-                        let number = next_unit;
-                        scope.spawn(move |_| Worker { context, sender, unit: number, part: 0 }.run(unit));
+                        spawn(scope, context, sender.clone(), (next_unit, 0), unit);
                         next_unit += 1;
                     }
                     None => exhausted = true,
@@ -111,34 +135,35 @@ pub fn scan(mut walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> any
             let piece = receiver.recv()?;
             early.insert((piece.unit, piece.part), piece);
             while let Some(piece) = early.remove(&next) {
-                for audited in &piece.records {
-                    summary.add(audited);
-                    watcher.record(audited)?;
-                }
-                summary.skipped += piece.skipped;
-                watcher.advance(piece.files, piece.bytes);
                 next = if piece.last { (next.0 + 1, 0) } else { (next.0, next.1 + 1) };
+                piece.tell(&mut summary, watcher)?;
             }
         }
     })
 }
 
-/// Files that are dealt with together.
+/// Has a thread of the pool deal with `files`, and another one with what is more than a batch of them.
+fn spawn<'s>(scope: &Scope<'s>, context: &'s Context, sender: Sender<Piece>, (unit, part): (u64, u64), files: Unit) {
+    scope.spawn(move |scope| {
+        let mut deliver = |piece| {
+            // the receiver is gone only when the scan has ended with an error
+            let _ = sender.send(piece);
+        };
+        Worker { context, deliver: &mut deliver, unit, part }
+            .run(files, &mut |rest, part| spawn(scope, context, sender.clone(), (unit, part), rest));
+    });
+}
+
+/// Files that are dealt with together, if they are not too large for that.
 type Unit = Vec<Found>;
 
-/// The next unit of `walk`; `None` at its end. Whatever the sizes, a large file has the ones before it for company in the digest lanes.
+/// The next unit of `walk`; `None` at its end.
 fn unit_of(walk: &mut Walk) -> Option<Unit> {
-    let mut unit = Unit::new();
-    let mut bytes = 0_u64;
-    while unit.len() < BATCH_FILES && bytes < BATCH_BYTES as u64 {
-        let Some(found) = walk.next() else { break };
-        bytes = bytes.saturating_add(*found.result.as_ref().unwrap_or(&0));
-        unit.push(found);
-    }
+    let unit: Unit = walk.take(BATCH_FILES).collect();
     (!unit.is_empty()).then_some(unit)
 }
 
-/// Part of a unit's records. A unit has several where a package in it is large.
+/// Part of a unit's records. A unit has several where it is large, or a package in it is.
 struct Piece {
     unit: u64,
     part: u64,
@@ -149,6 +174,18 @@ struct Piece {
     bytes: u64,
 }
 
+impl Piece {
+    fn tell(self, summary: &mut Summary, watcher: &mut dyn Watcher) -> io::Result<()> {
+        for audited in &self.records {
+            summary.add(audited);
+            watcher.record(audited)?;
+        }
+        summary.skipped += self.skipped;
+        watcher.advance(self.files, self.bytes);
+        Ok(())
+    }
+}
+
 thread_local! {
     /// Where the files of a unit are read to, kept for the next unit: memory that is given back must be cleared when it is got again.
     static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -157,9 +194,10 @@ thread_local! {
 /// For the files of most units that are read and not mapped.
 pub const ROOM_BYTES: usize = 4 << 20;
 
-struct Worker<'c> {
+struct Worker<'c, 'd> {
     context: &'c Context,
-    sender: Sender<Piece>,
+    /// Takes the pieces as they come.
+    deliver: &'d mut dyn FnMut(Piece),
     unit: u64,
     part: u64,
 }
@@ -181,8 +219,10 @@ impl Waiting<'_> {
     }
 }
 
-impl Worker<'_> {
-    fn run(mut self, unit: Unit) {
+impl Worker<'_, '_> {
+    /// Deals with files of `unit` until they are enough for a batch. Those that are left go to `hand_over`, with the number of their first
+    /// piece. Whatever the sizes, a large file has the ones before it for company in the digest lanes.
+    fn run(mut self, unit: Unit, hand_over: &mut dyn FnMut(Unit, u64)) {
         // a thread that helps out with another unit meanwhile finds none, and makes its own
         let mut room = ROOM.take();
         if room.is_empty() {
@@ -192,14 +232,17 @@ impl Worker<'_> {
         let mut free = room.as_mut_slice();
         let mut batch = Vec::with_capacity(unit.len());
         let (mut skipped, mut files, mut bytes) = (0_u64, 0_u64, 0_u64);
-        for found in unit {
+        let mut read = 0_u64;
+        let mut unit = unit.into_iter();
+        let mut last = true;
+        while let Some(found) = unit.next() {
             files += 1;
             let Found { path, display, result } = found;
             let display = match self.context.base.as_deref().and_then(|base| display.strip_prefix(base)) {
                 Some(rest) => rest.trim_start_matches('/').to_owned(),
                 None => display,
             };
-            let opened = result.and_then(|_| Content::open_found(&path, self.context.max_size, &mut free));
+            let opened = result.and_then(|()| Content::open_found(&path, self.context.max_size, &mut free));
             let content = match opened {
                 Ok(content) => content,
                 Err(note) => {
@@ -208,6 +251,7 @@ impl Worker<'_> {
                 }
             };
             bytes += content.bytes().len() as u64;
+            read += content.bytes().len() as u64;
             let named = self.context.named.contains(&path);
             match sniff(content.bytes(), &display) {
                 Kind::Package(format) => {
@@ -222,8 +266,13 @@ impl Worker<'_> {
                 Kind::Other if !named && self.context.catalogs.is_empty() => skipped += 1,
                 _ => batch.push(Waiting::File { path: display, content, named }),
             }
+            if read >= BATCH_BYTES as u64 && !unit.as_slice().is_empty() {
+                hand_over(unit.collect(), self.part + 1);
+                last = false;
+                break;
+            }
         }
-        self.flush(batch, (skipped, files, bytes), true);
+        self.flush(batch, (skipped, files, bytes), last);
         ROOM.set(room);
     }
 
@@ -264,9 +313,12 @@ impl Worker<'_> {
     }
 
     fn flush_batches(&mut self, batches: Vec<Vec<Waiting<'_>>>, counts: (u64, u64, u64)) {
-        use rayon::prelude::*;
         let context = self.context;
-        let records: Vec<(Vec<Audited>, u64)> = batches.into_par_iter().map(|batch| audit(batch, context)).collect();
+        let records: Vec<(Vec<Audited>, u64)> = if context.jobs <= 1 {
+            batches.into_iter().map(|batch| audit(batch, context)).collect()
+        } else {
+            batches.into_par_iter().map(|batch| audit(batch, context)).collect()
+        };
         let skipped = records.iter().map(|(_, s)| s).sum::<u64>() + counts.0;
         self.send(records.into_iter().flat_map(|(r, _)| r).collect(), (skipped, counts.1, counts.2), false);
     }
@@ -279,8 +331,7 @@ impl Worker<'_> {
     fn send(&mut self, records: Vec<Audited>, (skipped, files, bytes): (u64, u64, u64), last: bool) {
         let piece = Piece { unit: self.unit, part: self.part, last, records, skipped, files, bytes };
         self.part += 1;
-        // the receiver is gone only when the scan has ended with an error
-        let _ = self.sender.send(piece);
+        (self.deliver)(piece);
     }
 }
 
@@ -347,4 +398,75 @@ fn is_beside_the_point(facts: &Facts, path: &str) -> bool {
         _ => false,
     };
     other && facts.signatures.is_empty() && facts.notes.iter().all(harmless)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::source::walk::walk;
+
+    /// What was told, and after how many records the output is full.
+    #[derive(Debug, Default, PartialEq, Eq)]
+    struct Told {
+        paths: Vec<String>,
+        files: u64,
+        bytes: u64,
+        room: Option<usize>,
+    }
+
+    impl Watcher for Told {
+        fn record(&mut self, audited: &Audited) -> io::Result<()> {
+            if self.room == Some(self.paths.len()) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.paths.push(audited.path.clone());
+            Ok(())
+        }
+
+        fn advance(&mut self, files: u64, bytes: u64) {
+            self.files += files;
+            self.bytes += bytes;
+        }
+    }
+
+    fn context(jobs: usize) -> Context {
+        Context {
+            profile: None,
+            trust: TrustStore::empty(),
+            catalogs: CatalogIndex::default(),
+            time: UnixTime(0),
+            cache: Cache::default(),
+            digests: &[],
+            max_size: 1 << 30,
+            jobs,
+            base: None,
+            named: HashSet::new(),
+        }
+    }
+
+    #[test]
+    fn a_unit_that_is_too_large_is_parted_and_told_in_order_by_any_number_of_threads() {
+        const LEN: u64 = 5 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..70_u64 {
+            let file = dir.path().join(format!("{n:02}.ko"));
+            std::fs::write(&file, b"\x7fELF").unwrap();
+            // eleven batches' worth of holes, three of them in the last unit
+            if n % 8 < 3 {
+                File::options().write(true).open(&file).unwrap().set_len(LEN).unwrap();
+            }
+        }
+        for jobs in [1, 2, 5] {
+            let mut told = Told::default();
+            let summary = scan(walk([dir.path().to_owned()]), &context(jobs), &mut told).unwrap();
+            assert!(told.paths.is_sorted() && told.paths.len() == 70, "{told:?}");
+            assert_eq!((summary.files, told.files, told.bytes), (70, 70, 27 * LEN + 43 * 4));
+
+            let mut full = Told { room: Some(40), ..Told::default() };
+            assert!(scan(walk([dir.path().to_owned()]), &context(jobs), &mut full).is_err());
+            assert_eq!(full.paths, told.paths[..40]);
+        }
+    }
 }

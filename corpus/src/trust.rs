@@ -19,6 +19,8 @@ use hvci_engine::{
     },
 };
 
+use crate::source::walk::walk;
+
 /// How large an unpacked kernel may be.
 const KERNEL_CAP: usize = 512 << 20;
 
@@ -126,12 +128,10 @@ fn files_of(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     if metadata.is_file() {
         return Ok(vec![path.to_owned()]);
     }
-    let mut found: Vec<PathBuf> = ignore::WalkBuilder::new(path)
-        .standard_filters(false)
-        .build()
-        .filter_map(Result::ok)
-        .map(ignore::DirEntry::into_path)
-        .filter(|p| p.extension().is_some_and(|e| extensions.iter().any(|x| e.eq_ignore_ascii_case(x))) && p.is_file())
+    let mut found: Vec<PathBuf> = walk([path.to_owned()])
+        .filter(|found| found.result.is_ok())
+        .map(|found| found.path)
+        .filter(|p| p.extension().is_some_and(|e| extensions.iter().any(|x| e.eq_ignore_ascii_case(x))))
         .collect();
     found.sort();
     Ok(found)

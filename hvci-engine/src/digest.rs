@@ -3,6 +3,7 @@
 use alloc::{
     format,
     string::{String, ToString},
+    vec,
 };
 use core::fmt;
 
@@ -104,7 +105,10 @@ impl Digest {
 
     /// The value in lower-case hexadecimal, without the algorithm.
     pub fn hex(&self) -> String {
-        hex::encode(self.as_bytes())
+        let bytes = self.as_bytes();
+        let mut text = vec![0; bytes.len().saturating_mul(2)];
+        // cannot fail: the length fits, and hexadecimal digits are text
+        hex::encode_to_slice(bytes, &mut text).map_or_else(|_| String::new(), |()| String::from_utf8(text).unwrap_or_default())
     }
 }
 

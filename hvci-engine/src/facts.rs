@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::{bytes::Span, digest::Digest, finding::Note, signature::cert::Certificate, time::UnixTime};
 
@@ -172,8 +173,9 @@ pub struct ImageFacts {
 /// One section.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SectionFacts {
-    /// Name; not always text in hostile files, then escaped.
-    pub name: String,
+    /// Name; not always text in hostile files, then escaped. A module has some forty, most of them short.
+    #[schemars(with = "String")]
+    pub name: SmolStr,
     /// Address relative to the image base.
     pub address: u64,
     /// Length in memory in bytes.

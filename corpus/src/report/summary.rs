@@ -36,15 +36,15 @@ impl Summary {
     pub fn add(&mut self, audited: &Audited) {
         self.files += 1;
         self.bytes += audited.facts.size;
-        *self.decisions.entry(audited.verdict.decision.name().to_owned()).or_default() += 1;
+        count(&mut self.decisions, audited.verdict.decision.name());
         let mut codes: Vec<Code> = audited.verdict.findings.iter().map(|f| f.code).collect();
         codes.sort_unstable();
         codes.dedup();
         for code in codes {
-            *self.findings.entry(code.id().to_owned()).or_default() += 1;
+            count(&mut self.findings, code.id());
         }
         if let Some(publisher) = &audited.verdict.publisher {
-            *self.publishers.entry(publisher.clone()).or_default() += 1;
+            count(&mut self.publishers, publisher);
         }
         self.worst = self.worst.max(audited.verdict.findings.iter().map(|f| f.severity).max());
     }
@@ -61,5 +61,13 @@ impl Summary {
             other => other,
         };
         reached.is_some_and(|t| self.worst.is_some_and(|w| w >= t))
+    }
+}
+
+/// Counts one more under `name`, which is copied only for the first.
+fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
+    match counts.get_mut(name) {
+        Some(known) => *known += 1,
+        None => drop(counts.insert(name.to_owned(), 1)),
     }
 }

@@ -16,6 +16,12 @@ pub mod walk;
 /// A name out of a directory or package as it may be shown: control characters, bidirectional overrides and bytes that are no UTF-8
 /// are escaped (`\x1b`, `\u{202e}`), everything else stands as it is. For display only, never to open or write something.
 pub fn escape(name: &[u8]) -> String {
+    // nearly every name
+    if let Ok(plain) = std::str::from_utf8(name)
+        && plain.bytes().all(|b| matches!(b, b' '..=b'~'))
+    {
+        return plain.to_owned();
+    }
     let mut shown = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
         for c in chunk.valid().chars() {

@@ -3,17 +3,19 @@
 //! Every regular file is found, whatever ignore files say; directories are read in the order of their names, one at a time, so that the
 //! order is the same in every run and memory stays small. Links are followed; a directory is read once however many links lead to it,
 //! which ends loops. What cannot be read, or is no regular file, is an item with a note; nothing ends the walk.
+//!
+//! What an entry is stands in its directory: of the files of a tree none is looked at by itself before it is opened.
 
 use std::{
     collections::HashSet,
-    fmt, fs,
+    ffi::{OsStr, OsString},
+    fmt,
+    fs::{self, FileType},
     io::{self, BufRead},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
 };
 
 use hvci_engine::finding::{Code, Note};
-use ignore::WalkBuilder;
 
 use super::escape;
 
@@ -24,26 +26,30 @@ pub struct Found {
     pub path: PathBuf,
     /// Where, for showing it: escaped.
     pub display: String,
-    /// Length in bytes of the regular file that stood there, or why there is nothing to read: missing, unreadable, no regular file.
-    pub result: Result<u64, Note>,
+    /// That a regular file stood there, or why there is nothing to read: missing, unreadable, no regular file.
+    pub result: Result<(), Note>,
 }
 
 /// The regular files at and below `roots`, lazily.
 pub fn walk(roots: impl IntoIterator<Item = PathBuf> + 'static) -> Walk {
-    Walk { roots: Box::new(roots.into_iter().map(Ok)), tree: None, seen: Arc::default() }
+    Walk::over(roots.into_iter().map(Ok))
 }
 
 /// The regular files at and below the paths that `list` names, lazily: one path a line, or each ended by a NUL byte (as `find -print0`
 /// writes them) if there is one in the first buffer. A list that cannot be read on is the last item.
 pub fn walk_list(list: impl BufRead + 'static) -> Walk {
-    Walk { roots: Box::new(List { list, separator: None }), tree: None, seen: Arc::default() }
+    Walk::over(List { list, separator: None })
 }
 
 /// The files found; made by [`walk`] and [`walk_list`].
 pub struct Walk {
     roots: Box<dyn Iterator<Item = io::Result<PathBuf>>>,
-    tree: Option<ignore::Walk>,
-    seen: Arc<Seen>,
+    /// The root that is being walked, if it is a directory.
+    root: Option<Identity>,
+    /// The directories that lead to the next entry, outermost first.
+    open: Vec<Directory>,
+    /// The directories below roots that were read.
+    seen: HashSet<Identity>,
 }
 
 impl fmt::Debug for Walk {
@@ -57,19 +63,15 @@ impl Iterator for Walk {
 
     fn next(&mut self) -> Option<Found> {
         loop {
-            if let Some(tree) = &mut self.tree {
-                match tree.next() {
-                    None => self.tree = None,
-                    Some(Ok(entry)) if entry.file_type().is_some_and(|t| t.is_dir()) => continue,
-                    Some(Ok(entry)) => {
-                        let path = entry.into_path();
-                        let result = fs::metadata(&path).map_err(|err| missing(&err)).and_then(|m| length(&m));
-                        return Some(found(path, result));
+            while let Some(directory) = self.open.last_mut() {
+                match directory.entries.next() {
+                    None => drop(self.open.pop()),
+                    Some((name, kind)) => {
+                        let path = directory.path_of(&name);
+                        if let Some(found) = self.look_at(path, kind) {
+                            return Some(found);
+                        }
                     }
-                    Some(Err(err)) => match unreadable(err) {
-                        Some(found) => return Some(found),
-                        None => continue,
-                    },
                 }
             }
             let root = match self.roots.next()? {
@@ -77,16 +79,94 @@ impl Iterator for Walk {
                 Err(err) => return Some(found(PathBuf::from("--files-from"), Err(missing(&err)))),
             };
             match fs::metadata(&root) {
-                Ok(metadata) if metadata.is_dir() => self.tree = Some(tree(&root, &self.seen)),
-                Ok(metadata) => return Some(found(root, length(&metadata))),
+                Ok(metadata) if metadata.is_dir() => {
+                    self.root = identity(&root).ok();
+                    if let Some(found) = self.read(root) {
+                        return Some(found);
+                    }
+                }
+                Ok(metadata) => return Some(found(root, regular(metadata.file_type()))),
                 Err(err) => return Some(found(root, Err(missing(&err)))),
             }
         }
     }
 }
 
+impl Walk {
+    fn over(roots: impl Iterator<Item = io::Result<PathBuf>> + 'static) -> Self {
+        Self { roots: Box::new(roots), root: None, open: Vec::new(), seen: HashSet::new() }
+    }
+
+    /// What the entry at `path` is as an item; `None` for a directory, whose entries come next if they have not come before.
+    fn look_at(&mut self, path: PathBuf, kind: io::Result<FileType>) -> Option<Found> {
+        let kind = match kind {
+            Ok(kind) if kind.is_symlink() => fs::metadata(&path).map(|m| m.file_type()),
+            kind => kind,
+        };
+        match kind {
+            Ok(kind) if !kind.is_dir() => Some(found(path, regular(kind))),
+            Err(err) => Some(failed(path, &err)),
+            // one that cannot be identified cannot be read either, and that is told
+            Ok(_) => match identity(&path) {
+                Ok(id) if self.root.as_ref() == Some(&id) || !self.seen.insert(id) => None,
+                _ => self.read(path),
+            },
+        }
+    }
+
+    /// Goes on with the entries of a directory. Returns what is wrong with it; what could be read of it comes all the same.
+    fn read(&mut self, path: PathBuf) -> Option<Found> {
+        let mut entries = Vec::new();
+        let listed = fs::read_dir(&path).and_then(|listing| {
+            listing.into_iter().try_for_each(|entry| {
+                let entry = entry?;
+                entries.push((entry.file_name(), entry.file_type()));
+                Ok(())
+            })
+        });
+        entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let fault = listed.err().map(|err| failed(path.clone(), &err));
+        self.open.push(Directory { path, entries: entries.into_iter() });
+        fault
+    }
+}
+
+/// A directory that is being walked.
+struct Directory {
+    path: PathBuf,
+    /// Names in order, and what the directory says they are.
+    entries: std::vec::IntoIter<(OsString, io::Result<FileType>)>,
+}
+
+impl Directory {
+    fn path_of(&self, name: &OsStr) -> PathBuf {
+        let mut path = PathBuf::with_capacity(self.path.as_os_str().len() + 1 + name.len());
+        path.push(&self.path);
+        path.push(name);
+        path
+    }
+}
+
+/// What tells one directory from another whatever path leads there: device and inode.
+#[cfg(unix)]
+type Identity = (u64, u64);
+
+#[cfg(unix)]
+fn identity(directory: &Path) -> io::Result<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(directory).map(|m| (m.dev(), m.ino()))
+}
+
+#[cfg(not(unix))]
+type Identity = PathBuf;
+
+#[cfg(not(unix))]
+fn identity(directory: &Path) -> io::Result<Identity> {
+    fs::canonicalize(directory)
+}
+
 /// What a path is that is no regular file, as a note.
-pub(super) fn regular(kind: fs::FileType) -> Result<(), Note> {
+pub(super) fn regular(kind: FileType) -> Result<(), Note> {
     if kind.is_file() {
         return Ok(());
     }
@@ -95,7 +175,7 @@ pub(super) fn regular(kind: fs::FileType) -> Result<(), Note> {
 }
 
 #[cfg(unix)]
-fn special(kind: fs::FileType) -> &'static str {
+fn special(kind: FileType) -> &'static str {
     use std::os::unix::fs::FileTypeExt;
     match () {
         () if kind.is_fifo() => "a FIFO",
@@ -106,67 +186,25 @@ fn special(kind: fs::FileType) -> &'static str {
 }
 
 #[cfg(not(unix))]
-fn special(_: fs::FileType) -> &'static str {
+fn special(_: FileType) -> &'static str {
     "no regular file"
-}
-
-fn length(metadata: &fs::Metadata) -> Result<u64, Note> {
-    regular(metadata.file_type()).map(|()| metadata.len())
 }
 
 fn missing(err: &io::Error) -> Note {
     Note::new(Code::InputUnreadable, err.to_string())
 }
 
-fn found(path: PathBuf, result: Result<u64, Note>) -> Found {
+fn found(path: PathBuf, result: Result<(), Note>) -> Found {
     let display = escape(path.as_os_str().as_encoded_bytes());
     Found { path, display, result }
 }
 
-fn tree(root: &Path, seen: &Arc<Seen>) -> ignore::Walk {
-    let seen = Arc::clone(seen);
-    WalkBuilder::new(root)
-        .standard_filters(false)
-        .follow_links(true)
-        .sort_by_file_name(|a, b| a.cmp(b))
-        .filter_entry(move |entry| !entry.file_type().is_some_and(|t| t.is_dir()) || seen.first_time(entry.path()))
-        .build()
-}
-
-/// `None` for a loop: what it leads to is being walked.
-fn unreadable(err: ignore::Error) -> Option<Found> {
-    let mut path = PathBuf::new();
-    let mut err = err;
-    loop {
-        err = match err {
-            ignore::Error::WithPath { path: at, err } => {
-                path = at;
-                *err
-            }
-            ignore::Error::WithDepth { err, .. } | ignore::Error::WithLineNumber { err, .. } => *err,
-            ignore::Error::Loop { .. } => return None,
-            err => return Some(found(path, Err(Note::new(Code::InputUnreadable, err.to_string())))),
-        }
-    }
-}
-
-/// The directories walked so far, by device and inode.
-#[derive(Default)]
-struct Seen(Mutex<HashSet<(u64, u64)>>);
-
-impl Seen {
-    #[cfg(unix)]
-    fn first_time(&self, directory: &Path) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        // unreadable: the walk itself will say so
-        let Ok(metadata) = fs::metadata(directory) else { return true };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((metadata.dev(), metadata.ino()))
-    }
-
-    #[cfg(not(unix))]
-    fn first_time(&self, _: &Path) -> bool {
-        true
-    }
+/// What the system says against an entry of a tree.
+fn failed(path: PathBuf, err: &io::Error) -> Found {
+    let mut failed = found(path, Ok(()));
+    let detail = format!("IO error for operation on {}: {err}", failed.display);
+    failed.result = Err(Note::new(Code::InputUnreadable, detail));
+    failed
 }
 
 struct List<R> {
@@ -215,7 +253,7 @@ impl<R: BufRead> List<R> {
 #[cfg(unix)]
 fn path(record: Vec<u8>) -> io::Result<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
-    Ok(PathBuf::from(std::ffi::OsString::from_vec(record)))
+    Ok(PathBuf::from(OsString::from_vec(record)))
 }
 
 #[cfg(not(unix))]

@@ -248,7 +248,7 @@ impl<'a> Tlv<'a> {
             }
             // T.61 in the wild is Latin-1
             tag::TELETEX_STRING => self.content.iter().map(|b| char::from(*b)).collect(),
-            _ => String::from_utf8_lossy(self.content).into_owned(),
+            _ => core::str::from_utf8(self.content).map_or_else(|_| String::from_utf8_lossy(self.content).into_owned(), str::to_owned),
         }
     }
 }

@@ -328,16 +328,21 @@ impl JsonSchema for Certificate {
 
 /// A Name (RFC 5280 §4.1.2.4) as RFC 4514 text, most specific attribute first.
 pub(super) fn name_text(name: &[u8]) -> String {
-    let mut parts = Vec::new();
-    let complete = for_each_attribute(name, |oid, value| {
-        let key = oid::name(&oid).map_or_else(|| oid.to_string().into(), Cow::Borrowed);
-        parts.push(format!("{key}={}", escape(&value.text())));
-    });
+    let mut attributes = Vec::with_capacity(8);
+    let complete = for_each_attribute(name, |oid, value| attributes.push((oid, value)));
+    let mut text = String::with_capacity(name.len());
     if complete.is_none() {
-        parts.push("?".to_owned());
+        text.push('?');
     }
-    parts.reverse();
-    parts.join(", ")
+    for (oid, value) in attributes.iter().rev() {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        text.push_str(&oid::name(oid).map_or_else(|| oid.to_string().into(), Cow::Borrowed));
+        text.push('=');
+        escape(&value.text(), &mut text);
+    }
+    text
 }
 
 /// The most specific value of the attribute `wanted`.
@@ -351,7 +356,7 @@ fn name_attribute(name: &[u8], wanted: &Oid) -> Option<String> {
     found
 }
 
-fn for_each_attribute(name: &[u8], mut visit: impl FnMut(Oid, Tlv<'_>)) -> Option<()> {
+fn for_each_attribute<'a>(name: &'a [u8], mut visit: impl FnMut(Oid, Tlv<'a>)) -> Option<()> {
     let mut sequence = Tlv::parse_exact(name, 0).ok()?.reader().ok()?;
     while !sequence.is_empty() {
         let mut set = sequence.next().ok()?.reader().ok()?;
@@ -364,9 +369,8 @@ fn for_each_attribute(name: &[u8], mut visit: impl FnMut(Oid, Tlv<'_>)) -> Optio
     Some(())
 }
 
-/// RFC 4514 §2.4, and as U+FFFD whatever drives a terminal or reorders text: control, bidirectional and invisible characters.
-fn escape(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
+/// Adds a value as RFC 4514 §2.4 has it, and as U+FFFD whatever drives a terminal or reorders text: control, bidirectional and invisible characters.
+fn escape(value: &str, out: &mut String) {
     for (i, c) in value.trim_matches('\0').chars().enumerate() {
         match c {
             ',' | '+' | '"' | '\\' | '<' | '>' | ';' => out.extend(['\\', c]),
@@ -378,7 +382,6 @@ fn escape(value: &str) -> String {
             c => out.push(c),
         }
     }
-    out
 }
 
 fn range(tlv: &Tlv<'_>) -> Range<usize> {

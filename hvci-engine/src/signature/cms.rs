@@ -79,9 +79,10 @@ impl<'a> SignedData<'a> {
         };
         content_info.finish()?;
 
-        // real signatures carry two to five
-        let mut certificates = Vec::with_capacity(5);
+        let mut certificates = Vec::new();
         if let Some(set) = reader.optional(tag::context_constructed(0))? {
+            // real signatures carry two to five, those of modules none
+            certificates.reserve_exact(5);
             let mut set = set.reader()?;
             while !set.is_empty() {
                 let certificate = set.next()?;
@@ -93,7 +94,8 @@ impl<'a> SignedData<'a> {
         }
         let crls = reader.optional(tag::context_constructed(1))?;
 
-        let mut signers = Vec::new();
+        // real signatures have one
+        let mut signers = Vec::with_capacity(1);
         let mut set = reader.expect(tag::SET)?.reader()?;
         while !set.is_empty() {
             let signer = set.next()?;

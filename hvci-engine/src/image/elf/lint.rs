@@ -26,9 +26,7 @@ pub(super) fn out_of_bounds(elf: &Elf<'_>) -> Vec<Note> {
 /// Sections that share bytes of the file.
 pub(super) fn overlaps(elf: &Elf<'_>) -> Vec<Note> {
     let occupied = || elf.tables.sections.iter().skip(1).filter_map(|s| Some((file_span(s)?, s))).filter(|(span, _)| span.len > 0);
-    // nearly every file: each behind the one before it
-    let mut end = Some(0);
-    if occupied().all(|(span, _)| core::mem::replace(&mut end, span.end()).is_some_and(|end| end <= span.offset)) {
+    if are_in_order(occupied) {
         return Vec::new();
     }
     let mut spans: Vec<(Span, &SectionHeader)> = occupied().collect();
@@ -47,6 +45,27 @@ pub(super) fn overlaps(elf: &Elf<'_>) -> Vec<Note> {
         }
     }
     limited(found.into_iter().map(|(s, other)| note(elf, Code::ImageSectionOverlap, s, format!("with {:?}", elf.name(other)))))
+}
+
+/// Whether each begins behind the one before it, if relocations are put where they belong. So linkers lay out nearly every file: contents in
+/// order, then relocations in order; in the table each stands behind what it relocates.
+fn are_in_order<'a, I: Iterator<Item = (Span, &'a SectionHeader)>>(occupied: impl Fn() -> I) -> bool {
+    let relocates = |s: &SectionHeader| matches!(s.sh_type, section_header::SHT_RELA | section_header::SHT_REL);
+    let mut contents = occupied().filter(|(_, s)| !relocates(s)).map(|(span, _)| span).peekable();
+    let mut relocations = occupied().filter(|(_, s)| relocates(s)).map(|(span, _)| span).peekable();
+    let mut end = Some(0);
+    loop {
+        let next = match (contents.peek(), relocations.peek()) {
+            (Some(content), Some(relocation)) if relocation.offset < content.offset => relocations.next(),
+            (Some(_), _) => contents.next(),
+            (None, _) => relocations.next(),
+        };
+        let Some(span) = next else { return true };
+        if end.is_none_or(|end| end > span.offset) {
+            return false;
+        }
+        end = span.end();
+    }
 }
 
 fn note(elf: &Elf<'_>, code: Code, section: &SectionHeader, detail: String) -> Note {
@@ -68,3 +87,41 @@ fn limited(mut notes: impl Iterator<Item = Note>) -> Vec<Note> {
 }
 
 const MAX_NOTES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn in_order(spans: &[(bool, u64, u64)]) -> bool {
+        let section = |relocates| {
+            let sh_type = if relocates { section_header::SHT_RELA } else { section_header::SHT_PROGBITS };
+            SectionHeader { sh_type, ..SectionHeader::default() }
+        };
+        let sections: Vec<_> = spans.iter().map(|(relocates, ..)| section(*relocates)).collect();
+        are_in_order(|| spans.iter().map(|(_, offset, len)| Span { offset: *offset, len: *len }).zip(&sections))
+    }
+
+    #[test]
+    fn relocations_stand_behind_contents_or_between_them() {
+        assert!(in_order(&[]));
+        assert!(in_order(&[(false, 0, 4), (true, 20, 4), (false, 4, 10), (true, 24, 8), (false, 32, 1)]));
+        assert!(!in_order(&[(false, 0, 4), (true, 20, 5), (false, 4, 10), (true, 24, 8)]));
+        assert!(!in_order(&[(false, 0, 4), (true, 20, 4), (false, 4, 17)]));
+        assert!(!in_order(&[(false, 4, 4), (false, 0, 4)]));
+        assert!(!in_order(&[(true, 0, u64::MAX), (false, u64::MAX, 2), (true, 3, 1)]));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_in_order_does_not_overlap(spans in proptest::collection::vec((any::<bool>(), 0..60_u64, 1..4_u64), 0..6)) {
+            let span = |(_, offset, len): (bool, u64, u64)| Span { offset, len };
+            let overlap = (1..spans.len()).any(|i| (0..i).any(|j| span(spans[i]).overlaps(span(spans[j]))));
+            prop_assert!(!(in_order(&spans) && overlap));
+            let mut sorted = spans.clone();
+            sorted.sort_by_key(|s| span(*s));
+            prop_assert_eq!(in_order(&sorted), !overlap);
+        }
+    }
+}

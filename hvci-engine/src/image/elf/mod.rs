@@ -20,6 +20,7 @@ mod appended;
 mod lint;
 mod machine;
 mod modinfo;
+mod names;
 mod relocatable;
 mod second;
 
@@ -27,8 +28,10 @@ pub use appended::{Appended, MODULE_SIG_STRING, MODULE_SIGNATURE_LEN};
 use goblin::{
     container::{Container, Ctx, Endian},
     elf::{Header, SectionHeader, header, section_header},
+    elf64,
 };
 pub use modinfo::ModInfo;
+use names::Names;
 pub use relocatable::{Relocation, Section, Symbol, SymbolTable};
 
 use super::ImageError;
@@ -44,7 +47,7 @@ use crate::{
 pub struct Elf<'a> {
     content: &'a [u8],
     tables: Tables,
-    names: &'a [u8],
+    names: Names<'a>,
     modinfo: Option<ModInfo<'a>>,
     signed: bool,
     divergence: Option<Note>,
@@ -75,11 +78,11 @@ impl<'a> Elf<'a> {
         let content = appended.and_then(|a| a.content).unwrap_or(data);
         let tables = Tables::read(content)?;
         let divergence = second::difference(content, &tables).map(|detail| Note::new(Code::ImageDivergence, detail));
-        let names = tables.sections.get(tables.names_index).and_then(|s| section_bytes(content, s)).unwrap_or_default();
+        let names = Names::new(tables.sections.get(tables.names_index).and_then(|s| section_bytes(content, s)).unwrap_or_default());
         let modinfo = tables
             .sections
             .iter()
-            .find(|s| is_called(names, s.sh_name, ".modinfo"))
+            .find(|s| names.is_called(s.sh_name, ".modinfo"))
             .and_then(|s| section_bytes(content, s))
             .map(ModInfo::new);
         Ok(Self { content, tables, names, modinfo, signed: appended.is_some(), divergence })
@@ -98,7 +101,7 @@ impl<'a> Elf<'a> {
 
     /// Bytes of the first section called `name`, if it has bytes in the file.
     pub fn section(&self, name: &str) -> Option<&'a [u8]> {
-        let section = self.tables.sections.iter().find(|s| is_called(self.names, s.sh_name, name))?;
+        let section = self.tables.sections.iter().find(|s| self.names.is_called(s.sh_name, name))?;
         section_bytes(self.content, section)
     }
 
@@ -109,6 +112,7 @@ impl<'a> Elf<'a> {
         let loaded = || self.tables.sections.iter().filter(|s| s.sh_flags & u64::from(section_header::SHF_ALLOC) != 0);
         let end =
             |at: u64, s: &SectionHeader| at.checked_next_multiple_of(s.sh_addralign.max(1)).unwrap_or(u64::MAX).saturating_add(s.sh_size);
+        let (file_version, vermagic) = self.modinfo.map_or((None, None), |m| m.version_and_vermagic());
         ImageFacts {
             format: "ELF64".to_owned(),
             machine: machine::machine(header.e_machine),
@@ -116,8 +120,8 @@ impl<'a> Elf<'a> {
             entry: header.e_entry,
             image_size: loaded().fold(0, end),
             section_alignment: u32::try_from(loaded().map(|s| s.sh_addralign).max().unwrap_or(0)).unwrap_or(u32::MAX),
-            file_version: self.modinfo.and_then(|m| m.version()),
-            vermagic: self.modinfo.and_then(|m| m.vermagic()),
+            file_version,
+            vermagic,
             sections: self.sections().zip(&self.tables.sections).skip(1).map(|(s, header)| section_facts(&s, header)).collect(),
             ..ImageFacts::default()
         }
@@ -138,11 +142,11 @@ impl<'a> Elf<'a> {
     }
 
     fn name(&self, section: &SectionHeader) -> String {
-        shown(self.names, section.sh_name)
+        self.names.shown(section.sh_name).into_owned()
     }
 
     fn names_note(&self) -> Option<Note> {
-        if self.tables.sections.is_empty() || self.names.last() == Some(&0) {
+        if self.tables.sections.is_empty() || self.names.is_terminated() {
             return None;
         }
         let index = self.tables.names_index;
@@ -161,7 +165,7 @@ impl Tables {
             Some(class) => return Err(header_error(header::EI_CLASS, 1, format!("EI_CLASS is {class}"))),
             None => return Err(truncated(content)),
         }
-        let header: Header = match goblin::elf64::header::Header::parse(content) {
+        let header: Header = match elf64::header::Header::parse(content) {
             Ok(header) => header.into(),
             Err(_) if content.len() < EHDR_LEN => return Err(truncated(content)),
             Err(e) => return Err(header_error(0, EHDR_LEN, e.to_string())),
@@ -198,8 +202,12 @@ fn read_sections(content: &[u8], header: &Header) -> Result<Vec<SectionHeader>, 
     if count == 0 {
         return Ok(Vec::new());
     }
-    if slice(content, offset, count.saturating_mul(SHDR_LEN)).is_none() {
+    let Some(table) = slice(content, offset, count.saturating_mul(SHDR_LEN)) else {
         return Err(table_outside(content, header, count));
+    };
+    if little_endian == cfg!(target_endian = "little") {
+        // this processor's byte order: as they stand, which takes a third of the time that field by field takes
+        return Ok(elf64::section_header::SectionHeader::from_bytes(table, count).into_iter().map(Into::into).collect());
     }
     SectionHeader::parse(content, offset, count, ctx).map_err(|e| {
         let code = if second::accepts(content) { Code::ImageDivergence } else { Code::ImageHeader };
@@ -213,26 +221,6 @@ fn extended_count(content: &[u8], table: usize, little_endian: bool) -> Option<u
     Some(if little_endian { u64::from_le_bytes(bytes) } else { u64::from_be_bytes(bytes) })
 }
 
-/// Whether the name at `at` is `name`, without looking at more of the table of names than that.
-fn is_called(names: &[u8], at: usize, name: &str) -> bool {
-    let rest = names.get(at..).and_then(|rest| rest.strip_prefix(name.as_bytes()));
-    rest.is_some_and(|rest| rest.first() == Some(&0))
-}
-
-/// Name for people: escaped where it is not printable, cut off at 64 bytes (65,535 sections can share one name of megabytes).
-fn shown(names: &[u8], at: usize) -> String {
-    let rest = names.get(at..).unwrap_or_default();
-    let longest = rest.get(..MAX_NAME).unwrap_or(rest);
-    let end = longest.iter().position(|b| *b == 0);
-    let shown = end.and_then(|end| longest.get(..end)).unwrap_or(longest);
-    // nearly every name; escaping goes byte by byte
-    let plain = shown.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-    match core::str::from_utf8(shown) {
-        Ok(name) if plain => name.to_owned(),
-        _ => shown.escape_ascii().to_string(),
-    }
-}
-
 /// Bytes of a section in the file; `None` for `SHT_NOBITS` and for what lies outside.
 fn section_bytes<'a>(content: &'a [u8], section: &SectionHeader) -> Option<&'a [u8]> {
     if section.sh_type == section_header::SHT_NOBITS {
@@ -243,13 +231,7 @@ fn section_bytes<'a>(content: &'a [u8], section: &SectionHeader) -> Option<&'a [
 
 fn section_facts(section: &Section<'_>, header: &SectionHeader) -> SectionFacts {
     let permissions = Permissions::new([section.is_allocated(), section.is_writable(), section.is_executable(), false, section.is_init()]);
-    SectionFacts {
-        name: section.display_name(),
-        address: header.sh_addr,
-        memory_size: header.sh_size,
-        file: file_span(header),
-        permissions,
-    }
+    SectionFacts { name: section.short_name(), address: header.sh_addr, memory_size: header.sh_size, file: file_span(header), permissions }
 }
 
 /// Where the section says its bytes are; `None` for one that has none.
@@ -276,7 +258,6 @@ fn header_error(offset: usize, len: usize, detail: impl Into<String>) -> ImageEr
 const EHDR_LEN: usize = 64;
 const SHDR_LEN: usize = 64;
 const SHN_XINDEX: u16 = 0xFFFF;
-const MAX_NAME: usize = 64;
 
 #[cfg(test)]
 mod tests;

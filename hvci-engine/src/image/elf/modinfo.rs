@@ -21,8 +21,7 @@ impl<'a> ModInfo<'a> {
 
     /// First value of `key` as text; what is not text becomes U+FFFD, what is longer than 256 bytes is cut off.
     pub fn text(&self, key: &str) -> Option<String> {
-        let value = self.get(key)?;
-        Some(String::from_utf8_lossy(value.get(..MAX_TEXT).unwrap_or(value)).into_owned())
+        self.get(key).map(text)
     }
 
     /// Name that the module registers under.
@@ -43,6 +42,19 @@ impl<'a> ModInfo<'a> {
     /// `MODULE_LICENSE`.
     pub fn license(&self) -> Option<String> {
         self.text("license")
+    }
+
+    /// [`Self::version`] and [`Self::vermagic`] in one pass.
+    pub(super) fn version_and_vermagic(&self) -> (Option<String>, Option<String>) {
+        let (mut version, mut vermagic) = (None, None);
+        for string in self.strings() {
+            if let Some(value) = string.strip_prefix(b"version=") {
+                version = version.or(Some(value));
+            } else if let Some(value) = string.strip_prefix(b"vermagic=") {
+                vermagic = vermagic.or(Some(value));
+            }
+        }
+        (version.map(text), vermagic.map(text))
     }
 
     /// Every `key=value`, in order; strings without `=` are passed over.
@@ -69,6 +81,12 @@ impl<'a> ModInfo<'a> {
     }
 }
 
+/// What is not text becomes U+FFFD, what is longer than 256 bytes is cut off.
+fn text(value: &[u8]) -> String {
+    let value = value.get(..MAX_TEXT).unwrap_or(value);
+    core::str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value).into_owned(), str::to_owned)
+}
+
 const MAX_TEXT: usize = 256;
 
 #[cfg(test)]
@@ -85,5 +103,11 @@ mod tests {
         assert_eq!(info.vermagic(), None);
         assert_eq!(info.entries().count(), 5);
         assert_eq!(info.get("licens"), None);
+        for text in
+            [&b"version=1\0version=2\0vermagic=6.1 SMP\0vermagic=x"[..], b"vermagic=\xff\0version=", b"version", b"aversion=1\0", b""]
+        {
+            let info = ModInfo::new(text);
+            assert_eq!(info.version_and_vermagic(), (info.version(), info.vermagic()), "{text:?}");
+        }
     }
 }

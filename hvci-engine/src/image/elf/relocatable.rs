@@ -5,8 +5,13 @@
 //! value that is handed out may be any number.
 
 use goblin::elf::{SectionHeader, header, section_header};
+use smol_str::SmolStr;
 
-use super::{Elf, is_called, section_bytes, shown};
+use super::{
+    Elf,
+    names::{Names, is_called},
+    section_bytes,
+};
 use crate::bytes::{index, le16, le32, le64};
 
 /// How long a symbol's name may be (Linux `include/linux/kallsyms.h`, `KSYM_NAME_LEN`).
@@ -33,7 +38,7 @@ pub struct Section<'a> {
     pub info: u32,
     /// Its bytes in the file; `None` for `SHT_NOBITS`, and where the file does not have them.
     pub bytes: Option<&'a [u8]>,
-    names: &'a [u8],
+    names: Names<'a>,
     name: usize,
 }
 
@@ -55,17 +60,22 @@ impl<'a> Section<'a> {
 
     /// Whether that is its name.
     pub fn is_called(&self, name: &str) -> bool {
-        is_called(self.names, self.name, name)
+        self.names.is_called(self.name, name)
     }
 
     /// Whether the kernel frees it when the module's init function returns (`module_init_section`).
     pub fn is_init(&self) -> bool {
-        self.names.get(self.name..).is_some_and(|name| name.starts_with(b".init"))
+        self.names.begins(self.name, b".init")
     }
 
     /// Name for people: escaped where it is not printable, cut off at 64 bytes.
     pub fn display_name(&self) -> String {
-        shown(self.names, self.name)
+        self.names.shown(self.name).into_owned()
+    }
+
+    /// The same, without memory of its own if it is short.
+    pub(super) fn short_name(&self) -> SmolStr {
+        self.names.shown(self.name).into()
     }
 
     /// Relocations with addends; none unless the section is of type `SHT_RELA` and in the file.

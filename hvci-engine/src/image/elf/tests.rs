@@ -363,3 +363,16 @@ fn sections_symbols_and_relocations_of_an_object() {
     let elf = Elf::parse(&big).unwrap();
     assert!(elf.symbol_table().is_none() && !elf.is_x86_64_object());
 }
+
+proptest! {
+    /// The oracle of the section table that is read at once.
+    #[test]
+    fn any_section_table_is_read_as_field_by_field(noise in proptest::collection::vec(any::<u8>(), SHDR_LEN * 3), big_endian: bool) {
+        let mut file = object(big_endian, &[(".text", PROGBITS, A | X, b"x")]);
+        let table = file.len() - noise.len();
+        file.splice(table.., noise);
+        let header: Header = elf64::header::Header::parse(&file).unwrap().into();
+        let ctx = Ctx { container: Container::Big, le: if big_endian { Endian::Big } else { Endian::Little } };
+        prop_assert_eq!(read_sections(&file, &header).unwrap(), SectionHeader::parse(&file, table, 3, ctx).unwrap());
+    }
+}
