@@ -438,7 +438,7 @@ mod tests {
             catalogs: CatalogIndex::default(),
             time: UnixTime(0),
             cache: Cache::default(),
-            digests: &[],
+            digests: Vec::new(),
             max_size: 1 << 30,
             jobs,
             base: None,
