@@ -7,7 +7,7 @@ use crate::table::{Table, median, number};
 /// One goal and what came out.
 #[derive(Clone, Debug, Serialize)]
 pub struct Goal {
-    /// Row of the goals: 9 to 19.
+    /// Row of the goals: 1 to 19; a dash for one without.
     pub row: &'static str,
     /// What against what.
     pub what: String,

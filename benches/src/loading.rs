@@ -420,11 +420,14 @@ pub fn phase_table(measured: &[Measured]) -> Table {
     table
 }
 
+/// What a row is for one subject, and must be.
+type Rule<'r> = &'r dyn Fn(&Measured) -> Option<(Must, Vec<f64>)>;
+
 /// Rows 1 to 4 and 17.
 pub fn goals(measured: &[Measured]) -> Vec<Goal> {
     let ratio = |of: &[f64], to: &[f64]| of.iter().zip(to).map(|(of, to)| of / to).collect::<Vec<f64>>();
     let mut goals = Vec::new();
-    let mut each = |row, what: &str, of: &dyn Fn(&Measured) -> Option<(Must, Vec<f64>)>| {
+    let mut each = |row, what: &str, of: Rule<'_>| {
         for m in measured {
             goals.extend(of(m).map(|(must, values)| Goal::new(row, format!("{what}: {}", m.name), must, values)));
         }
@@ -435,8 +438,8 @@ pub fn goals(measured: &[Measured]) -> Vec<Goal> {
     });
     each("2", "load from file / bound", &|m| {
         let must = match m.bytes {
-            0..=USUAL => 1.25,
-            ..0x10_0000 => 1.2,
+            len if len <= USUAL => 1.25,
+            len if len < TWO_THREADS => 1.2,
             _ => 1.12,
         };
         let must = if m.one_signature { Must::AtMost(must) } else { Must::Shown };

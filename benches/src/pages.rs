@@ -137,11 +137,11 @@ pub fn table(measured: &Measured) -> Table {
 /// Rows 5 and 6.
 pub fn goals(measured: &Measured) -> Vec<Goal> {
     let ratio = |of: &[f64], to: &[f64]| of.iter().zip(to).map(|(of, to)| of / to).collect();
-    let of_size = |((name, _), (whole, both)): (&(&str, usize), (&Vec<f64>, &Vec<f64>))| {
-        Goal::new("6", format!("digest and those of the pages / digest: {name}"), Must::AtMost(1.25), ratio(both, whole))
-    };
     let five = "first execution of a page, of pieces (not built) / SHA-256 of a page";
     let mut goals = vec![Goal::new("5", five, Must::AtMost(1.25), ratio(&measured.execute, &measured.digest))];
-    goals.extend(SIZES.iter().zip(measured.whole.iter().zip(&measured.both)).map(of_size));
+    for ((size, _), (whole, both)) in SIZES.iter().zip(measured.whole.iter().zip(&measured.both)) {
+        let what = format!("digest and those of the pages / digest: {size}");
+        goals.push(Goal::new("6", what, Must::AtMost(1.25), ratio(both, whole)));
+    }
     goals
 }

@@ -177,7 +177,7 @@ impl Verification {
         let digest = signer.signed_digest.as_ref().filter(|d| d.alg() == DigestAlg::Sha256)?;
         let digest = digest::Digest::import_less_safe(digest.as_bytes(), &SHA256).ok()?;
         let parsed = keys.iter().filter_map(|c| ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, c.spki()).ok());
-        let mut all = parsed.map(|key| Self { key, digest: digest.clone(), value: signer.value.clone(), alone: false });
+        let mut all = parsed.map(|key| Self { key, digest, value: signer.value.clone(), alone: false });
         all.find(Self::verifies)
     }
 
