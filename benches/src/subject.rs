@@ -92,7 +92,8 @@ impl Subject {
     pub fn real(dir: &Path) -> Result<Vec<Self>> {
         let (mut drivers, mut modules, mut kernels) = (Vec::new(), Vec::new(), Vec::new());
         for found in walk([dir.to_owned()]) {
-            let Ok(len) = found.result else { continue };
+            let (Ok(()), Ok(metadata)) = (found.result, fs::metadata(&found.path)) else { continue };
+            let len = metadata.len();
             let name = found.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             if name.to_ascii_lowercase().ends_with(".sys") {
                 drivers.push((len, found.path));
