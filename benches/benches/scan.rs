@@ -32,7 +32,7 @@ fn context(trust: &TrustStore, jobs: usize) -> Context {
         catalogs: CatalogIndex::default(),
         time: TIME,
         cache: Cache::default(),
-        digests: &[],
+        digests: Vec::new(),
         max_size: 1 << 30,
         jobs,
         named: HashSet::new(),

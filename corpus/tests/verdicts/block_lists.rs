@@ -1,8 +1,8 @@
 //! What is refused in spite of a good signature.
 
-use corpus::synth::{authenticode::nested, layout::authentihash, mutate::Mutation, pe::Image, timestamp::Stamp};
+use corpus::synth::{authenticode::nested, layout::authentihash, mutate::Mutation, pe::Image, signed_data::Signing, timestamp::Stamp};
 use hvci_engine::{
-    digest::Digest,
+    digest::{Digest, DigestAlg},
     facts::FileKind::PeDriver,
     policy::Decision::{Accept, Refuse},
     signature::block_list::{BlockList, BlockedCertificate},
