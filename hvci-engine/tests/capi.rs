@@ -56,7 +56,7 @@ fn a_vmm_in_c_gets_what_it_must() {
         return;
     };
     let dir = scratch();
-    let libraries = build(&dir);
+    let libraries = build();
     let run = |name: &str, link: &[&str]| {
         let program = dir.join(name);
         let mut command = Command::new(&cc);
@@ -130,9 +130,9 @@ struct Libraries {
     native: Vec<String>,
 }
 
-/// As `docs/embedding.md` says, in a folder of its own, without optimisation.
-fn build(dir: &Path) -> Libraries {
-    let target = dir.join("target");
+/// As `docs/embedding.md` says, as the tests are built, so that what they share with the libraries is built once.
+fn build() -> Libraries {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let mut command = Command::new(env!("CARGO"));
     command.args([
         "rustc",
@@ -146,7 +146,7 @@ fn build(dir: &Path) -> Libraries {
         "--offline",
         "--locked",
     ]);
-    command.arg("--target-dir").arg(&target).args(["--", "--print", "native-static-libs"]);
+    command.arg("--target-dir").arg(target).args(["--", "--print", "native-static-libs"]);
     let said = succeed(command.current_dir(here()).env_remove("RUSTFLAGS"));
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     let native = said.lines().find_map(|line| line.split_once("native-static-libs: ")).map(|(_, libraries)| libraries);
