@@ -264,7 +264,8 @@ fn bound(request: &Request) -> Result<Measured> {
     let start = cpu::thread();
     for batch in known.chunks_mut(BATCH) {
         let mut room = memory.as_mut_slice();
-        let contents: Vec<Content<'_>> = batch.iter().filter_map(|(file, ..)| Content::open(file, MAX_SIZE, &mut room).ok()).collect();
+        let contents: Vec<Content<'_>> =
+            batch.iter().filter_map(|(file, ..)| Content::open_found(file, MAX_SIZE, &mut room).ok()).collect();
         let jobs: Vec<Job<'_>> = batch
             .iter()
             .zip(&contents)

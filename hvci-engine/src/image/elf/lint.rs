@@ -117,8 +117,7 @@ mod tests {
         #[test]
         fn what_is_in_order_does_not_overlap(spans in proptest::collection::vec((any::<bool>(), 0..60_u64, 1..4_u64), 0..6)) {
             let span = |(_, offset, len): (bool, u64, u64)| Span { offset, len };
-            let before = |i: usize| spans.iter().take(i);
-            let overlap = spans.iter().enumerate().any(|(i, one)| before(i).any(|other| span(*one).overlaps(span(*other))));
+            let overlap = spans.iter().enumerate().any(|(i, a)| spans.iter().take(i).any(|b| span(*a).overlaps(span(*b))));
             prop_assert!(!(in_order(&spans) && overlap));
             let mut sorted = spans.clone();
             sorted.sort_by_key(|s| span(*s));
