@@ -18,7 +18,7 @@ use hvci_engine::{
     event::What,
     finding::Code,
     frames::Kind,
-    host::Host,
+    host::{Capabilities, Host},
     load::{Attempt, BLOCK, File, Function, Loader, Place, Request},
     policy::Decision,
     signature::{
@@ -330,6 +330,130 @@ fn the_guest_loads_patches_and_unloads_by_secure_calls() {
     assert_eq!(call(Function::SIGNAL_END_OF_BOOT, &[]).0, HvStatus::SUCCESS);
     assert_eq!(call(Function::LOAD_KDATA, &[0x30_000, len]).0, HvStatus::ACCESS_DENIED);
     assert!(guest.load(&late, BASE, AT).outcome.is_err());
+}
+
+#[test]
+fn a_shadow_stack_begins_empty_with_its_token_and_ends_empty() {
+    let guest = guest(&small());
+    let (at, base) = (Gpn(0x80), Gva(0xFFFF_A000_0000_0000));
+    guest.host.write(at.gpa().unwrap(), &[0x5A; 4096]).unwrap();
+    let id = guest.loader.protect_region(Kind::ShadowStack, &[at, Gpn(0x90)], base, 7).unwrap();
+    assert_eq!(guest.bytes(at), [0; 4096]);
+    let top = guest.bytes(Gpn(0x90));
+    assert_eq!((&top[..4088], &top[4088..]), (&[0; 4088][..], &(base.0 + 0x1FF8).to_le_bytes()[..]));
+    assert!(guest.host.permission(Vtl::Vtl0, at).contains(MapGpaFlags::SUPERVISOR_SHADOW_STACK));
+    assert_eq!(guest.host.access(0, at.gpa().unwrap(), Access::Write), Err(HvStatus::ACCESS_DENIED));
+    assert_eq!(guest.loader.write_region(id, 7, 0, &[1], None), Err(HvStatus::ACCESS_DENIED), "nobody writes a stack but its processor");
+    assert_eq!(guest.loader.release_region(id, 8), Err(HvStatus::ACCESS_DENIED));
+    guest.loader.release_region(id, 7).unwrap();
+    assert_eq!((guest.bytes(Gpn(0x90)), guest.partition.kind(at)), (vec![0; 4096], Some(Kind::Data)));
+
+    let without = Config { capabilities: Capabilities { shadow_stack: false, ..Capabilities::ALL }, ..small() };
+    let guest = self::guest(&without);
+    assert_eq!(guest.loader.protect_region(Kind::ShadowStack, &[at], base, 7), Err(HvStatus::FEATURE_UNAVAILABLE));
+    for kind in [Kind::Code, Kind::SecureOnly, Kind::Data] {
+        assert_eq!(guest.loader.protect_region(kind, &[at], base, 7), Err(HvStatus::INVALID_PARAMETER), "{kind}");
+    }
+    assert_eq!(guest.loader.protect_region(Kind::KernelData, &[], base, 7), Err(HvStatus::INVALID_PARAMETER));
+    assert_eq!(guest.loader.protect_region(Kind::KernelData, &[at, at], base, 7), Err(HvStatus::INVALID_PARAMETER), "a page twice");
+    assert_eq!(guest.partition.kind(at), Some(Kind::Data));
+}
+
+/// What is done with regions.
+#[derive(Clone, Debug)]
+enum Op {
+    Protect { pages: Vec<u64>, cookie: u64 },
+    Write { region: usize, cookie: u64, offset: u64, len: usize, byte: u8 },
+    Release { region: usize, cookie: u64 },
+    GuestWrites { page: u64, byte: u8 },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let cookie = || 0..2_u64;
+    let offset = prop_oneof![0..0x2100_u64, Just(u64::MAX - 4), Just(0xFF8)];
+    prop_oneof![
+        (proptest::collection::vec(0..4_u64, 1..4), cookie()).prop_map(|(pages, cookie)| Op::Protect { pages, cookie }),
+        (0..5_usize, cookie(), offset, 0..20_usize, any::<u8>()).prop_map(|(region, cookie, offset, len, byte)| Op::Write {
+            region,
+            cookie,
+            offset,
+            len,
+            byte
+        }),
+        (0..5_usize, cookie()).prop_map(|(region, cookie)| Op::Release { region, cookie }),
+        (0..4_u64, any::<u8>()).prop_map(|(page, byte)| Op::GuestWrites { page, byte }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Pools against a model that has a byte array for each page and a list of regions.
+    #[test]
+    fn pools_are_what_a_naive_model_says(ops in proptest::collection::vec(op(), 1..40)) {
+        let guest = guest(&Config { pages: 0x400, ..Config::default() });
+        let page = |n: u64| Gpn(0x80 + n);
+        let mut bytes = vec![vec![0_u8; 4096]; 4];
+        let mut made: Vec<(u32, Option<(Vec<u64>, u64)>)> = Vec::new();
+        for op in ops {
+            let owned: Vec<u64> = made.iter().filter_map(|(_, r)| r.clone()).flat_map(|(pages, _)| pages).collect();
+            match op {
+                Op::Protect { pages, cookie } => {
+                    let gpns: Vec<Gpn> = pages.iter().map(|n| page(*n)).collect();
+                    let result = guest.loader.protect_region(Kind::KernelData, &gpns, Gva(0), cookie);
+                    let mut once = pages.clone();
+                    once.sort_unstable();
+                    once.dedup();
+                    let fits = once.len() == pages.len() && pages.iter().all(|n| !owned.contains(n));
+                    prop_assert_eq!(result.is_ok(), fits, "{:?} {:?}", pages, result);
+                    if let Ok(id) = result {
+                        made.push((id, Some((pages, cookie))));
+                    }
+                }
+                Op::Write { region, cookie, offset, len, byte } => {
+                    let Some((id, known)) = made.get(region) else { continue };
+                    let result = guest.loader.write_region(*id, cookie, offset, &vec![byte; len], Some(0));
+                    let expected = match known {
+                        None => Err(HvStatus::NOT_FOUND),
+                        Some((_, own)) if *own != cookie => Err(HvStatus::ACCESS_DENIED),
+                        Some((pages, _)) if offset.checked_add(len as u64).is_none_or(|end| end > pages.len() as u64 * 4096) => {
+                            Err(HvStatus::INVALID_PARAMETER)
+                        }
+                        Some((pages, _)) => {
+                            for at in offset..offset + len as u64 {
+                                bytes[pages[(at / 4096) as usize] as usize][(at % 4096) as usize] = byte;
+                            }
+                            Ok(())
+                        }
+                    };
+                    prop_assert_eq!(result, expected);
+                }
+                Op::Release { region, cookie } => {
+                    let Some((id, known)) = made.get_mut(region) else { continue };
+                    let result = guest.loader.release_region(*id, cookie);
+                    let expected = match known {
+                        None => Err(HvStatus::NOT_FOUND),
+                        Some((_, own)) if *own != cookie => Err(HvStatus::ACCESS_DENIED),
+                        Some(_) => Ok(()),
+                    };
+                    prop_assert_eq!(result, expected);
+                    if result.is_ok() {
+                        *known = None;
+                    }
+                }
+                Op::GuestWrites { page: n, byte } => {
+                    let result = guest.host.store(0, page(n).gpa().unwrap(), &[byte]);
+                    prop_assert_eq!(result.is_ok(), !owned.contains(&n));
+                    if result.is_ok() {
+                        bytes[n as usize][0] = byte;
+                    }
+                }
+            }
+            for n in 0..4 {
+                prop_assert!(guest.bytes(page(n)) == bytes[n as usize], "page {}", n);
+            }
+        }
+    }
 }
 
 #[test]

@@ -32,7 +32,7 @@ use std::{
 use super::{
     Expected, MAX_IMAGE, Part, Placement, Refusal, Symbols, elf,
     module::{Life, Module, Sealed},
-    patch::{Site, sites},
+    patch::sites,
     pe,
     region::Region,
 };
@@ -148,8 +148,8 @@ pub struct Loader {
 }
 
 #[derive(Default)]
-struct Modules {
-    of: BTreeMap<u32, Arc<Module>>,
+pub(super) struct Modules {
+    pub(super) of: BTreeMap<u32, Arc<Module>>,
     last: u32,
 }
 
@@ -281,129 +281,6 @@ impl Loader {
         }
     }
 
-    /// The initialisation of a module is over: what only it needed is scrubbed and executes no more; what it made is constant.
-    ///
-    /// # Errors
-    /// [`HvStatus::NOT_FOUND`] for no module that is loaded; as [`Partition::transform`], and nothing is changed then.
-    pub fn end_of_initialisation(&self, id: u32) -> Result<(), HvStatus> {
-        let module = self.take(id)?;
-        let ended = |s: &Sealed| match s.kind {
-            kind if s.discardable => kind.is_owned().then_some(Kind::Data),
-            Kind::RoAfterInit => Some(Kind::RoData),
-            _ => None,
-        };
-        self.finish(&module, "end of initialisation", &ended, |module| {
-            module.segments.retain(|s| !s.discardable);
-            let mut sites = core::mem::take(&mut module.sites);
-            sites.retain(|at, _| module.gpn_of(*at).is_some());
-            module.sites = sites;
-            module.segments.iter_mut().filter(|s| s.kind == Kind::RoAfterInit).for_each(|s| s.kind = Kind::RoData);
-        })
-    }
-
-    /// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again.
-    ///
-    /// # Errors
-    /// As [`end_of_initialisation`](Self::end_of_initialisation).
-    pub fn unload(&self, id: u32) -> Result<(), HvStatus> {
-        let module = self.take(id)?;
-        let result = self.transform(&module, "unload", &|s| s.kind.is_owned().then_some(Kind::Data));
-        match result {
-            Ok(()) => drop(self.modules().of.remove(&id)),
-            Err(_) => drop(self.settle(&module, |_| {})),
-        }
-        result
-    }
-
-    /// Has the module's writable segment that holds `at` be written through the engine alone from now on (static kernel data protection,
-    /// `MmProtectDriverSection`).
-    ///
-    /// # Errors
-    /// [`HvStatus::ACCESS_DENIED`] if it is no writable data of that module; else as [`end_of_initialisation`](Self::end_of_initialisation).
-    pub fn protect_section(&self, id: u32, at: Gva) -> Result<(), HvStatus> {
-        let module = self.take(id)?;
-        let chosen = |s: &Sealed| s.kind == Kind::Data && s.contains(at);
-        if !module.segments.iter().any(&chosen) {
-            self.settle(&module, |_| {});
-            return Err(HvStatus::ACCESS_DENIED);
-        }
-        self.finish(&module, "protect kernel data", &|s| chosen(s).then_some(Kind::KernelData), |module| {
-            module.segments.iter_mut().filter(|s| chosen(s)).for_each(|s| s.kind = Kind::KernelData);
-        })
-    }
-
-    /// Writes `bytes` into an instruction that the module lists as one with two forms, `offset` bytes from its start `site`, if that is the
-    /// next step of a change from one form to the other.
-    ///
-    /// # Errors
-    /// [`HvStatus::ACCESS_DENIED`] for anything else: nothing is written then; as [`end_of_initialisation`](Self::end_of_initialisation).
-    pub fn patch(&self, id: u32, site: Gva, offset: u64, bytes: &[u8], vp: Option<u32>) -> Result<(), HvStatus> {
-        let module = self.take(id)?;
-        let result = self.try_patch(&module, site, offset, bytes);
-        self.settle(&module, |module| {
-            if let Ok((next, _)) = &result {
-                module.sites.insert(site, next.clone());
-            }
-        });
-        let (status, code) = match &result {
-            Ok(_) => (HvStatus::SUCCESS, None),
-            Err(status) => (*status, Some(Code::MemPatch)),
-        };
-        let pages = result.as_ref().map(|(_, pages)| pages.clone()).unwrap_or_default();
-        let what = What::Patch { module: module.name.clone(), site, offset, pages: GpnRange::of_pages(pages.into_iter()) };
-        self.partition.record(vp, Vtl::Vtl0, what, status, code);
-        result.map(drop)
-    }
-
-    /// The site as it is then, and the pages that were written to.
-    fn try_patch(&self, module: &Module, site: Gva, offset: u64, bytes: &[u8]) -> Result<(Site, Vec<Gpn>), HvStatus> {
-        let next = module.sites.get(&site).and_then(|known| known.step(offset, bytes)).ok_or(HvStatus::ACCESS_DENIED)?;
-        let place = |byte: u64| {
-            let at = Gva(site.0.checked_add(offset)?.checked_add(byte)?);
-            let gpa = module.gpn_of(at)?.gpa()?.0.checked_add(at.0 % PAGE_SIZE)?;
-            Some(Gpa(gpa))
-        };
-        let places: Option<Vec<Gpa>> = (0..widen(bytes.len())).map(place).collect();
-        let places = places.ok_or(HvStatus::ACCESS_DENIED)?;
-        // a site may lie in two pages, and two pages anywhere
-        let mut rest = bytes;
-        for run in places.chunk_by(|a, b| a.gpn() == b.gpn()) {
-            if let (Some(first), Some((now, later))) = (run.first(), rest.split_at_checked(run.len())) {
-                self.partition.host().write(*first, now)?;
-                rest = later;
-            }
-        }
-        let mut pages: Vec<Gpn> = places.iter().map(|gpa| gpa.gpn()).collect();
-        pages.dedup();
-        Ok((next, pages))
-    }
-
-    /// Changes the segments of a module that is [taken](Self::take), and gives it back as `update` leaves it.
-    fn finish(
-        &self,
-        module: &Arc<Module>,
-        name: &str,
-        to: &dyn Fn(&Sealed) -> Option<Kind>,
-        update: impl FnOnce(&mut Module),
-    ) -> Result<(), HvStatus> {
-        let result = self.transform(module, name, to);
-        self.settle(module, |module| {
-            if result.is_ok() {
-                update(module);
-            }
-        });
-        result
-    }
-
-    fn transform(&self, module: &Module, name: &str, to: &dyn Fn(&Sealed) -> Option<Kind>) -> Result<(), HvStatus> {
-        let pages = |s: &Sealed| to(s).map(|kind| s.pages.iter().map(move |gpn| (*gpn, kind)).collect::<Vec<_>>());
-        let changes: Vec<(Gpn, Kind)> = module.segments.iter().filter_map(pages).flatten().collect();
-        if changes.is_empty() {
-            return Ok(());
-        }
-        self.change(module.id, format!("{name}: {}", module.name), &changes)
-    }
-
     /// Changes frames of `owner` whose bytes nobody has to look at, and records it.
     pub(super) fn change(&self, owner: u32, transition: String, changes: &[(Gpn, Kind)]) -> Result<(), HvStatus> {
         let result = self.partition.transform(owner, changes, || Err(HvStatus::OPERATION_DENIED)).map(drop);
@@ -414,7 +291,7 @@ impl Loader {
     }
 
     /// Takes a module for a change: nobody else changes it until it is put back.
-    fn take(&self, id: u32) -> Result<Arc<Module>, HvStatus> {
+    pub(super) fn take(&self, id: u32) -> Result<Arc<Module>, HvStatus> {
         let mut modules = self.modules();
         let module = modules.of.get_mut(&id).ok_or(HvStatus::NOT_FOUND)?;
         if module.life != Life::Live {
@@ -426,7 +303,7 @@ impl Loader {
     }
 
     /// Gives a module back, as `update` leaves it.
-    fn settle(&self, module: &Module, update: impl FnOnce(&mut Module)) -> Arc<Module> {
+    pub(super) fn settle(&self, module: &Module, update: impl FnOnce(&mut Module)) -> Arc<Module> {
         let mut settled = Module { life: Life::Live, ..module.clone() };
         update(&mut settled);
         let settled = Arc::new(settled);
@@ -545,7 +422,7 @@ impl Loader {
     }
 
     /// A panic of another thread leaves the table as sound as any: each entry is replaced whole.
-    fn modules(&self) -> MutexGuard<'_, Modules> {
+    pub(super) fn modules(&self) -> MutexGuard<'_, Modules> {
         self.modules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

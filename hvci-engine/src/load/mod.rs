@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod change;
 mod elf;
 mod expected;
 mod loader;
