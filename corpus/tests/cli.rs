@@ -184,7 +184,7 @@ fn a_root_list_limits_whatever_the_order_and_a_forged_one_stops_the_program() {
 fn a_list_of_what_is_refused_goes_before_a_good_signature() {
     let dir = tempfile::tempdir().unwrap();
     let file = CORPUS.image("lint/clean.sys");
-    let scan_with = |list: &Path| scan([OsString::from("--block"), list.into(), "-o".into(), "jsonl".into(), (&file).into()]);
+    let scan_with = |list: &Path| scan([OsString::from("--block"), list.into(), "-o".into(), "ndjson".into(), (&file).into()]);
     let bytes = fs::read(&file).unwrap();
     let digest: String = {
         let image = synth::authenticode::Table::split(&bytes).unwrap();

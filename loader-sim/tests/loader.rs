@@ -1,5 +1,7 @@
 //! The load transaction over the simulated host: real and synthetic modules, races, hostile calls, and an error at every call of the host.
 
+#![expect(clippy::cast_possible_truncation, reason = "tests of 64-bit machines")]
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -359,6 +361,9 @@ fn a_shadow_stack_begins_empty_with_its_token_and_ends_empty() {
     assert_eq!(guest.partition.kind(at), Some(Kind::Data));
 }
 
+/// Pages and cookie of a region, as the model has them.
+type Known = (Vec<u64>, u64);
+
 /// What is done with regions.
 #[derive(Clone, Debug)]
 enum Op {
@@ -394,7 +399,7 @@ proptest! {
         let guest = guest(&Config { pages: 0x400, ..Config::default() });
         let page = |n: u64| Gpn(0x80 + n);
         let mut bytes = vec![vec![0_u8; 4096]; 4];
-        let mut made: Vec<(u32, Option<(Vec<u64>, u64)>)> = Vec::new();
+        let mut made: Vec<(u32, Option<Known>)> = Vec::new();
         for op in ops {
             let owned: Vec<u64> = made.iter().filter_map(|(_, r)| r.clone()).flat_map(|(pages, _)| pages).collect();
             match op {
