@@ -70,6 +70,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "frames",
             "image",
             "policy",
+            "signature::block_list",
             "signature::cache",
             "signature::catalog",
             "signature::trust",
