@@ -11,7 +11,8 @@
 //! the guest's and may be anything: a write lies in the region as a whole, or nothing is written.
 //!
 //! The bitmap has two bits for each 16 bytes of address space from the region's base on: 01 if the first of them is a valid target of an
-//! indirect call, 11 if each of them is. The token is its own address (Intel SDM volume 1, "Supervisor Shadow Stack Token").
+//! indirect call, 11 if each of them is. A bit outlives the module that it was set for: what stands there later executes only if it was verified
+//! too. The token is its own address (Intel SDM volume 1, "Supervisor Shadow Stack Token").
 
 #![deny(
     clippy::arithmetic_side_effects,
@@ -21,6 +22,8 @@
     clippy::panic,
     clippy::unwrap_used
 )]
+
+use std::collections::BTreeMap;
 
 use super::Loader;
 use crate::{
@@ -115,10 +118,7 @@ impl Loader {
     /// bytes that do not all lie in it: nothing is written then.
     pub fn write_region(&self, id: u32, cookie: u64, offset: u64, bytes: &[u8], vp: Option<u32>) -> Result<(), HvStatus> {
         let regions = self.regions();
-        let region = regions.get(&id).ok_or(HvStatus::NOT_FOUND);
-        let chosen =
-            region.and_then(|r| if r.cookie == cookie && r.kind == Kind::KernelData { Ok(r) } else { Err(HvStatus::ACCESS_DENIED) });
-        let result = chosen.and_then(|region| self.put(region, offset, bytes));
+        let result = find(&regions, id, cookie, Kind::KernelData).and_then(|region| self.put(region, offset, bytes));
         self.record_write(id, offset, bytes.len(), vp, result);
         result
     }
@@ -130,9 +130,6 @@ impl Loader {
     /// [`HvStatus::INVALID_PARAMETER`] for one that the bitmap is not about.
     pub fn mark_call_target(&self, id: u32, cookie: u64, target: Gva, vp: Option<u32>) -> Result<(), HvStatus> {
         let regions = self.regions();
-        let region = regions.get(&id).ok_or(HvStatus::NOT_FOUND);
-        let chosen =
-            region.and_then(|r| if r.cookie == cookie && r.kind == Kind::CfgBitmap { Ok(r) } else { Err(HvStatus::ACCESS_DENIED) });
         let slot = |region: &Region| target.0.checked_sub(region.base.0)?.checked_div(SLOT);
         let mark = |region: &Region| {
             if !self.is_code(target) {
@@ -141,14 +138,14 @@ impl Loader {
             let slot = slot(region).ok_or(HvStatus::INVALID_PARAMETER)?;
             let (offset, shift) = (slot / 4, (slot % 4).saturating_mul(2));
             let mut byte = [0];
-            let (gpa, _) = *region.places(offset, 1).and_then(|p| p.first().copied()).as_ref().ok_or(HvStatus::INVALID_PARAMETER)?;
+            let (gpa, _) = region.places(offset, 1).and_then(|p| p.first().copied()).ok_or(HvStatus::INVALID_PARAMETER)?;
             self.partition.host().read(gpa, &mut byte)?;
             let bits: u8 = if target.0.is_multiple_of(SLOT) { 1 } else { 3 };
             let [old] = byte;
             self.put(region, offset, &[old | bits << shift])
         };
-        let result = chosen.and_then(mark);
-        let offset = region.ok().and_then(slot).unwrap_or(u64::MAX) / 4;
+        let result = find(&regions, id, cookie, Kind::CfgBitmap).and_then(mark);
+        let offset = regions.get(&id).and_then(slot).unwrap_or(u64::MAX) / 4;
         self.record_write(id, offset, 1, vp, result);
         result
     }
@@ -190,6 +187,12 @@ impl Loader {
         let (status, code) = result.err().map_or((HvStatus::SUCCESS, None), |status| (status, Some(Code::MemRegion)));
         self.partition.record(vp, Vtl::Vtl0, What::RegionWrite { region, offset, len: widen(len) }, status, code);
     }
+}
+
+/// The region with this number, if it is of this kind and that is its cookie.
+fn find(regions: &BTreeMap<u32, Region>, id: u32, cookie: u64, kind: Kind) -> Result<&Region, HvStatus> {
+    let region = regions.get(&id).ok_or(HvStatus::NOT_FOUND)?;
+    if region.cookie == cookie && region.kind == kind { Ok(region) } else { Err(HvStatus::ACCESS_DENIED) }
 }
 
 fn changes(region: &Region, to: Kind) -> Vec<(Gpn, Kind)> {
