@@ -174,10 +174,10 @@ fn pieces(gpa: Gpa, len: usize) -> Result<impl Iterator<Item = (Gpa, usize)> + u
 /// Memory as the VMM's emulator of instructions reaches it: what a processor could not do by itself because an operand is a device's.
 #[derive(Debug)]
 pub(crate) struct Emulator<'v> {
-    pub(crate) vmm: &'v Vmm,
-    pub(crate) device: &'v mut Device,
+    vmm: &'v Vmm,
+    device: &'v mut Device,
     /// Held from the first access to the last, so that no change of permission comes in between.
-    pub(crate) _pin: Pin,
+    _pin: Pin,
 }
 
 impl<'v> Emulator<'v> {

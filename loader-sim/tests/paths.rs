@@ -11,20 +11,14 @@ use hvci_engine::{
     frames::Kind,
     host::Host,
     status::HvStatus,
-    vsm::{
-        Wire,
-        hypercall::{Control, HypercallCode},
-        input::{PARTITION_ID_SELF, VP_INDEX_SELF},
-        partition::Partition,
-        register::RegisterName,
-    },
+    vsm::partition::Partition,
 };
 use iced_x86::code_asm::*;
 use loader_sim::{
     attack::Guest,
     device::{ASSIGNED, FROM_MEMORY, MMIO, TO_MEMORY},
     host::SimHost,
-    machine::{REFERENCE_TSC, View},
+    machine::View,
     paging::entry,
 };
 
@@ -93,18 +87,7 @@ fn attempt(guest: &mut Guest, path: Path, access: Access, gpa: Gpa) -> bool {
         assert!(end.starts_with("goes through") || end.starts_with("#GP"), "{end}");
         end.starts_with("goes through")
     };
-    let device = |guest: &mut Guest, command: u64| {
-        let through = program(guest, &|a| {
-            a.mov(rbx, DEVICE)?;
-            for (register, value) in [(0, gpa.0), (8, 32), (0x10, 0x4141_4141_4141_4141), (0x18, command)] {
-                a.mov(rax, value)?;
-                a.mov(qword_ptr(rbx + register), rax)?;
-            }
-            a.mov(rcx, qword_ptr(rbx + 0x20))
-        });
-        assert!(through, "the device's own registers");
-        guest.register(0, 1).unwrap() == 0
-    };
+    let device = |guest: &mut Guest, command| guest.device(command, gpa.0, 32).unwrap().starts_with("goes through");
     match (path, access) {
         (Path::Cpu, Access::Read) => program(guest, &|a| a.mov(rax, qword_ptr(AT))),
         (Path::Cpu, Access::Write) => program(guest, &|a| {
@@ -155,37 +138,16 @@ fn emulated(guest: &Guest, gpa: Gpa, access: Access) -> bool {
 }
 
 fn hypercall(guest: &mut Guest, input: Gpa, output: Gpa) -> bool {
-    let mut bytes = [0; 20];
-    PARTITION_ID_SELF.put(&mut bytes, 0);
-    VP_INDEX_SELF.put(&mut bytes, 8);
-    RegisterName::RIP.0.put(&mut bytes, 16);
-    let saved = {
-        let mut saved = [0; 20];
-        guest.host.read(input, &mut saved).unwrap();
-        saved
-    };
-    guest.host.write(input, &bytes).unwrap();
-    let end = guest
-        .attempt(0, &|a| {
-            a.mov(rcx, Control::rep(HypercallCode::GET_VP_REGISTERS, 1).0)?;
-            a.mov(rdx, input.0)?;
-            a.mov(r8, output.0)?;
-            a.vmcall()
-        })
-        .unwrap();
+    let mut saved = [0; 20];
+    guest.host.read(input, &mut saved).unwrap();
+    let end = guest.get_register(input.0, output.0).unwrap();
     guest.host.write(input, &saved).unwrap();
     assert!(["goes through", "#GP, HVCI-MEM-005", "#GP, HVCI-MEM-007"].contains(&end.as_str()), "{end}");
     end == "goes through"
 }
 
 fn time_page(guest: &mut Guest, gpa: Gpa) -> bool {
-    let end = guest.attempt(0, &|a| {
-        a.mov(ecx, REFERENCE_TSC)?;
-        a.mov(rax, gpa.0 | 1)?;
-        a.xor(edx, edx)?;
-        a.wrmsr()
-    });
-    end.unwrap() == "goes through"
+    guest.time_page(gpa.0).unwrap() == "goes through"
 }
 
 #[test]

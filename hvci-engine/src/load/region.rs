@@ -25,7 +25,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Loader;
+use super::{Loader, module::Life};
 use crate::{
     addr::{Gpa, Gpn, Gva, PAGE_SIZE, Vtl},
     bytes::widen,
@@ -169,7 +169,9 @@ impl Loader {
 
     /// Whether a module that is loaded executes the byte at `at`.
     fn is_code(&self, at: Gva) -> bool {
-        self.modules_loaded().iter().flat_map(|module| &module.segments).any(|s| s.kind == Kind::Code && s.contains(at))
+        let modules = self.modules();
+        let sealed = modules.of.values().filter(|module| module.life == Life::Live).flat_map(|module| &module.segments);
+        sealed.into_iter().any(|s| s.kind == Kind::Code && s.contains(at))
     }
 
     fn put(&self, region: &Region, offset: u64, bytes: &[u8]) -> Result<(), HvStatus> {

@@ -48,9 +48,7 @@ impl Judge<'_> {
         let mut of_signatures: Vec<Vec<Finding>> = Vec::with_capacity(facts.signatures.len());
         for (index, signature) in facts.signatures.iter().enumerate() {
             let (verdict, mut notes) = self.judge_signature(facts, signature, profile, &mut budget);
-            let (blocked, others) = notes.into_iter().partition(|note| note.code == Code::PolBlocked);
-            blocked_signers.extend::<Vec<Note>>(blocked);
-            notes = others;
+            blocked_signers.extend(notes.extract_if(.., |note| note.code == Code::PolBlocked));
             if !is_proven(facts, signature, profile, &verdict) && notes.iter().all(|n| profile.severity(n.code) < Severity::Unknown) {
                 notes.push(Note::new(Code::SigInvalid, "nothing in the facts shows that it verifies"));
             }

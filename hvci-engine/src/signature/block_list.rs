@@ -3,7 +3,7 @@
 //! A list of the project's own form, which a VMM or an audit makes of whatever it has (App Control deny rules, LOLDrivers). It is compared with
 //! what the engine has calculated itself: not with the file's own digest, which a change of CheckSum or of the certificate table evades.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use super::cert::Certificate;
 use crate::{
@@ -16,8 +16,9 @@ use crate::{
 pub struct BlockList {
     /// Counts up: a machine takes no list that is older than the one it has.
     pub version: u64,
-    authentihashes: HashMap<Digest, String>,
-    certificates: HashMap<Digest, BlockedCertificate>,
+    /// By algorithm, so that it is known what to calculate.
+    authentihashes: BTreeMap<DigestAlg, HashMap<Digest, String>>,
+    certificates: BTreeMap<DigestAlg, HashMap<Digest, BlockedCertificate>>,
 }
 
 /// A certificate that is refused wherever it is on a path.
@@ -37,17 +38,18 @@ impl BlockList {
 
     /// Refuses files with this authentihash, of any form and algorithm.
     pub fn block_file(&mut self, authentihash: Digest, reason: impl Into<String>) {
-        self.authentihashes.insert(authentihash, reason.into());
+        self.authentihashes.entry(authentihash.alg()).or_default().insert(authentihash, reason.into());
     }
 
     /// Refuses what the certificate with this digest of its TBSCertificate has signed or issued.
     pub fn block_certificate(&mut self, tbs: Digest, blocked: BlockedCertificate) {
-        self.certificates.insert(tbs, blocked);
+        self.certificates.entry(tbs.alg()).or_default().insert(tbs, blocked);
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.authentihashes.len().saturating_add(self.certificates.len())
+        let files = self.authentihashes.values().map(HashMap::len);
+        files.chain(self.certificates.values().map(HashMap::len)).sum()
     }
 
     /// Whether nothing is refused.
@@ -57,21 +59,17 @@ impl BlockList {
 
     /// With which algorithms the authentihashes are made: a file must be hashed with each.
     pub fn algorithms(&self) -> Vec<DigestAlg> {
-        self.authentihashes.keys().map(Digest::alg).collect::<BTreeSet<_>>().into_iter().collect()
+        self.authentihashes.keys().copied().collect()
     }
 
     /// Why files with this authentihash are refused.
     pub fn file(&self, authentihash: &Digest) -> Option<&str> {
-        self.authentihashes.get(authentihash).map(String::as_str)
+        self.authentihashes.get(&authentihash.alg())?.get(authentihash).map(String::as_str)
     }
 
     /// Why the certificate is refused for a signature made at `at`.
     pub fn certificate(&self, certificate: &Certificate, at: UnixTime) -> Option<&str> {
-        if self.certificates.is_empty() {
-            return None;
-        }
-        let algorithms = self.certificates.keys().map(Digest::alg).collect::<BTreeSet<_>>();
-        let known = algorithms.into_iter().find_map(|alg| self.certificates.get(&certificate.tbs_hash(alg)));
+        let known = self.certificates.iter().find_map(|(alg, blocked)| blocked.get(&certificate.tbs_hash(*alg)));
         known.filter(|blocked| blocked.since.is_none_or(|since| at >= since)).map(|blocked| blocked.reason.as_str())
     }
 }

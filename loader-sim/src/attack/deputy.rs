@@ -3,13 +3,11 @@
 use anyhow::{Result, ensure};
 use hvci_engine::{
     addr::{Gpa, PAGE_SIZE},
-    host::Host,
     load::Function,
     vsm::{
         Wire,
         hypercall::{Control, HypercallCode},
-        input::{HostVisibility, PARTITION_ID_SELF, VP_INDEX_SELF},
-        register::RegisterName,
+        input::{HostVisibility, PARTITION_ID_SELF},
     },
 };
 use iced_x86::code_asm::*;
@@ -20,7 +18,6 @@ use super::{
 };
 use crate::{
     device::{ASSIGNED, FROM_MEMORY, TO_MEMORY},
-    machine::REFERENCE_TSC,
     paging::entry,
 };
 
@@ -47,21 +44,21 @@ pub(super) const ATTACKS: &[Attack] = &[
     }),
     attack(28, "deputy/hypercall-output", "have a hypercall write its output over sealed code", "#GP, HVCI-MEM-005", |guest| {
         guest.load()?;
-        let proper = get_register(guest, DATA.1, DATA.1 + 0x800)?;
+        let proper = guest.get_register(DATA.1, DATA.1 + 0x800)?;
         ensure!(proper == "goes through", "to a page of the guest's: {proper}");
-        get_register(guest, DATA.1, MODULE.1)
+        guest.get_register(DATA.1, MODULE.1)
     }),
     attack(28, "deputy/hypercall-input", "have a hypercall read its input from memory of VTL1", "#GP, HVCI-MEM-007", |guest| {
         guest.secure_page()?;
-        get_register(guest, VTL1_PAGE, DATA.1 + 0x800)
+        guest.get_register(VTL1_PAGE, DATA.1 + 0x800)
     }),
     attack(29, "deputy/time-page", "have the hypervisor keep the time in a page of sealed code", "#GP, HVCI-MEM-010", |guest| {
         guest.load()?;
-        let proper = time_page(guest, POOL.1)?;
+        let proper = guest.time_page(POOL.1)?;
         ensure!(proper == "goes through", "in a page of the guest's: {proper}");
         guest.machine.tick(0x1234)?;
         ensure!(guest.read(POOL.1, 2)? == [0x34, 0x12], "the time is not kept there");
-        time_page(guest, MODULE.1)
+        guest.time_page(MODULE.1)
     }),
     attack(
         29,
@@ -69,7 +66,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         "have the hypervisor keep the time in a page, then load a module into it",
         "HV_STATUS 0x8, HVCI-MEM-011",
         |guest| {
-            let proper = time_page(guest, MODULE.1)?;
+            let proper = guest.time_page(MODULE.1)?;
             ensure!(proper == "goes through", "in a page of the guest's: {proper}");
             let arguments = guest.present(&forge::Module::new()?.signed()?)?;
             guest.ask(Function::VALIDATE_MODULE, &arguments)
@@ -100,31 +97,6 @@ pub(super) const ATTACKS: &[Attack] = &[
         share(guest, MODULE.1)
     }),
 ];
-
-/// HvCallGetVpRegisters of RIP, with its input and output there.
-pub(super) fn get_register(guest: &mut Guest, input: u64, output: u64) -> Result<String> {
-    let mut bytes = [0; 20];
-    PARTITION_ID_SELF.put(&mut bytes, 0);
-    VP_INDEX_SELF.put(&mut bytes, 8);
-    RegisterName::RIP.0.put(&mut bytes, 16);
-    guest.host.write(Gpa(input), &bytes)?;
-    guest.attempt(0, &|a| {
-        a.mov(rcx, Control::rep(HypercallCode::GET_VP_REGISTERS, 1).0)?;
-        a.mov(rdx, input)?;
-        a.mov(r8, output)?;
-        a.vmcall()
-    })
-}
-
-/// WRMSR to `HV_X64_MSR_REFERENCE_TSC`.
-fn time_page(guest: &mut Guest, gpa: u64) -> Result<String> {
-    guest.attempt(0, &|a| {
-        a.mov(ecx, REFERENCE_TSC)?;
-        a.mov(rax, gpa | 1)?;
-        a.mov(rdx, gpa >> 32)?;
-        a.wrmsr()
-    })
-}
 
 /// MOVSQ from the device's DATA to memory: no processor does it by itself.
 pub(super) fn move_from_device(guest: &mut Guest, to: u64) -> Result<String> {

@@ -17,7 +17,12 @@ use hvci_engine::{
     },
     status::HvStatus,
     time::UnixTime,
-    vsm::hypercall::{Control, HypercallCode},
+    vsm::{
+        Wire,
+        hypercall::{Control, HypercallCode},
+        input::{PARTITION_ID_SELF, VP_INDEX_SELF},
+        register::RegisterName,
+    },
 };
 use iced_x86::{IcedError, code_asm::*};
 use x509_cert::der::Encode;
@@ -31,7 +36,7 @@ use crate::{
     device::MMIO,
     guest_loader::{self, StubKernel},
     host::{Config, SimHost},
-    machine::{Engine, Machine, Stop, View},
+    machine::{Engine, Machine, REFERENCE_TSC, Stop, View},
     memory::{PAGE, page_offset},
     paging::{PageTables, entry},
 };
@@ -397,8 +402,42 @@ impl Guest {
         })
     }
 
-    /// Has a driver of the guest's give the device a command.
-    pub(super) fn device(&mut self, command: u64, gpa: u64, length: u64) -> Result<String> {
+    /// HvCallGetVpRegisters of RIP by code of the guest's, with its input and output there.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn get_register(&mut self, input: u64, output: u64) -> Result<String> {
+        let mut bytes = [0; 20];
+        PARTITION_ID_SELF.put(&mut bytes, 0);
+        VP_INDEX_SELF.put(&mut bytes, 8);
+        RegisterName::RIP.0.put(&mut bytes, 16);
+        self.host.write(Gpa(input), &bytes)?;
+        self.attempt(0, &|a| {
+            a.mov(rcx, Control::rep(HypercallCode::GET_VP_REGISTERS, 1).0)?;
+            a.mov(rdx, input)?;
+            a.mov(r8, output)?;
+            a.vmcall()
+        })
+    }
+
+    /// WRMSR to `HV_X64_MSR_REFERENCE_TSC`: has the hypervisor keep the time in a page.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn time_page(&mut self, gpa: u64) -> Result<String> {
+        self.attempt(0, &|a| {
+            a.mov(ecx, REFERENCE_TSC)?;
+            a.mov(rax, gpa | 1)?;
+            a.mov(rdx, gpa >> 32)?;
+            a.wrmsr()
+        })
+    }
+
+    /// Has a driver of the guest's give the device a command; what came of it, also for the device.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn device(&mut self, command: u64, gpa: u64, length: u64) -> Result<String> {
         let end = self.attempt(0, &|a| {
             a.mov(rbx, DEVICE)?;
             for (register, value) in [(0, gpa), (8, length), (0x10, 0x4141_4141_4141_4141), (0x18, command)] {

@@ -7,7 +7,7 @@ use hvci_engine::{
 
 use super::{
     Attack, attack,
-    deputy::{get_register, move_from_device},
+    deputy::move_from_device,
     guest::{DATA, POOL, VTL1_PAGE},
 };
 use crate::{
@@ -32,7 +32,7 @@ pub(super) const ATTACKS: &[Attack] = &[
             guest.map(POOL.0 + 4 * PAGE_SIZE, VTL1_PAGE, entry::PRESENT | entry::WRITABLE)?;
             let emulated = guest.device(FROM_MEMORY, VTL1_PAGE, 64)?;
             let assigned = guest.device(FROM_MEMORY | ASSIGNED, VTL1_PAGE, 64)?;
-            let called = get_register(guest, VTL1_PAGE, DATA.1 + 0x800)?;
+            let called = guest.get_register(VTL1_PAGE, DATA.1 + 0x800)?;
             let moved = move_from_device(guest, POOL.0 + 4 * PAGE_SIZE)?;
             let mut bytes = [0; 16];
             let debugged = guest.machine.vmm().read(Gpa(VTL1_PAGE), &mut bytes);
