@@ -13,13 +13,13 @@
 //! | SHA-224, SHA-256 | SHA-NI 1: 1.8, 2: 3.4, 3: 3.8 (no more lanes are faster) |
 //! | SHA-384, SHA-512 | 1: 0.6; AVX-512 8: 2.7 |
 //!
-//! RSA's public operation is here too ([`rsa_ifma`]): the vector kernels are the only unsafe code of the engine.
+//! RSA's public operation is here too ([`rsa`]): the vector kernels are the only unsafe code of the engine.
 //!
 //! **Invariant:** a message's digest does not depend on the messages beside it. [`digest`](super::digest) is the oracle.
 
 mod avx512;
 mod pool;
-pub(super) mod rsa_ifma;
+pub(super) mod rsa;
 mod sha1_avx512;
 mod sha1_ni;
 mod sha256_ni;
