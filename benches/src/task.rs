@@ -25,7 +25,8 @@ use corpus::{
 };
 use der::Decode;
 use hvci_engine::{
-    crypto::{Job, digest_jobs},
+    crypto::{self, Job, digest_jobs},
+    digest::DigestAlg,
     examine::Examiner,
     image::pe::Pe,
     policy::{Decision, Judge, Profile},
@@ -60,6 +61,8 @@ pub enum Work {
     Judge,
     /// Forgeries of the files. Answers [`forged::Tried`].
     Forge,
+    /// As much arithmetic on each thread, which shares nothing with another: what two cores of a machine give at best. Answers seconds.
+    Spin,
 }
 
 /// What to do with what.
@@ -159,9 +162,26 @@ pub fn answer() -> Result<()> {
         }
         Work::Judge => serde_json::to_vec(&verdicts::judge(&request)?)?,
         Work::Forge => serde_json::to_vec(&forged::run(&request)?)?,
+        Work::Spin => serde_json::to_vec(&spin(request.jobs))?,
     };
     io::stdout().write_all(&answer)?;
     Ok(())
+}
+
+/// Seconds that `threads` take, each to hash a quarter of a gigabyte that stays in its cache.
+fn spin(threads: usize) -> f64 {
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let text = vec![0x5A; 1 << 16];
+                for _ in 0..1 << 12 {
+                    std::hint::black_box(crypto::digest(DigestAlg::Sha256, &[&text]));
+                }
+            });
+        }
+    });
+    begin.elapsed().as_secs_f64()
 }
 
 /// The trust store and the profile that are asked for.

@@ -13,7 +13,7 @@ use crate::{
     finding::{Code, Note},
     image::{
         elf::Elf,
-        pe::Pe,
+        pe::{Imports, Pe},
         unpack::{Compression, unpack},
     },
     signature::{
@@ -75,33 +75,46 @@ impl Examiner<'_> {
     /// The facts of every file, in order.
     pub fn examine_all(&self, inputs: &[Input<'_>]) -> Vec<Facts> {
         let mut jobs = Vec::new();
-        let readings: Vec<Reading<'_>> = inputs.iter().map(|input| self.read(input, &mut jobs)).collect();
+        let readings: Vec<(Reading<'_>, Parsed<'_>)> = inputs.iter().map(|input| self.read(input, &mut jobs)).collect();
         let digests = digest_jobs(&jobs);
         let mut rest = digests.as_slice();
         readings
             .into_iter()
-            .map(|reading| {
+            .map(|(reading, parsed)| {
                 let (own, others) = rest.split_at_checked(reading.forms.len()).unwrap_or((rest, &[]));
                 rest = others;
-                self.complete(reading, own)
+                self.complete(reading, &parsed, own)
             })
             .collect()
     }
 
-    fn read<'i>(&self, input: &'i Input<'_>, jobs: &mut Vec<Job<'i>>) -> Reading<'i> {
+    /// The first half of an examination: what there is to a file but its digests.
+    pub(crate) fn begin<'i>(&self, input: &'i Input<'_>) -> Begun<'i> {
+        let mut jobs = Vec::new();
+        let (reading, parsed) = self.read(input, &mut jobs);
+        Begun { parsed, notes: reading.facts.notes.clone(), rest: Rest { reading, jobs } }
+    }
+
+    /// The second half: the facts.
+    pub(crate) fn finish(&self, rest: Rest<'_>, parsed: &Parsed<'_>) -> Facts {
+        self.complete(rest.reading, parsed, &digest_jobs(&rest.jobs))
+    }
+
+    fn read<'i>(&self, input: &'i Input<'_>, jobs: &mut Vec<Job<'i>>) -> (Reading<'i>, Parsed<'i>) {
         let bytes = input.bytes.as_ref();
+        let mut parsed = Parsed::No;
         let mut reading =
             Reading { facts: Facts::new(bytes.len(), FileKind::Flat), certificates: Vec::new(), forms: Vec::new(), body: Body::Other };
         reading.facts.compression = input.compression.map(str::to_owned);
         reading.facts.notes.extend(input.notes.iter().cloned());
         if bytes.is_empty() {
             reading.facts.notes.push(Note::new(Code::InputEmpty, ""));
-            return reading;
+            return (reading, parsed);
         }
         if Pe::is_pe(bytes) {
-            self.read_pe(bytes, &mut reading, jobs);
+            parsed = self.read_pe(bytes, &mut reading, jobs);
         } else if Elf::is_elf(bytes) {
-            self.read_elf(bytes, &mut reading, jobs);
+            parsed = self.read_elf(bytes, &mut reading, jobs);
         } else if Catalog::is_catalog(bytes) {
             self.read_catalog(bytes, &mut reading);
         } else if self.catalogs.is_empty() {
@@ -113,10 +126,10 @@ impl Examiner<'_> {
                 reading.want(DigestForm::Flat, *alg, vec![bytes], jobs);
             }
         }
-        reading
+        (reading, parsed)
     }
 
-    fn read_pe<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>, jobs: &mut Vec<Job<'i>>) {
+    fn read_pe<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>, jobs: &mut Vec<Job<'i>>) -> Parsed<'i> {
         let pe = match Pe::parse(bytes) {
             Ok(pe) => pe,
             Err(e) => {
@@ -125,13 +138,14 @@ impl Examiner<'_> {
                     reading.facts.kind = FileKind::PeUser;
                 }
                 reading.facts.notes.push(e.into());
-                return;
+                return Parsed::No;
             }
         };
         reading.facts.kind = pe.kind();
         reading.facts.image = Some(pe.facts());
         reading.facts.notes.extend_from_slice(pe.notes());
-        reading.facts.notes.extend(pe.lint());
+        let imports = pe.imports();
+        reading.facts.notes.extend(pe.lint(&imports));
         // the kernel is the only one that looks at it, and it takes a pass over the whole file
         if pe.kind() == FileKind::PeDriver {
             reading.facts.notes.extend(pe.checksum_note());
@@ -166,22 +180,25 @@ impl Examiner<'_> {
         for alg in self.digests.iter().chain(self.catalogs.algorithms()) {
             reading.want(DigestForm::Flat, *alg, vec![bytes], jobs);
         }
-        reading.body = Body::Pe { pe: Box::new(pe), signatures };
+        reading.body = Body::Pe(signatures);
+        Parsed::Pe(Box::new((pe, imports)))
     }
 
-    fn read_elf<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>, jobs: &mut Vec<Job<'i>>) {
-        match Elf::parse(bytes) {
+    fn read_elf<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>, jobs: &mut Vec<Job<'i>>) -> Parsed<'i> {
+        let parsed = match Elf::parse(bytes) {
             Ok(elf) => {
                 reading.facts.kind = elf.kind();
                 reading.facts.image = Some(elf.facts());
                 reading.facts.notes.extend(elf.notes());
                 reading.facts.notes.extend(elf.lint());
+                Parsed::Elf(Box::new(elf))
             }
             Err(e) => {
                 reading.facts.kind = FileKind::ElfOther;
                 reading.facts.notes.push(e.into());
+                Parsed::No
             }
-        }
+        };
         let mut content = bytes;
         match ModuleTrailer::find(bytes) {
             Ok(Some(trailer)) => {
@@ -202,6 +219,7 @@ impl Examiner<'_> {
         for alg in self.digests {
             reading.want(DigestForm::Module, *alg, vec![content], jobs);
         }
+        parsed
     }
 
     fn read_catalog(&self, bytes: &[u8], reading: &mut Reading<'_>) {
@@ -215,19 +233,19 @@ impl Examiner<'_> {
         }
     }
 
-    fn complete(&self, reading: Reading<'_>, digests: &[Digest]) -> Facts {
+    fn complete(&self, reading: Reading<'_>, parsed: &Parsed<'_>, digests: &[Digest]) -> Facts {
         let Reading { mut facts, certificates, forms, body } = reading;
         let mut pool = Pool::new(self.cache);
         pool.list = certificates;
         facts.digests = forms.iter().zip(digests).map(|(form, digest)| FormDigest { form: *form, digest: *digest }).collect();
         match body {
-            Body::Pe { pe, signatures } => {
+            Body::Pe(signatures) => {
                 for authenticode::Read { mut signature, page_table } in signatures {
                     if let Some(coverage) = &mut signature.coverage {
                         coverage.calculated = facts.digest(DigestForm::Linear, coverage.signed.alg()).copied();
                     }
-                    if let Some(table) = page_table {
-                        match verify_pages(&pe, &table) {
+                    if let (Some(table), Parsed::Pe(image)) = (page_table, parsed) {
+                        match verify_pages(&image.0, &table) {
                             Ok(pages) => signature.page_hashes = Some(pages),
                             Err(note) => signature.notes.push(note.at(table.span)),
                         }
@@ -282,6 +300,28 @@ impl Examiner<'_> {
     }
 }
 
+/// What a file was parsed to on the way to its facts.
+pub(crate) enum Parsed<'i> {
+    Pe(Box<(Pe<'i>, Imports<'i>)>),
+    Elf(Box<Elf<'i>>),
+    /// It is no image, or cannot be read as one.
+    No,
+}
+
+/// A file whose digests are not calculated yet.
+pub(crate) struct Begun<'i> {
+    pub parsed: Parsed<'i>,
+    /// What is noteworthy about the file and the image, but no signature.
+    pub notes: Vec<Note>,
+    /// For [`Examiner::finish`].
+    pub rest: Rest<'i>,
+}
+
+pub(crate) struct Rest<'i> {
+    reading: Reading<'i>,
+    jobs: Vec<Job<'i>>,
+}
+
 struct Reading<'i> {
     facts: Facts,
     certificates: Vec<Arc<crate::signature::cert::Certificate>>,
@@ -291,7 +331,7 @@ struct Reading<'i> {
 }
 
 enum Body<'i> {
-    Pe { pe: Box<Pe<'i>>, signatures: Vec<authenticode::Read<'i>> },
+    Pe(Vec<authenticode::Read<'i>>),
     Module(Box<Detached<'i>>),
     Other,
 }

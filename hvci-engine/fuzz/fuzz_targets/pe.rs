@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
     for alg in [DigestAlg::Sha1, DigestAlg::Sha256] {
         _ = pe.verify_page_table(table, alg);
     }
-    pe.lint();
+    pe.lint(&pe.imports());
     pe.facts();
     pe.imports();
     pe.relocations().for_each(drop);

@@ -35,7 +35,7 @@ use crate::{
     addr::{Gva, PAGE_SIZE},
     bytes::{index, widen},
     facts::FileKind,
-    finding::Code,
+    finding::{Code, Note},
     frames::Kind,
     image::{
         elf::{Elf, Relocation, Section, SymbolTable},
@@ -87,9 +87,8 @@ impl Placement {
         let sections: Vec<Section<'_>> = elf.sections().collect();
         let mut placed = Vec::new();
         let mut start = base.0;
-        for class in Class::ALL {
-            let layout = class.lay_out(&sections)?;
-            let at = if class == Class::PerCpu { 0 } else { start };
+        for layout in Layout::of(&sections)? {
+            let at = if layout.class == Class::PerCpu { 0 } else { start };
             placed.extend(
                 layout.members.iter().map(|(section, offset)| Placed { section: *section, address: Gva(at.wrapping_add(*offset)) }),
             );
@@ -104,11 +103,15 @@ impl Placement {
 /// # Errors
 /// [`Refusal`]: the module is none that is loaded, the placement cannot be, a symbol is not resolved, a relocation must not be.
 pub fn elf(elf: &Elf<'_>, placement: &Placement, symbols: &dyn Symbols) -> Result<Expected, Refusal> {
+    examined(elf, &[elf.notes(), elf.lint()].concat(), placement, symbols)
+}
+
+/// The same, of whose examination `notes` came.
+pub(super) fn examined(elf: &Elf<'_>, notes: &[Note], placement: &Placement, symbols: &dyn Symbols) -> Result<Expected, Refusal> {
     if !elf.is_x86_64_object() || elf.kind() != FileKind::ElfModule {
         return Err(Refusal::unsupported("no module for x86-64"));
     }
-    Refusal::any(&elf.notes(), &REFUSED)?;
-    Refusal::any(&elf.lint(), &REFUSED)?;
+    Refusal::any(notes, &REFUSED)?;
     let mut module = Module::place(elf, placement)?;
     let table = elf.symbol_table().ok_or_else(|| Refusal::layout("there is no symbol table, or more than one"))?;
     let resolved = module.resolve(&table, symbols)?;
@@ -176,28 +179,6 @@ impl Class {
         }
     }
 
-    /// Where the sections of this class are relative to one another (`module_get_offset`).
-    fn lay_out(self, sections: &[Section<'_>]) -> Result<Layout, Refusal> {
-        let mut layout = Layout { class: self, members: Vec::new(), len: 0 };
-        let mut end = 0_u64;
-        for section in sections.iter().filter(|s| Self::of(s) == Some(self)) {
-            let alignment = section.alignment.max(1);
-            if !alignment.is_power_of_two() || section.flags & !KNOWN_FLAGS != 0 {
-                let detail = format!("sh_addralign {alignment:#x}, sh_flags {:#x}", section.flags);
-                return Err(Refusal::unsupported(detail).of(section.display_name()));
-            }
-            let offset = end.checked_next_multiple_of(alignment);
-            let next = offset.and_then(|offset| offset.checked_add(section.size)).filter(|end| *end <= MAX_IMAGE);
-            let (Some(offset), Some(next)) = (offset, next) else { return Err(too_large().of(section.display_name())) };
-            layout.members.push((section.index, offset));
-            if section.size > 0 {
-                layout.len = next;
-            }
-            end = next;
-        }
-        Ok(layout)
-    }
-
     const fn is_discardable(self) -> bool {
         matches!(self, Self::InitText | Self::InitRoData | Self::InitData)
     }
@@ -213,6 +194,30 @@ struct Layout {
 }
 
 impl Layout {
+    /// Of each class, in the order of [`Class::ALL`]: where its sections are relative to one another (`module_get_offset`).
+    fn of(sections: &[Section<'_>]) -> Result<[Self; 8], Refusal> {
+        let mut layouts = Class::ALL.map(|class| Self { class, members: Vec::new(), len: 0 });
+        let mut ends = [0_u64; 8];
+        for section in sections {
+            let Some(class) = Class::of(section) else { continue };
+            let Some((layout, end)) = layouts.iter_mut().zip(&mut ends).find(|(layout, _)| layout.class == class) else { continue };
+            let alignment = section.alignment.max(1);
+            if !alignment.is_power_of_two() || section.flags & !KNOWN_FLAGS != 0 {
+                let detail = format!("sh_addralign {alignment:#x}, sh_flags {:#x}", section.flags);
+                return Err(Refusal::unsupported(detail).of(section.display_name()));
+            }
+            let offset = end.checked_next_multiple_of(alignment);
+            let next = offset.and_then(|offset| offset.checked_add(section.size)).filter(|end| *end <= MAX_IMAGE);
+            let (Some(offset), Some(next)) = (offset, next) else { return Err(too_large().of(section.display_name())) };
+            layout.members.push((section.index, offset));
+            if section.size > 0 {
+                layout.len = next;
+            }
+            *end = next;
+        }
+        Ok(layouts)
+    }
+
     /// Bytes of whole pages; none for per-CPU variables.
     fn pages(&self) -> Result<u64, Refusal> {
         if self.class == Class::PerCpu { Ok(0) } else { whole_pages(self.len).map(widen).ok_or_else(too_large) }
@@ -249,8 +254,7 @@ impl<'a> Module<'a> {
         }
         let mut layouts = Vec::with_capacity(Class::ALL.len());
         let mut total = 0_u64;
-        for class in Class::ALL {
-            let layout = class.lay_out(&module.sections)?;
+        for layout in Layout::of(&module.sections)? {
             total = total.saturating_add(layout.pages()?);
             layouts.push((module.base(&layout)?, layout));
         }

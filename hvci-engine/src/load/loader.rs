@@ -42,11 +42,10 @@ use crate::{
     bytes::{index, widen},
     digest::{Digest, DigestAlg},
     event::What,
-    examine::{Examiner, Input},
+    examine::{Begun, Examiner, Input, Parsed},
     facts::{DigestForm, Facts, FileKind},
-    finding::Code,
+    finding::{Code, Note},
     frames::Kind,
-    image::{elf::Elf, pe::Pe},
     policy::{Decision, Judge, Profile, Verdict},
     signature::{
         block_list::BlockList,
@@ -233,20 +232,24 @@ impl Loader {
             }
         };
         let input = Input::new(bytes, index(u32::try_from(MAX_IMAGE).unwrap_or(u32::MAX)));
-        let image = input.bytes();
-
-        let place = request.place;
-        let time = request.time;
-        let expected = if image.len() < WORTH_A_THREAD {
-            progress.accept(self.judge(&input, time), &mut clock, "verify")?;
-            let expected = self.expected(image, place)?;
+        let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
+        let digests = trust.blocked().algorithms();
+        let examiner = Examiner { cache: &self.cache, catalogs: &self.catalogs, digests: &digests };
+        let Begun { parsed, notes, rest } = examiner.begin(&input);
+        let (time, place) = (request.time, request.place);
+        let judge = || self.judge(&trust, examiner.finish(rest, &parsed), time);
+        let expected = || self.expected(&parsed, &notes, place);
+        let expected = if input.bytes().len() < WORTH_A_THREAD {
+            progress.accept(judge(), &mut clock, "verify")?;
+            let expected = expected()?;
             progress.phases.push(("relocate", clock.lap()));
             expected
         } else {
-            let (expected, judged) = rayon::join(|| self.expected(image, place), || self.judge(&input, time));
+            let (expected, judged) = rayon::join(expected, judge);
             progress.accept(judged, &mut clock, "verify and relocate")?;
             expected?
         };
+        drop(trust);
 
         let count = expected.segments.iter().map(|s| s.pages().size_hint().0).sum();
         let mut changes = Vec::with_capacity(count);
@@ -340,30 +343,21 @@ impl Loader {
         Ok(module)
     }
 
-    fn judge(&self, input: &Input<'_>, time: UnixTime) -> (Verdict, Facts) {
-        let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
-        let digests = trust.blocked().algorithms();
-        let examiner = Examiner { cache: &self.cache, catalogs: &self.catalogs, digests: &digests };
-        let facts =
-            examiner.examine_all(core::slice::from_ref(input)).pop().unwrap_or_else(|| Facts::new(input.bytes().len(), FileKind::Flat));
+    fn judge(&self, trust: &TrustStore, facts: Facts, time: UnixTime) -> (Verdict, Facts) {
         let profile = self.profile.or_else(|| match facts.kind {
             FileKind::PeDriver => Profile::find("hvci"),
             _ => None,
         });
-        (Judge { trust: &trust, time, cache: &self.cache }.judge(&facts, profile), facts)
+        (Judge { trust, time, cache: &self.cache }.judge(&facts, profile), facts)
     }
 
-    fn expected(&self, image: &[u8], place: Place<'_>) -> Result<Expected, Refusal> {
-        if Pe::is_pe(image) {
-            let parsed = Pe::parse(image).map_err(|e| Refusal { note: e.into(), status: HvStatus::ACCESS_DENIED })?;
-            let Place::Base(base) = place else { return Err(Refusal::placement("a driver has one base, not a place for each section")) };
-            pe(&parsed, base, &*self.symbols)
-        } else {
-            let parsed = Elf::parse(image).map_err(|e| Refusal { note: e.into(), status: HvStatus::ACCESS_DENIED })?;
-            match place {
-                Place::Base(base) => elf(&parsed, &Placement::contiguous(&parsed, base)?, &*self.symbols),
-                Place::Sections(placement) => elf(&parsed, placement, &*self.symbols),
-            }
+    fn expected(&self, parsed: &Parsed<'_>, notes: &[Note], place: Place<'_>) -> Result<Expected, Refusal> {
+        match (parsed, place) {
+            (Parsed::Pe(image), Place::Base(base)) => pe::examined(&image.0, &image.1, notes, base, &*self.symbols),
+            (Parsed::Pe(_), Place::Sections(_)) => Err(Refusal::placement("a driver has one base, not a place for each section")),
+            (Parsed::Elf(module), Place::Base(base)) => elf::examined(module, notes, &Placement::contiguous(module, base)?, &*self.symbols),
+            (Parsed::Elf(module), Place::Sections(placement)) => elf::examined(module, notes, placement, &*self.symbols),
+            (Parsed::No, _) => Err(Refusal::unsupported("no driver and no module")),
         }
     }
 
@@ -456,8 +450,8 @@ fn refusal_of(verdict: &Verdict) -> Result<(), Refusal> {
         return Ok(());
     }
     let note = match verdict.findings.first() {
-        Some(f) => crate::finding::Note { code: f.code, span: f.span, subject: f.subject.clone(), detail: f.detail.clone() },
-        None => crate::finding::Note::new(Code::SigNone, ""),
+        Some(f) => Note { code: f.code, span: f.span, subject: f.subject.clone(), detail: f.detail.clone() },
+        None => Note::new(Code::SigNone, ""),
     };
     Err(Refusal { note, status: HvStatus::ACCESS_DENIED })
 }

@@ -31,7 +31,7 @@ use crate::{
     addr::{Gva, PAGE_SIZE},
     bytes::{index, slice, widen},
     facts::FileKind,
-    finding::Code,
+    finding::{Code, Note},
     frames::Kind,
     image::pe::{Imports, Pe, Section, Symbol},
 };
@@ -76,18 +76,22 @@ const REFUSED: [Code; 13] = [
 /// # Errors
 /// [`Refusal`]: the image is none that is loaded, `base` cannot be, an import is not resolved.
 pub fn pe(pe: &Pe<'_>, base: Gva, symbols: &dyn Symbols) -> Result<Expected, Refusal> {
+    let imports = pe.imports();
+    let notes = [pe.notes(), &pe.lint(&imports), &pe.certificate_table().notes].concat();
+    examined(pe, &imports, &notes, base, symbols)
+}
+
+/// The same, of whose examination `notes` came.
+pub(super) fn examined(pe: &Pe<'_>, imports: &Imports<'_>, notes: &[Note], base: Gva, symbols: &dyn Symbols) -> Result<Expected, Refusal> {
     let headers = pe.headers();
     if !headers.is_plus || headers.machine != MACHINE_AMD64 || pe.kind() != FileKind::PeDriver {
         let detail = format!("{} of machine {:#06x}, subsystem {}", pe.facts().format, headers.machine, headers.subsystem);
         return Err(Refusal::unsupported(format!("{detail}: no driver for x86-64")));
     }
-    Refusal::any(pe.notes(), &REFUSED)?;
-    Refusal::any(&pe.certificate_table().notes, &REFUSED)?;
-    let imports = pe.imports();
-    Refusal::any(&pe.layout_lint(&imports), &REFUSED)?;
+    Refusal::any(notes, &REFUSED)?;
     let mut image = Image::map(pe, base)?;
     image.relocate()?;
-    image.bind(&imports, symbols)?;
+    image.bind(imports, symbols)?;
     let security_cookie = image.configure(symbols)?;
     let entry = image.entry()?;
     Ok(Expected { segments: image.segments, entry, security_cookie })
@@ -379,6 +383,18 @@ mod tests {
             Ok(())
         };
         assert_eq!(expected.compare(read), Ok(()));
+    }
+
+    #[test]
+    fn what_depends_on_arguments_at_run_time_is_loaded() {
+        let mut sample = Sample::with_tables();
+        sample.set16(OPTIONAL + 70, 0);
+        let parsed = Pe::parse(&sample.0).unwrap();
+        let mut codes: Vec<_> = parsed.lint(&parsed.imports()).into_iter().map(|n| n.code).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes, [Code::ImageRiskyImport, Code::ImageNoNxCompat]);
+        load(&sample);
     }
 
     #[test]

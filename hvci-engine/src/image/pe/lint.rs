@@ -79,8 +79,8 @@ impl Risk {
 impl Pe<'_> {
     /// Checks HVCI compatibility: `ImageWx`, `ImageSectionAlignment`, `ImageIatExecutable`, `ImageRelocStraddle`, `ImageRiskyImport`,
     /// `ImageSharedWritable`, `ImageNoNxCompat`, `ImageInitExecutable`; also `ImageImports` and `ImageRelocations` where these tables cannot
-    /// be read to their end. Reads the import and relocation tables.
-    pub fn lint(&self) -> Vec<Note> {
+    /// be read to their end. `imports` are the [`imports`](Self::imports) of this image; reads the relocation table.
+    pub fn lint(&self, imports: &Imports<'_>) -> Vec<Note> {
         let mut notes = Vec::new();
         self.section_lint(&mut notes);
         self.alignment_lint(&mut notes);
@@ -88,21 +88,8 @@ impl Pe<'_> {
             let detail = format!("DllCharacteristics is {:#06x}", self.headers.dll_characteristics);
             notes.push(Note::new(Code::ImageNoNxCompat, detail));
         }
-        let imports = self.imports();
-        self.iat_lint(&imports, &mut notes);
-        self.import_lint(&imports, &mut notes);
-        notes.extend(imports.notes);
-        self.relocation_lint(&mut notes);
-        notes
-    }
-
-    /// The part of [`lint`](Self::lint) that a loader minds, without what depends on arguments at run time: `ImageNoNxCompat` and
-    /// `ImageRiskyImport` are not in it. `imports` are the [`imports`](Self::imports) of this image.
-    pub fn layout_lint(&self, imports: &Imports<'_>) -> Vec<Note> {
-        let mut notes = Vec::new();
-        self.section_lint(&mut notes);
-        self.alignment_lint(&mut notes);
         self.iat_lint(imports, &mut notes);
+        self.import_lint(imports, &mut notes);
         notes.extend_from_slice(&imports.notes);
         self.relocation_lint(&mut notes);
         notes
@@ -218,12 +205,8 @@ mod tests {
     };
 
     fn lint(sample: &Sample) -> Vec<(Code, String)> {
-        Pe::parse(&sample.0)
-            .unwrap()
-            .lint()
-            .into_iter()
-            .map(|n| (n.code, format!("{} {}", n.subject.unwrap_or_default(), n.detail)))
-            .collect()
+        let pe = Pe::parse(&sample.0).unwrap();
+        pe.lint(&pe.imports()).into_iter().map(|n| (n.code, format!("{} {}", n.subject.unwrap_or_default(), n.detail))).collect()
     }
 
     #[test]
@@ -234,20 +217,6 @@ mod tests {
     #[test]
     fn a_clean_driver_is_clean() {
         assert_eq!(lint(&Sample::new()), []);
-    }
-
-    #[test]
-    fn a_loader_minds_everything_but_what_depends_on_arguments() {
-        let mut sample = Sample::with_tables();
-        sample.set16(OPTIONAL + 70, 0);
-        sample.section(1, b"PAGE\0\0\0\0", [0x200, 0x2000, 0x200, 0x600], 0xE200_0020);
-        sample.set16(0x6A8, 0x3FFD);
-        sample.set32(0x6AC, 1);
-        let pe = Pe::parse(&sample.0).unwrap();
-        let mut all = pe.lint();
-        assert_eq!(all.len(), 6);
-        all.retain(|n| !matches!(n.code, Code::ImageNoNxCompat | Code::ImageRiskyImport));
-        assert_eq!((all.len(), pe.layout_lint(&pe.imports())), (4, all));
     }
 
     #[test]
@@ -301,7 +270,8 @@ mod tests {
         let delayed = "ExAllocatePool imports ExAllocatePool (delay-loaded, Driver Verifier 0x2000)";
         assert_eq!(lint(&sample), [(Code::ImageRiskyImport, delayed.to_owned())]);
         // blamed is the table that they stand in
-        let note = Pe::parse(&sample.0).unwrap().lint().remove(0);
+        let pe = Pe::parse(&sample.0).unwrap();
+        let note = pe.lint(&pe.imports()).remove(0);
         assert_eq!(note.span.unwrap().to_string(), "0x7b0..0x7f0");
     }
 

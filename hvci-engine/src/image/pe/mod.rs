@@ -354,13 +354,13 @@ mod tests {
             assert_eq!(notes.len(), MAX_NOTES_PER_CODE);
             assert!(notes[MAX_NOTES_PER_CODE - 1].detail.ends_with("(more like it are not listed)"));
         }
-        assert!(pe.lint().len() <= 4 * MAX_NOTES_PER_CODE);
+        assert!(pe.lint(&pe.imports()).len() <= 4 * MAX_NOTES_PER_CODE);
     }
 
     /// Everything that can be asked of an image.
     fn exercise(data: &[u8]) {
         let Ok(pe) = Pe::parse(data) else { return };
-        let _ = (pe.kind(), pe.facts(), pe.lint(), pe.forms_differ(), pe.checksum_note(), pe.resource_note());
+        let _ = (pe.kind(), pe.facts(), pe.lint(&pe.imports()), pe.forms_differ(), pe.checksum_note(), pe.resource_note());
         let table = pe.certificate_table();
         for entry in &table.entries {
             assert_eq!(entry.payload, [entry.pkcs7, entry.padding].concat());
