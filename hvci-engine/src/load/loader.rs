@@ -24,13 +24,14 @@
 )]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use super::{
     Expected, MAX_IMAGE, Part, Placement, Refusal, Symbols, elf,
+    linker::{Linker, exporters},
     module::{Life, Module, Sealed},
     patch::sites,
     pe,
@@ -237,7 +238,7 @@ impl Loader {
 
         let place = request.place;
         let time = request.time;
-        let expected = if image.len() < WORTH_A_THREAD {
+        let (expected, uses) = if image.len() < WORTH_A_THREAD {
             progress.accept(self.judge(&input, time), &mut clock, "verify")?;
             let expected = self.expected(image, place)?;
             progress.phases.push(("relocate", clock.lap()));
@@ -258,7 +259,7 @@ impl Loader {
                 progress.pages.push(gpn);
             }
         }
-        let module = self.reserve(request.name, progress.digest, &expected, &progress.pages)?;
+        let module = self.reserve(request.name, progress.digest, &expected, uses, &progress.pages)?;
         let mut refusal = None;
         let mut read = changes.iter();
         let inspect = || {
@@ -311,8 +312,15 @@ impl Loader {
         settled
     }
 
-    /// Has the addresses of a module belong to it.
-    fn reserve(&self, name: &str, digest: Option<Digest>, expected: &Expected, pages: &[Gpn]) -> Result<Arc<Module>, Refusal> {
+    /// Has the addresses of a module belong to it, and what it imports from stay.
+    fn reserve(
+        &self,
+        name: &str,
+        digest: Option<Digest>,
+        expected: &Expected,
+        uses: BTreeSet<u32>,
+        pages: &[Gpn],
+    ) -> Result<Arc<Module>, Refusal> {
         let mut pages = pages.iter().copied();
         let segments: Vec<Sealed> = expected
             .segments
@@ -334,8 +342,13 @@ impl Loader {
         if modules.of.values().any(|other| other.overlaps(&segments)) {
             return Err(Refusal::claim(HvStatus::OBJECT_IN_USE));
         }
+        // unloaded meanwhile, or about to be
+        if !uses.iter().all(|id| modules.of.get(id).is_some_and(|used| used.life == Life::Live)) {
+            return Err(Refusal::claim(HvStatus::OBJECT_IN_USE));
+        }
         let id = modules.next_owner().map_err(Refusal::claim)?;
-        let module = Arc::new(Module { id, name: name.to_owned(), digest, entry: expected.entry, segments, sites, life: Life::Loading });
+        let (entry, exports, life) = (expected.entry, Arc::clone(&expected.exports), Life::Loading);
+        let module = Arc::new(Module { id, name: name.to_owned(), digest, entry, segments, exports, uses, sites, life });
         modules.of.insert(id, Arc::clone(&module));
         Ok(module)
     }
@@ -353,16 +366,24 @@ impl Loader {
         (Judge { trust: &trust, time, cache: &self.cache }.judge(&facts, profile), facts)
     }
 
-    fn expected(&self, image: &[u8], place: Place<'_>) -> Result<Expected, Refusal> {
+    /// What must stand in memory, and the modules whose addresses are in it.
+    fn expected(&self, image: &[u8], place: Place<'_>) -> Result<(Expected, BTreeSet<u32>), Refusal> {
+        let loaded = || exporters(self.modules().of.values());
+        let linker = Linker::new(&*self.symbols, &loaded);
+        let expected = self.expected_with(image, place, &linker)?;
+        Ok((expected, linker.into_used()))
+    }
+
+    fn expected_with(&self, image: &[u8], place: Place<'_>, symbols: &dyn Symbols) -> Result<Expected, Refusal> {
         if Pe::is_pe(image) {
             let parsed = Pe::parse(image).map_err(|e| Refusal { note: e.into(), status: HvStatus::ACCESS_DENIED })?;
             let Place::Base(base) = place else { return Err(Refusal::placement("a driver has one base, not a place for each section")) };
-            pe(&parsed, base, &*self.symbols)
+            pe(&parsed, base, symbols)
         } else {
             let parsed = Elf::parse(image).map_err(|e| Refusal { note: e.into(), status: HvStatus::ACCESS_DENIED })?;
             match place {
-                Place::Base(base) => elf(&parsed, &Placement::contiguous(&parsed, base)?, &*self.symbols),
-                Place::Sections(placement) => elf(&parsed, placement, &*self.symbols),
+                Place::Base(base) => elf(&parsed, &Placement::contiguous(&parsed, base)?, symbols),
+                Place::Sections(placement) => elf(&parsed, placement, symbols),
             }
         }
     }

@@ -134,7 +134,7 @@ mod tests {
             |start, kind, bytes, parts| Segment { name: String::new(), start: Gva(start), kind, discardable: false, bytes, parts };
         let part = Part { section: "__jump_table".to_owned(), offset: 0, len };
         let segments = vec![segment(CODE, Kind::Code, text, Vec::new()), segment(TABLE, Kind::RoAfterInit, table, vec![part])];
-        Expected { segments, entry: None, security_cookie: None }
+        Expected { segments, entry: None, security_cookie: None, exports: std::sync::Arc::default() }
     }
 
     #[test]
