@@ -129,6 +129,75 @@ impl Exports {
         exports
     }
 
+    /// Every address that is exported and lies in a segment.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Gva> {
+        let targets = self.named.iter().map(|(_, target)| target).chain(self.ordinals.iter().map(|(_, target)| target));
+        targets.filter_map(|target| match target {
+            Target::At(address) => Some(*address).filter(|address| address.0 >= PER_CPU_END),
+            Target::Forward(_) => None,
+        })
+    }
+
+    /// Each export: how it is named (0: a name, 1: a number), what it leads to (0: an address, 1: a forwarder), then both; a text has its
+    /// length in front of it, in 16 bits.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let put = |bytes: &mut Vec<u8>, text: &[u8]| {
+            // none is longer than a page
+            bytes.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes());
+            bytes.extend(text);
+        };
+        let named = self.named.iter().map(|(name, target)| (Symbol::Name(self.text(*name)), target));
+        let ordinals = self.ordinals.iter().map(|(ordinal, target)| (Symbol::Ordinal(*ordinal), target));
+        for (symbol, target) in named.chain(ordinals) {
+            bytes.extend([u8::from(matches!(symbol, Symbol::Ordinal(_))), u8::from(matches!(target, Target::Forward(_)))]);
+            match symbol {
+                Symbol::Name(name) => put(&mut bytes, name),
+                Symbol::Ordinal(ordinal) => bytes.extend(ordinal.to_le_bytes()),
+            }
+            match target {
+                Target::At(address) => bytes.extend(address.0.to_le_bytes()),
+                Target::Forward(text) => put(&mut bytes, self.text(*text)),
+            }
+        }
+        bytes
+    }
+
+    /// `None` for what is not so, or not in order.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut exports = Self::default();
+        let mut rest = bytes;
+        while let Some((&[by, to], after)) = rest.split_first_chunk() {
+            let (&word, after) = after.split_first_chunk()?;
+            let number = u16::from_le_bytes(word);
+            let (name, after) = after.split_at_checked(if by == 0 { usize::from(number) } else { 0 })?;
+            let (target, after) = match to {
+                0 => {
+                    let (address, after) = after.split_first_chunk()?;
+                    (Target::At(Gva(u64::from_le_bytes(*address))), after)
+                }
+                1 => {
+                    let (len, after) = after.split_first_chunk()?;
+                    let (text, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+                    (Target::Forward(exports.push(text)?), after)
+                }
+                _ => return None,
+            };
+            match by {
+                0 => {
+                    let name = exports.push(name)?;
+                    exports.named.push((name, target));
+                }
+                1 => exports.ordinals.push((number, target)),
+                _ => return None,
+            }
+            rest = after;
+        }
+        let in_order =
+            exports.named.is_sorted_by(|a, b| exports.text(a.0) < exports.text(b.0)) && exports.ordinals.is_sorted_by(|a, b| a.0 < b.0);
+        (rest.is_empty() && in_order).then_some(exports)
+    }
+
     fn target(&mut self, target: ExportTarget<'_>, base: u64, segments: &[Segment]) -> Option<Target> {
         match target {
             ExportTarget::Address(address) => {
@@ -253,6 +322,14 @@ mod tests {
         table
     }
 
+    struct Kernel;
+
+    impl Symbols for Kernel {
+        fn resolve(&self, _: &[u8], _: Symbol<'_>) -> Option<Gva> {
+            Some(Gva(CODE))
+        }
+    }
+
     fn at(exports: &Exports, name: &str) -> Option<u64> {
         match exports.find(Symbol::Name(name.as_bytes()))? {
             Found::At(address) => Some(address.0),
@@ -300,12 +377,6 @@ mod tests {
 
     #[test]
     fn a_driver_exports_by_name_and_number() {
-        struct Kernel;
-        impl Symbols for Kernel {
-            fn resolve(&self, _: &[u8], _: Symbol<'_>) -> Option<Gva> {
-                Some(Gva(CODE))
-            }
-        }
         let base = 0xFFFF_F801_0000_0000;
         let of = |sample: &Sample| pe(&Pe::parse(&sample.0).unwrap(), Gva(base), &Kernel).unwrap().exports;
         let exports = of(&Sample::with_exports());
@@ -322,6 +393,31 @@ mod tests {
             sample.set32(0x450, outside);
             assert_eq!((of(&sample).find(Symbol::Name(b"Run")), of(&sample).count()), (None, 6), "{outside:#x}");
         }
+    }
+
+    #[test]
+    fn exports_are_saved_as_they_are() {
+        let sample = Sample::with_exports();
+        let driver = pe(&Pe::parse(&sample.0).unwrap(), Gva(0xFFFF_F801_0000_0000), &Kernel).unwrap().exports;
+        let strings = b"\0one\0two\0";
+        let table = table(TABLES + 0x10, (4, 3), &[(CODE, 1), (CODE + 8, 5)]);
+        let linux = Exports::of_module(&module(&[("__ksymtab_strings", strings), ("__ksymtab", &table)]));
+        for exports in [&*driver, &linux, &Exports::default()] {
+            let bytes = exports.to_bytes();
+            let read = Exports::from_bytes(&bytes).unwrap();
+            assert_eq!((read.count(), read.to_bytes()), (exports.count(), bytes.clone()));
+            for (name, _) in &exports.named {
+                let name = Symbol::Name(exports.text(*name));
+                assert_eq!(read.find(name), exports.find(name));
+            }
+            for len in 1..bytes.len() {
+                let cut = Exports::from_bytes(&bytes[..len]);
+                assert!(cut.is_none_or(|cut| cut.count() < exports.count() && bytes.starts_with(&cut.to_bytes())), "{len}");
+            }
+            assert_eq!(Exports::from_bytes(&[&bytes[..], &[2, 0, 0, 0]].concat()), None);
+        }
+        let twice = linux.to_bytes().repeat(2);
+        assert_eq!(Exports::from_bytes(&twice), None, "not in order");
     }
 
     proptest! {

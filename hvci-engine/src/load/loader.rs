@@ -151,7 +151,7 @@ pub struct Loader {
 #[derive(Default)]
 pub(super) struct Modules {
     pub(super) of: BTreeMap<u32, Arc<Module>>,
-    last: u32,
+    pub(super) last: u32,
 }
 
 impl Modules {

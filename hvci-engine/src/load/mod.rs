@@ -22,6 +22,7 @@ mod patch;
 mod pe;
 mod refusal;
 mod region;
+mod saved;
 mod service;
 
 pub use elf::{Placed, Placement, elf};
