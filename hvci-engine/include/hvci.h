@@ -365,7 +365,8 @@ uint16_t hvci_load(const struct HvciEngine *engine,
                    char *reason,
                    size_t reason_size);
 
-// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again. HV_STATUS_NOT_FOUND: none.
+// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again. HV_STATUS_NOT_FOUND: none;
+// HV_STATUS_OBJECT_IN_USE: another imports from it, or something is being done with it.
 uint16_t hvci_unload(const struct HvciEngine *engine,
                      uint32_t module);
 

@@ -3,7 +3,11 @@
 //! Reads the file with the `object` crate and takes the shortest way, so that it is a second opinion on what `hvci_engine::load` computes: the
 //! tests compare the two on every module at hand. Nobody need believe it; what it got wrong, the engine refuses.
 
+mod exports;
+
 use std::collections::BTreeMap;
+
+pub use exports::{Loaded, PartialKernel};
 
 use hvci_engine::{
     addr::{Gpa, Gpn, Gva, PAGE_SIZE},
@@ -79,7 +83,15 @@ pub type Memory = BTreeMap<u64, Vec<u8>>;
 /// # Errors
 /// [`GuestLoaderError`] for a file that no kernel's loader could place either.
 pub fn place(file: &[u8], base: Gva) -> Result<Memory, GuestLoaderError> {
-    if file.starts_with(b"MZ") { driver(file, base.0) } else { module(file, base) }
+    place_with(file, base, &StubKernel)
+}
+
+/// The same with imports of `symbols`.
+///
+/// # Errors
+/// As [`place`].
+pub fn place_with(file: &[u8], base: Gva, symbols: &dyn Symbols) -> Result<Memory, GuestLoaderError> {
+    if file.starts_with(b"MZ") { driver(file, base.0, symbols) } else { module(file, base, symbols) }
 }
 
 /// How many pages a module takes that is placed at `base`.
@@ -118,7 +130,7 @@ fn bytes_at(bytes: &mut [u8], offset: u64, len: usize) -> Result<&mut [u8], Gues
     bytes.get_mut(start..end).ok_or_else(|| wrong(format!("{offset:#x} lies outside")))
 }
 
-fn driver(file: &[u8], base: u64) -> Result<Memory, GuestLoaderError> {
+fn driver(file: &[u8], base: u64, symbols: &dyn Symbols) -> Result<Memory, GuestLoaderError> {
     let pe = PeFile64::parse(file)?;
     let headers = pe.nt_headers().optional_header();
     let size = u64::from(headers.size_of_image());
@@ -156,8 +168,8 @@ fn driver(file: &[u8], base: u64) -> Result<Memory, GuestLoaderError> {
             let mut slot = u64::from(slots);
             while let Some(thunk) = thunks.next::<ImageNtHeaders64>()? {
                 let value = match table.import::<ImageNtHeaders64>(thunk)? {
-                    Import::Ordinal(ordinal) => StubKernel.resolve(library, Symbol::Ordinal(ordinal)),
-                    Import::Name(_, name) => StubKernel.resolve(library, Symbol::Name(name)),
+                    Import::Ordinal(ordinal) => symbols.resolve(library, Symbol::Ordinal(ordinal)),
+                    Import::Name(_, name) => symbols.resolve(library, Symbol::Name(name)),
                 };
                 let value = value.ok_or_else(|| wrong(format!("no export for import {:#x}", thunk.address())))?;
                 bytes_at(&mut image, slot, 8)?.copy_from_slice(&value.0.to_le_bytes());
@@ -168,7 +180,7 @@ fn driver(file: &[u8], base: u64) -> Result<Memory, GuestLoaderError> {
     Ok(BTreeMap::from([(base, image)]))
 }
 
-fn module(file: &[u8], base: Gva) -> Result<Memory, GuestLoaderError> {
+fn module(file: &[u8], base: Gva, symbols: &dyn Symbols) -> Result<Memory, GuestLoaderError> {
     let parsed = Elf::parse(file).map_err(|e| wrong(e.to_string()))?;
     let placement = Placement::contiguous(&parsed, base)?;
     let places: BTreeMap<usize, u64> = placement.sections.iter().map(|p| (p.section, p.address.0)).collect();
@@ -193,10 +205,11 @@ fn module(file: &[u8], base: Gva) -> Result<Memory, GuestLoaderError> {
                     let place = places.get(&section.0).ok_or_else(|| wrong("a symbol of a section that is not loaded"))?;
                     place.wrapping_add(symbol.address())
                 }
-                None if symbol.is_undefined() => {
-                    let address = StubKernel.resolve(b"", Symbol::Name(symbol.name_bytes()?));
-                    address.ok_or_else(|| wrong("a symbol that nothing exports"))?.0
-                }
+                None if symbol.is_undefined() => match symbols.resolve(b"", Symbol::Name(symbol.name_bytes()?)) {
+                    Some(address) => address.0,
+                    None if symbol.is_weak() => 0,
+                    None => return Err(wrong(format!("nothing exports {}", symbol.name().unwrap_or("a symbol")))),
+                },
                 None => symbol.address(),
             };
             let sum = value.wrapping_add_signed(relocation.addend());

@@ -7,8 +7,8 @@ use der::oid::ObjectIdentifier;
 use hvci_engine::{digest::DigestAlg, facts::FileKind};
 use lzma_rust2::{CheckType, XzOptions, XzWriter};
 use object::{
-    Architecture, BinaryFormat, Endianness, SectionFlags, SectionKind, elf,
-    write::{Object, Symbol, SymbolSection},
+    Architecture, BinaryFormat, Endianness, RelocationFlags, SectionFlags, SectionKind, elf,
+    write::{Object, Relocation, SectionId, Symbol, SymbolSection},
 };
 use rand_core::RngCore;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
@@ -32,37 +32,90 @@ const MAGIC: &[u8] = b"~Module signature appended~\n";
 /// # Errors
 /// None that occurs.
 pub fn module(name: &str, writable_code: bool) -> Result<Vec<u8>> {
-    let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
-    let info = format!(
-        "license=GPL\0name={name}\0version=1.0\0srcversion=0123456789ABCDEF0123456\0depends=\0vermagic=6.1.0-synthetic SMP preempt mod_unload modversions \0"
-    );
-    for (section, kind, content) in [
-        (".text", SectionKind::Text, code(name, 0x600)),
-        (".rodata", SectionKind::ReadOnlyData, code("rodata", 0x100)),
-        (".data", SectionKind::Data, code("data", 0x80)),
-        (".modinfo", SectionKind::ReadOnlyData, info.into_bytes()),
-    ] {
-        let id = object.add_section(Vec::new(), section.into(), kind);
-        object.append_section_data(id, &content, 16);
-        if section == ".text" {
-            object.add_symbol(Symbol {
-                name: b"init_module".into(),
-                value: 0,
-                size: 0x40,
-                kind: object::SymbolKind::Text,
-                scope: object::SymbolScope::Dynamic,
-                weak: false,
-                section: SymbolSection::Section(id),
-                flags: object::SymbolFlags::None,
-            });
-        }
-    }
+    let (mut object, _) = sections(name);
     if writable_code {
         let id = object.add_section(Vec::new(), b".text.patch".into(), SectionKind::Text);
         object.append_section_data(id, &[0x90; 64], 16);
         object.section_mut(id).flags = SectionFlags::Elf { sh_flags: u64::from(elf::SHF_ALLOC | elf::SHF_EXECINSTR | elf::SHF_WRITE) };
     }
     Ok(object.write()?)
+}
+
+/// A module that exports these symbols, each 16 bytes further on in its code, and has the addresses of those in `.data.imports`
+/// (`include/linux/export.h`, `struct kernel_symbol` with distances of 32 bits).
+///
+/// # Errors
+/// None that occurs.
+pub fn linked_module(name: &str, exports: &[&str], imports: &[&str]) -> Result<Vec<u8>> {
+    let (mut object, text) = sections(name);
+    let symbol = |name: &str, value, kind, scope, section| Symbol {
+        name: name.as_bytes().to_vec(),
+        value,
+        size: 0,
+        kind,
+        scope,
+        weak: false,
+        section,
+        flags: object::SymbolFlags::None,
+    };
+    let (data, global) = (object::SymbolKind::Data, object::SymbolScope::Dynamic);
+    if !exports.is_empty() {
+        let strings = object.add_section(Vec::new(), b"__ksymtab_strings".into(), SectionKind::ReadOnlyData);
+        // the name space that all of them are in
+        object.append_section_data(strings, b"\0", 1);
+        let strings_symbol = object.section_symbol(strings);
+        let table = object.add_section(Vec::new(), b"__ksymtab".into(), SectionKind::ReadOnlyData);
+        for (value, export) in (0_u64..).step_by(16).zip(exports) {
+            let at = object.append_section_data(table, &[0; 12], 4);
+            let name_at = object.append_section_data(strings, format!("{export}\0").as_bytes(), 1);
+            let target = object.add_symbol(symbol(export, value, object::SymbolKind::Text, global, SymbolSection::Section(text)));
+            let entry = format!("__ksymtab_{export}");
+            object.add_symbol(symbol(&entry, at, data, object::SymbolScope::Compilation, SymbolSection::Section(table)));
+            for (offset, symbol, addend) in [(0, target, 0), (4, strings_symbol, name_at.cast_signed()), (8, strings_symbol, 0)] {
+                let flags = RelocationFlags::Elf { r_type: elf::R_X86_64_PC32 };
+                object.add_relocation(table, Relocation { offset: at + offset, symbol, addend, flags })?;
+            }
+        }
+    }
+    if !imports.is_empty() {
+        let slots = object.add_section(Vec::new(), b".data.imports".into(), SectionKind::Data);
+        for import in imports {
+            let offset = object.append_section_data(slots, &[0; 8], 8);
+            let symbol = object.add_symbol(symbol(import, 0, object::SymbolKind::Unknown, global, SymbolSection::Undefined));
+            let flags = RelocationFlags::Elf { r_type: elf::R_X86_64_64 };
+            object.add_relocation(slots, Relocation { offset, symbol, addend: 0, flags })?;
+        }
+    }
+    Ok(object.write()?)
+}
+
+/// The sections of a module called `name`, and the number of its code.
+fn sections(name: &str) -> (Object<'static>, SectionId) {
+    let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+    let info = format!(
+        "license=GPL\0name={name}\0version=1.0\0srcversion=0123456789ABCDEF0123456\0depends=\0vermagic=6.1.0-synthetic SMP preempt mod_unload modversions \0"
+    );
+    let text = object.add_section(Vec::new(), b".text".into(), SectionKind::Text);
+    object.append_section_data(text, &code(name, 0x600), 16);
+    object.add_symbol(Symbol {
+        name: b"init_module".into(),
+        value: 0,
+        size: 0x40,
+        kind: object::SymbolKind::Text,
+        scope: object::SymbolScope::Dynamic,
+        weak: false,
+        section: SymbolSection::Section(text),
+        flags: object::SymbolFlags::None,
+    });
+    for (section, kind, content) in [
+        (".rodata", SectionKind::ReadOnlyData, code("rodata", 0x100)),
+        (".data", SectionKind::Data, code("data", 0x80)),
+        (".modinfo", SectionKind::ReadOnlyData, info.into_bytes()),
+    ] {
+        let id = object.add_section(Vec::new(), section.into(), kind);
+        object.append_section_data(id, &content, 16);
+    }
+    (object, text)
 }
 
 /// How sign-file signs: SHA-256 or more, no certificates, no signed attributes.

@@ -44,8 +44,10 @@ pub struct Image {
     pub sections: Vec<(&'static str, u32, usize)>,
     /// Module and functions that it imports.
     pub imports: (&'static str, Vec<&'static str>),
-    /// Index of the section that gets the import tables.
+    /// Index of the section that gets the import and export tables.
     pub import_section: usize,
+    /// What it exports, by names and by ordinals from 1 up.
+    pub exports: Vec<(&'static str, Export)>,
     /// Relocations: index of section, offset in it.
     pub relocations: Vec<(usize, u32)>,
     /// File and product version; none without.
@@ -58,6 +60,15 @@ pub struct Image {
     pub headers_over: u32,
     /// Bytes at the end that belong to no section.
     pub tail: usize,
+}
+
+/// What an image exports.
+#[derive(Clone, Copy, Debug)]
+pub enum Export {
+    /// A place in the section of this index.
+    At(usize, u32),
+    /// Another image's export: `library.name` or `library.#ordinal`.
+    Forward(&'static str),
 }
 
 impl Image {
@@ -74,6 +85,7 @@ impl Image {
             sections: vec![(".text", CODE, 0x1400), (".rdata", CONST, 0x200), (".data", DATA, 0x300), ("INIT", INIT, 0x180)],
             imports: ("ntoskrnl.exe", vec!["DbgPrint", "IoCreateDevice", "IoDeleteDevice", "KeBugCheckEx", "ExAllocatePool2"]),
             import_section: 1,
+            exports: Vec::new(),
             relocations: vec![(2, 0x10), (2, 0x18), (2, 0x100)],
             version: Some([1, 2, 3, 4]),
             pdb: Some("synthetic.pdb"),
@@ -113,6 +125,7 @@ impl Image {
         writer.reserve_section_headers(u16::try_from(self.sections.len() + extra).map_err(|_| Error::NotApplicable("too many sections"))?);
 
         let mut contents: Vec<(SectionRange, Vec<u8>)> = Vec::new();
+        let mut export_table = None;
         for (index, (name, marks, len)) in self.sections.iter().enumerate() {
             let mut content = vec![0; *len];
             stream(0, &format!("{} {name}", self.name)).fill_bytes(&mut content);
@@ -131,6 +144,15 @@ impl Image {
                 }
                 content.extend(tables);
             }
+            if index == self.import_section && !self.exports.is_empty() {
+                pad(&mut content);
+                let at = address + to_u32(content.len());
+                // where the sections are that come later is not known yet
+                let table = self.export_table(at, &[]);
+                writer.set_data_directory(pe::IMAGE_DIRECTORY_ENTRY_EXPORT, at, to_u32(table.len()));
+                export_table = Some((content.len(), at));
+                content.extend(table);
+            }
             if let Some(pdb) = self.pdb.filter(|_| index == 1 && self.directories > pe::IMAGE_DIRECTORY_ENTRY_DEBUG) {
                 pad(&mut content);
                 let at = address + to_u32(content.len());
@@ -141,6 +163,12 @@ impl Image {
             }
             let len = to_u32(content.len());
             contents.push((writer.reserve_section(section_name(name), *marks, len, len), content));
+        }
+        if let Some((offset, at)) = export_table {
+            let sections: Vec<u32> = contents.iter().map(|(range, _)| range.virtual_address).collect();
+            let table = self.export_table(at, &sections);
+            let place = contents.get_mut(self.import_section).and_then(|(_, content)| content.get_mut(offset..offset + table.len()));
+            place.ok_or(Error::NotApplicable("exports in no section"))?.copy_from_slice(&table);
         }
         if let Some(version) = self.version {
             let content = resources(version, writer.virtual_len());
@@ -178,6 +206,33 @@ impl Image {
         }
         set_checksum(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// The export table, to stand at `at`: directory, addresses, names, ordinals, texts.
+    fn export_table(&self, at: u32, sections: &[u32]) -> Vec<u8> {
+        let count = to_u32(self.exports.len());
+        let [addresses, names, ordinals] = [at + 40, at + 40 + count * 4, at + 40 + count * 8];
+        let mut texts = format!("{}.sys\0", self.name).into_bytes();
+        let texts_at = ordinals + count * 2;
+        let mut tables = [Vec::new(), Vec::new(), Vec::new()];
+        for (number, (name, export)) in (0_u16..).zip(&self.exports) {
+            let mut text = |text: &str| {
+                let at = texts_at + to_u32(texts.len());
+                texts.extend(text.bytes());
+                texts.push(0);
+                at
+            };
+            let name = text(name);
+            let address = match export {
+                Export::At(section, offset) => sections.get(*section).copied().unwrap_or(0) + offset,
+                Export::Forward(to) => text(to),
+            };
+            tables[0].extend(address.to_le_bytes());
+            tables[1].extend(name.to_le_bytes());
+            tables[2].extend(number.to_le_bytes());
+        }
+        let fields = [0, 0, 0, texts_at, 1, count, count, addresses, names, ordinals];
+        [fields.iter().flat_map(|f| f.to_le_bytes()).collect(), tables.concat(), texts].concat()
     }
 
     const fn is_wide(&self) -> bool {

@@ -55,6 +55,8 @@ fn check(expected: &Expected) {
     }
     // the headers of a PE image are outside SizeOfImage only by their last page
     assert!(total <= MAX_IMAGE + PAGE_SIZE);
+    // each ordinal number and each name once, of two tables
+    assert!(expected.exports.count() <= 2 * 65_536);
     let kind = |at: Gva| {
         let holds = expected.segments.iter().find(|s| at >= s.start && at.0 - s.start.0 < s.bytes.len() as u64);
         holds.map(|s| s.kind)

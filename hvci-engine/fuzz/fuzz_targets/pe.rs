@@ -36,6 +36,8 @@ fuzz_target!(|data: &[u8]| {
     pe.lint(&pe.imports());
     pe.facts();
     pe.imports();
+    let exports = pe.exports();
+    assert!(exports.ordinals.is_sorted_by(|a, b| a.0 < b.0) && exports.names.len() <= 65_536);
     pe.relocations().for_each(drop);
     pe.version_info();
     pe.resource_note();

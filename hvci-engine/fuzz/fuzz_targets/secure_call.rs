@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use hvci_engine::{
     access::MapGpaFlags,
     addr::{Frame, Gpa, Gpn, GpnRange, Gva, Vtl},
+    frames::Kind,
     host::{Capabilities, Enforcer, Host, Partial, Vp},
     image::pe::Symbol,
     load::{BLOCK, Loader, Symbols},
@@ -115,6 +116,11 @@ fuzz_target!(|data: &[u8]| {
         }
         let (flags, _) = &*host.0.lock().unwrap();
         assert!(flags.iter().all(|f| !f.contains(MapGpaFlags::KERNEL_EXECUTABLE)), "executable by {call:x?}");
+    }
+    // no frame here is code, so that a table that is taken has none
+    let table = [b"HVCILOAD\x01\0\0\0", content].concat();
+    if loader.restore(&table).is_ok() {
+        assert!(loader.modules_loaded().iter().flat_map(|m| &m.segments).all(|s| s.kind != Kind::Code));
     }
     let (events, _) = partition.take_events();
     assert!(events.len() <= 16);

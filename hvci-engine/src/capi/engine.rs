@@ -220,7 +220,8 @@ pub unsafe extern "C" fn hvci_load(
     }
 }
 
-/// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again. HV_STATUS_NOT_FOUND: none.
+/// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again. HV_STATUS_NOT_FOUND: none;
+/// HV_STATUS_OBJECT_IN_USE: another imports from it, or something is being done with it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_unload(engine: *const HvciEngine, module: u32) -> u16 {
     // SAFETY: rule 1.

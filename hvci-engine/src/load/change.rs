@@ -53,9 +53,14 @@ impl Loader {
     /// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again.
     ///
     /// # Errors
-    /// As [`end_of_initialisation`](Self::end_of_initialisation).
+    /// [`HvStatus::OBJECT_IN_USE`] for one that another imports from; as [`end_of_initialisation`](Self::end_of_initialisation).
     pub fn unload(&self, id: u32) -> Result<(), HvStatus> {
         let module = self.take(id)?;
+        // from here on no load binds to it
+        if self.modules().of.values().any(|other| other.uses.contains(&id)) {
+            self.settle(&module, |_| {});
+            return Err(HvStatus::OBJECT_IN_USE);
+        }
         let result = self.transform(&module, "unload", &|s| s.kind.is_owned().then_some(Kind::Data));
         match result {
             Ok(()) => drop(self.modules().of.remove(&id)),

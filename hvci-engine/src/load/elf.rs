@@ -27,8 +27,10 @@
     clippy::unwrap_used
 )]
 
+use std::sync::Arc;
+
 use super::{
-    Expected, Part, Refusal, Segment, Symbols,
+    Expected, Exports, Part, Refusal, Segment, Symbols,
     expected::{MAX_IMAGE, is_kernel_range, whole_pages},
 };
 use crate::{
@@ -44,7 +46,7 @@ use crate::{
 };
 
 /// Addresses of per-CPU variables are offsets from the start of a processor's area, of which modules have a part near its start.
-const PER_CPU_END: u64 = 1 << 20;
+pub(super) const PER_CPU_END: u64 = 1 << 20;
 
 const SHT_NOBITS: u32 = 8;
 const SHT_RELA: u32 = 4;
@@ -116,7 +118,8 @@ pub(super) fn examined(elf: &Elf<'_>, notes: &[Note], placement: &Placement, sym
     let table = elf.symbol_table().ok_or_else(|| Refusal::layout("there is no symbol table, or more than one"))?;
     let resolved = module.resolve(&table, symbols)?;
     module.relocate(&table, &resolved.values)?;
-    Ok(Expected { segments: module.segments, entry: resolved.entry, security_cookie: None })
+    let exports = Arc::new(Exports::of_module(&module.segments));
+    Ok(Expected { segments: module.segments, entry: resolved.entry, security_cookie: None, exports })
 }
 
 /// What memory a section goes into (Linux `enum mod_mem_type`).

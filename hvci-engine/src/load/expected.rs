@@ -10,8 +10,9 @@
 )]
 
 use core::fmt;
+use std::sync::Arc;
 
-use super::Refusal;
+use super::{Exports, Refusal};
 use crate::{
     addr::{Gva, PAGE_SIZE},
     bytes::{index, widen},
@@ -36,6 +37,8 @@ pub struct Expected {
     /// Address of the eight bytes, in one page of a segment of [`Kind::Data`], that are not compared: the cookie that the guest's loader sets
     /// to a random number.
     pub security_cookie: Option<Gva>,
+    /// What other modules may import of it.
+    pub exports: Arc<Exports>,
 }
 
 /// Successive pages of one kind.
@@ -180,7 +183,7 @@ mod tests {
             parts: Vec::new(),
         };
         let segments = vec![segment(0, Kind::Code, 0xCC, 2), segment(5, Kind::Data, 0, 1)];
-        Expected { segments, entry: None, security_cookie: Some(Gva(BASE + 5 * PAGE_SIZE + 16)) }
+        Expected { segments, entry: None, security_cookie: Some(Gva(BASE + 5 * PAGE_SIZE + 16)), exports: Arc::default() }
     }
 
     /// Compares with memory in which the bytes at these offsets from the base are changed.

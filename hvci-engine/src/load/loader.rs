@@ -24,13 +24,14 @@
 )]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use super::{
     Expected, MAX_IMAGE, Part, Placement, Refusal, Symbols, elf,
+    linker::{Linker, exporters},
     module::{Life, Module, Sealed},
     patch::sites,
     pe,
@@ -149,7 +150,7 @@ pub struct Loader {
 #[derive(Default)]
 pub(super) struct Modules {
     pub(super) of: BTreeMap<u32, Arc<Module>>,
-    last: u32,
+    pub(super) last: u32,
 }
 
 impl Modules {
@@ -239,7 +240,7 @@ impl Loader {
         let (time, place) = (request.time, request.place);
         let judge = || self.judge(&trust, examiner.finish(rest, &parsed), time);
         let expected = || self.expected(&parsed, &notes, place);
-        let expected = if input.bytes().len() < WORTH_A_THREAD {
+        let (expected, uses) = if input.bytes().len() < WORTH_A_THREAD {
             progress.accept(judge(), &mut clock, "verify")?;
             let expected = expected()?;
             progress.phases.push(("relocate", clock.lap()));
@@ -261,7 +262,7 @@ impl Loader {
                 progress.pages.push(gpn);
             }
         }
-        let module = self.reserve(request.name, progress.digest, &expected, &progress.pages)?;
+        let module = self.reserve(request.name, progress.digest, &expected, uses, &progress.pages)?;
         let mut refusal = None;
         let mut read = changes.iter();
         let inspect = || {
@@ -314,8 +315,15 @@ impl Loader {
         settled
     }
 
-    /// Has the addresses of a module belong to it.
-    fn reserve(&self, name: &str, digest: Option<Digest>, expected: &Expected, pages: &[Gpn]) -> Result<Arc<Module>, Refusal> {
+    /// Has the addresses of a module belong to it, and what it imports from stay.
+    fn reserve(
+        &self,
+        name: &str,
+        digest: Option<Digest>,
+        expected: &Expected,
+        uses: BTreeSet<u32>,
+        pages: &[Gpn],
+    ) -> Result<Arc<Module>, Refusal> {
         let mut pages = pages.iter().copied();
         let segments: Vec<Sealed> = expected
             .segments
@@ -337,8 +345,13 @@ impl Loader {
         if modules.of.values().any(|other| other.overlaps(&segments)) {
             return Err(Refusal::claim(HvStatus::OBJECT_IN_USE));
         }
+        // unloaded meanwhile, or about to be
+        if !uses.iter().all(|id| modules.of.get(id).is_some_and(|used| used.life == Life::Live)) {
+            return Err(Refusal::claim(HvStatus::OBJECT_IN_USE));
+        }
         let id = modules.next_owner().map_err(Refusal::claim)?;
-        let module = Arc::new(Module { id, name: name.to_owned(), digest, entry: expected.entry, segments, sites, life: Life::Loading });
+        let (entry, exports, life) = (expected.entry, Arc::clone(&expected.exports), Life::Loading);
+        let module = Arc::new(Module { id, name: name.to_owned(), digest, entry, segments, exports, uses, sites, life });
         modules.of.insert(id, Arc::clone(&module));
         Ok(module)
     }
@@ -351,14 +364,18 @@ impl Loader {
         (Judge { trust, time, cache: &self.cache }.judge(&facts, profile), facts)
     }
 
-    fn expected(&self, parsed: &Parsed<'_>, notes: &[Note], place: Place<'_>) -> Result<Expected, Refusal> {
-        match (parsed, place) {
-            (Parsed::Pe(image), Place::Base(base)) => pe::examined(&image.0, &image.1, notes, base, &*self.symbols),
+    /// What must stand in memory, and the modules whose addresses are in it.
+    fn expected(&self, parsed: &Parsed<'_>, notes: &[Note], place: Place<'_>) -> Result<(Expected, BTreeSet<u32>), Refusal> {
+        let loaded = || exporters(self.modules().of.values());
+        let linker = Linker::new(&*self.symbols, &loaded);
+        let expected = match (parsed, place) {
+            (Parsed::Pe(image), Place::Base(base)) => pe::examined(&image.0, &image.1, notes, base, &linker),
             (Parsed::Pe(_), Place::Sections(_)) => Err(Refusal::placement("a driver has one base, not a place for each section")),
-            (Parsed::Elf(module), Place::Base(base)) => elf::examined(module, notes, &Placement::contiguous(module, base)?, &*self.symbols),
-            (Parsed::Elf(module), Place::Sections(placement)) => elf::examined(module, notes, placement, &*self.symbols),
+            (Parsed::Elf(module), Place::Base(base)) => elf::examined(module, notes, &Placement::contiguous(module, base)?, &linker),
+            (Parsed::Elf(module), Place::Sections(placement)) => elf::examined(module, notes, placement, &linker),
             (Parsed::No, _) => Err(Refusal::unsupported("no driver and no module")),
-        }
+        }?;
+        Ok((expected, linker.into_used()))
     }
 
     /// The file, out of the guest's reach. Its length is checked before anything is taken for it.

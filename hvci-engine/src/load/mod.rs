@@ -14,16 +14,20 @@
 mod change;
 mod elf;
 mod expected;
+mod exports;
+mod linker;
 mod loader;
 mod module;
 mod patch;
 mod pe;
 mod refusal;
 mod region;
+mod saved;
 mod service;
 
 pub use elf::{Placed, Placement, elf};
 pub use expected::{Difference, Expected, MAX_IMAGE, Part, Segment};
+pub use exports::Exports;
 pub use loader::{Attempt, File, Loader, MAX_MODULES, Place, Request};
 pub use module::{Module, Sealed};
 pub use pe::{GUARD_CHECK, GUARD_DISPATCH, GUARD_LIBRARY, pe};
@@ -33,9 +37,9 @@ pub use service::{BLOCK, Function};
 
 use crate::{addr::Gva, image::pe::Symbol};
 
-/// What the kernel and the modules that were loaded before export, as the engine itself knows it.
+/// What the kernel exports, and whatever else the [`Loader`] has not loaded itself: it is asked before the modules that are loaded.
 pub trait Symbols {
-    /// Where `symbol` of `library` is. `library` is as the PE image writes it, and empty for an ELF module, whose symbols have one name space.
-    /// Forwarders are followed here. `None` if nothing exports it.
+    /// Where `symbol` of `library` is. `library` is as the PE image writes it (without extension where a forwarder of a driver does), and empty
+    /// for an ELF module, whose symbols have one name space. The kernel's own forwarders are followed here. `None` if it exports no such thing.
     fn resolve(&self, library: &[u8], symbol: Symbol<'_>) -> Option<Gva>;
 }

@@ -1,8 +1,11 @@
 //! A module that is loaded: which pages it has, and whose bytes they hold.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::{Part, patch::Site};
+use super::{Exports, Part, patch::Site};
 use crate::{
     addr::{Gpn, Gva, PAGE_SIZE},
     bytes::widen,
@@ -23,6 +26,10 @@ pub struct Module {
     pub entry: Option<Gva>,
     /// In order of address.
     pub segments: Vec<Sealed>,
+    /// What other modules may import of it.
+    pub exports: Arc<Exports>,
+    /// The modules that it imports from: none of them is unloaded before it.
+    pub uses: BTreeSet<u32>,
     /// Its instructions that may be changed.
     pub(super) sites: BTreeMap<Gva, Site>,
     pub(super) life: Life,

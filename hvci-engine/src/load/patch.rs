@@ -58,6 +58,34 @@ impl Site {
         }
     }
 
+    /// Bytes of the instruction.
+    pub(super) fn size(&self) -> u64 {
+        widen(self.forms.first().map_or(0, Vec::len))
+    }
+
+    /// State (bit 0 the form, bit 1 a breakpoint), then both forms one behind the other.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let state = match self.state {
+            State::Whole(form) => u8::from(form != 0),
+            State::Breakpoint(form) => u8::from(form != 0) | 2,
+        };
+        [&[state][..], &self.forms.concat()].concat()
+    }
+
+    /// `None` for what no site is.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (state, forms) = bytes.split_first()?;
+        let (nop, jump) = forms.split_at_checked(forms.len() / 2)?;
+        let known = matches!((nop, jump), (NOP2, [JMP8, _]) | (NOP5, [JMP32, _, _, _, _]));
+        let form = usize::from(state & 1);
+        let state = match state {
+            0 | 1 => State::Whole(form),
+            2 | 3 => State::Breakpoint(form),
+            _ => return None,
+        };
+        known.then(|| Self { forms: [nop.to_vec(), jump.to_vec()], state })
+    }
+
     /// Whether a change of it is begun and not ended.
     pub(super) const fn is_pending(&self) -> bool {
         matches!(self.state, State::Breakpoint(_))
@@ -134,7 +162,7 @@ mod tests {
             |start, kind, bytes, parts| Segment { name: String::new(), start: Gva(start), kind, discardable: false, bytes, parts };
         let part = Part { section: "__jump_table".to_owned(), offset: 0, len };
         let segments = vec![segment(CODE, Kind::Code, text, Vec::new()), segment(TABLE, Kind::RoAfterInit, table, vec![part])];
-        Expected { segments, entry: None, security_cookie: None }
+        Expected { segments, entry: None, security_cookie: None, exports: std::sync::Arc::default() }
     }
 
     #[test]
@@ -144,6 +172,21 @@ mod tests {
         assert_eq!(sites.keys().map(|at| at.0 - CODE).collect::<Vec<_>>(), [0x10, 0x20, 0xFFE], "0x50 is neither, 0x5000 no code");
         assert_eq!(sites[&Gva(CODE + 0x20)].forms, [NOP2.to_vec(), vec![JMP8, 0x1E]]);
         assert_eq!(sites[&Gva(CODE + 0xFFE)].state, State::Whole(1));
+    }
+
+    #[test]
+    fn a_site_is_saved_as_it_is() {
+        let sites = sites(&expected(&[(0x10, 0x100), (0x20, 0x40)], &[(0x10, NOP5), (0x20, &[JMP8, 0x1E])]));
+        for site in sites.values() {
+            for state in [site.clone(), site.step(0, &[INT3]).unwrap()] {
+                let bytes = state.to_bytes();
+                assert_eq!(Site::from_bytes(&bytes), Some(state));
+                assert_eq!(Site::from_bytes(&bytes[..bytes.len() - 1]), None);
+                assert_eq!(Site::from_bytes(&[&[4], &bytes[1..]].concat()), None, "no state");
+                assert_eq!(Site::from_bytes(&[&bytes[..1], &[0x90], &bytes[2..]].concat()), None, "no form");
+            }
+        }
+        assert_eq!((Site::from_bytes(&[]), Site::from_bytes(&[0])), (None, None));
     }
 
     #[test]

@@ -23,8 +23,10 @@
     clippy::unwrap_used
 )]
 
+use std::sync::Arc;
+
 use super::{
-    Expected, Part, Refusal, Segment, Symbols,
+    Expected, Exports, Part, Refusal, Segment, Symbols,
     expected::{is_kernel_range, whole_pages},
 };
 use crate::{
@@ -94,7 +96,8 @@ pub(super) fn examined(pe: &Pe<'_>, imports: &Imports<'_>, notes: &[Note], base:
     image.bind(imports, symbols)?;
     let security_cookie = image.configure(symbols)?;
     let entry = image.entry()?;
-    Ok(Expected { segments: image.segments, entry, security_cookie })
+    let exports = Arc::new(Exports::of_driver(pe, image.base, &image.segments));
+    Ok(Expected { segments: image.segments, entry, security_cookie, exports })
 }
 
 /// An image in memory.

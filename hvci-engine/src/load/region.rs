@@ -46,10 +46,10 @@ const SLOT: u64 = 16;
 /// A region.
 #[derive(Clone, Debug)]
 pub(super) struct Region {
-    kind: Kind,
-    pages: Vec<Gpn>,
-    base: Gva,
-    cookie: u64,
+    pub(super) kind: Kind,
+    pub(super) pages: Vec<Gpn>,
+    pub(super) base: Gva,
+    pub(super) cookie: u64,
 }
 
 impl Region {

@@ -51,7 +51,7 @@ impl Function {
     pub const VALIDATE_MODULE: Self = Self(0x1_FFE6);
     /// The initialisation of a module is over: module.
     pub const FREE_MODULE_INIT: Self = Self(0x1_FFE7);
-    /// Unloads a module: module.
+    /// Unloads a module: module. One that another imports from is in use.
     pub const UNLOAD_MODULE: Self = Self(0x1_FFE8);
     /// Changes an instruction: module, its address, offset, number of bytes (at most 8), bytes.
     pub const PATCH_TEXT: Self = Self(0x1_FFEB);

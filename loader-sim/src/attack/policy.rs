@@ -12,6 +12,7 @@ use hvci_engine::{
         block_list::{BlockList, BlockedCertificate},
         cert::Certificate,
     },
+    status::HvStatus,
     time::UnixTime,
 };
 use iced_x86::code_asm::*;
@@ -218,7 +219,10 @@ pub(super) const ATTACKS: &[Attack] = &[
         |guest| {
             let mut saved = Vec::new();
             guest.engine.partition.save(&mut |bytes| saved.extend_from_slice(bytes));
+            let mut table = Vec::new();
+            guest.engine.loader.save(&mut |bytes| table.extend_from_slice(bytes))?;
             guest.load()?;
+            ensure!(guest.engine.loader.restore(&table) == Err(HvStatus::OPERATION_DENIED), "the table of modules of that time is taken");
             let restored = guest.engine.partition.restore(&saved);
             let observed = guest.write_to(0, MODULE.0)?;
             let sealed = if observed == "#GP, HVCI-MEM-005" { "still sealed" } else { "OPEN" };

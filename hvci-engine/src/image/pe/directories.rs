@@ -19,10 +19,10 @@ use crate::{
 
 /// How many imports are looked at. The largest image seen has 6,000.
 const MAX_IMPORTS: u32 = 65_536;
-/// How many sections are looked at for all imports together: each has its section searched.
-const MAX_SECTION_STEPS: u32 = 1 << 24;
-/// How long an imported name may be; decorated C++ names are below 4 KiB.
-const MAX_NAME: usize = 4_096;
+/// How many sections are looked at for all imports, or all exports, together: each has its section searched.
+pub(super) const MAX_SECTION_STEPS: u32 = 1 << 24;
+/// How long an imported or exported name may be; decorated C++ names are below 4 KiB.
+pub(super) const MAX_NAME: usize = 4_096;
 /// How long a PDB path may be: MAX_PATH of the linkers that write it, several times over.
 const MAX_PDB_PATH: usize = 1_024;
 /// How many debug directory entries are looked at; linkers write fewer than 10.
@@ -368,7 +368,7 @@ fn fixed_version(data: &[u8]) -> Option<FixedVersion> {
 }
 
 /// The bytes before the first zero; `None` when there is none among the first `max`.
-fn c_string(data: &[u8], max: usize) -> Option<&[u8]> {
+pub(super) fn c_string(data: &[u8], max: usize) -> Option<&[u8]> {
     let data = data.get(..max).unwrap_or(data);
     data.get(..data.iter().position(|b| *b == 0)?)
 }

@@ -21,6 +21,8 @@ use crate::{
     image::ImageError,
 };
 
+/// Index of the export table's data directory.
+pub const EXPORT_DIRECTORY: usize = 0;
 /// Index of the import table's data directory.
 pub const IMPORT_DIRECTORY: usize = 1;
 /// Index of the resource table's data directory.

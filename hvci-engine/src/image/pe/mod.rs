@@ -16,6 +16,7 @@
 mod certificates;
 mod crosscheck;
 mod directories;
+mod exports;
 mod hash;
 mod headers;
 mod lint;
@@ -27,8 +28,9 @@ mod structure;
 
 pub use certificates::{CertificateEntry, CertificateTable};
 pub use directories::{FixedVersion, Import, Imports, Relocation, Relocations, Symbol};
+pub use exports::{ExportTarget, Exports};
 pub use headers::{
-    CERTIFICATE_DIRECTORY, DEBUG_DIRECTORY, DELAY_IMPORT_DIRECTORY, Directory, Headers, IAT_DIRECTORY, IMPORT_DIRECTORY,
+    CERTIFICATE_DIRECTORY, DEBUG_DIRECTORY, DELAY_IMPORT_DIRECTORY, Directory, EXPORT_DIRECTORY, Headers, IAT_DIRECTORY, IMPORT_DIRECTORY,
     LOAD_CONFIG_DIRECTORY, RELOCATION_DIRECTORY, RESOURCE_DIRECTORY, Section,
 };
 pub use load_config::LoadConfig;
@@ -360,7 +362,8 @@ mod tests {
     /// Everything that can be asked of an image.
     fn exercise(data: &[u8]) {
         let Ok(pe) = Pe::parse(data) else { return };
-        let _ = (pe.kind(), pe.facts(), pe.lint(&pe.imports()), pe.forms_differ(), pe.checksum_note(), pe.resource_note());
+        let _ = (pe.kind(), pe.facts(), pe.lint(&pe.imports()), pe.exports());
+        let _ = (pe.forms_differ(), pe.checksum_note(), pe.resource_note());
         let table = pe.certificate_table();
         for entry in &table.entries {
             assert_eq!(entry.payload, [entry.pkcs7, entry.padding].concat());

@@ -105,6 +105,29 @@ impl Sample {
         self
     }
 
+    /// With exports at the start of `.text`: by ordinals 7 and 9 an address in `.text` and one in `.data`, by 10 and 11 forwarders.
+    pub(crate) fn with_exports() -> Self {
+        let mut s = Self::with_tables();
+        s.0[0x400..0x500].fill(0);
+        s.directory(0, 0x1020, 0xD0);
+        for (at, value) in [(16, 7), (20, 5), (24, 4), (28, 0x1050), (32, 0x1070), (36, 0x1080)] {
+            s.set32(0x420 + at, value);
+        }
+        for (at, value) in [0x1100, 0, 0x2100, 0x10C0, 0x10D0].into_iter().enumerate() {
+            s.set32(0x450 + at * 4, value);
+        }
+        for (at, (name, number)) in [(0x1090, 0), (0x1098, 2), (0x10A0, 3), (0x10A8, 4)].into_iter().enumerate() {
+            s.set32(0x470 + at * 4, name);
+            s.set16(0x480 + at * 2, number);
+        }
+        for (at, text) in [(0x490, "Run"), (0x498, "Table"), (0x4A0, "Alias"), (0x4A8, "Number")] {
+            s.bytes(at, text.as_bytes());
+        }
+        s.bytes(0x4C0, b"OTHER.Start");
+        s.bytes(0x4D0, b"other.#3");
+        s
+    }
+
     /// With a load configuration at the start of `.text`, whose words are at the end of `.data`, and relocations for its addresses.
     pub(crate) fn with_load_config() -> Self {
         let mut s = Self::with_tables();

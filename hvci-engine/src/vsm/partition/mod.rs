@@ -158,6 +158,13 @@ impl Partition {
         Some(self.frames.state(self.host.frame(gpn)?)?.kind)
     }
 
+    /// The frame behind a guest page, what it is, and whose.
+    #[cfg(feature = "std")]
+    pub(crate) fn frame_state(&self, gpn: Gpn) -> Option<(Frame, crate::frames::State)> {
+        let frame = self.host.frame(gpn)?;
+        Some((frame, self.frames.state(frame)?))
+    }
+
     /// Ends the boot: levels, configuration and the set of pinned registers can be changed no more. There is no way back.
     pub fn end_of_boot(&self) {
         let mut levels = self.levels.lock();

@@ -24,7 +24,7 @@ use hvci_engine::{
     time::UnixTime,
 };
 use loader_sim::{
-    guest_loader,
+    guest_loader::{self, StubKernel},
     host::{Config, SimHost},
 };
 
@@ -121,7 +121,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<ExitCode> {
 fn measure(args: &BenchArgs, path: &Path, file: &[u8], time: UnixTime, condition: Condition) -> Result<Option<Latencies>> {
     let config = Config { pages: PAGES, vps: condition.at_once + STORM, records: 16, ..Config::default() };
     let (host, partition) = SimHost::with_partition(&config).context("cannot make the guest")?;
-    let loader = args.judging.loader(&partition)?;
+    let loader = args.judging.loader(&partition, Box::new(StubKernel))?;
     let placed = place(path, file, condition.at_once)?;
     // the first load of a loader is a cold one
     if let Err(refusal) = once(&host, &loader, file, time, &placed, 0)? {
@@ -147,7 +147,7 @@ fn measure(args: &BenchArgs, path: &Path, file: &[u8], time: UnixTime, condition
                         let loader = if condition.warm {
                             loader
                         } else {
-                            fresh = args.judging.loader(partition)?;
+                            fresh = args.judging.loader(partition, Box::new(StubKernel))?;
                             &fresh
                         };
                         match once(host, loader, file, time, placed, vp)? {

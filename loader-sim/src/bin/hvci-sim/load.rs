@@ -1,6 +1,7 @@
 //! `hvci-sim load`.
 
 use std::{
+    borrow::Cow,
     fs,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
@@ -21,14 +22,14 @@ use hvci_engine::{
     addr::{Gpn, Gva, PAGE_SIZE, Vtl},
     examine::Input,
     finding::Severity,
-    load::{Attempt, File, Loader, MAX_IMAGE, Module, Place, Request},
+    load::{Attempt, File, Loader, MAX_IMAGE, Module, Place, Request, Symbols},
     policy::Profile,
     signature::{cache::Cache, catalog::CatalogIndex, trust::TrustStore},
     time::UnixTime,
     vsm::partition::Partition,
 };
 use loader_sim::{
-    guest_loader::{self, StubKernel},
+    guest_loader::{self, GuestLoaderError, Loaded, Memory, PartialKernel},
     host::{Config, SimHost},
 };
 
@@ -36,10 +37,12 @@ const EXAMPLES: &str = "\
 Examples:
   hvci-sim load WinDivert64.sys
   hvci-sim load --kernel /boot/vmlinuz-6.1.0-48-amd64 ext4.ko.xz nf_tables.ko
+  hvci-sim load --kernel /boot/vmlinuz-6.1.0-48-amd64 mii.ko usbnet.ko
   hvci-sim load --roots kernel=ca.pem my.sys --trace events.ndjson
 
 Each file is placed by the guest's own loader, with imports bound to a kernel that exports every symbol, and then handed to the engine, which
-verifies the file, locks the pages, compares every byte and makes code executable.
+verifies the file, locks the pages, compares every byte and makes code executable. What a file exports, the kernel does not: files that import
+it come behind it, and with --vps 1.
 
 Exit status: 0 everything is loaded, 1 something is refused, 2 usage or I/O.";
 
@@ -89,7 +92,7 @@ pub(crate) struct JudgingArgs {
 
 impl JudgingArgs {
     /// A loader into `partition` by these rules, which has seen no certificate yet.
-    pub(crate) fn loader(&self, partition: &Arc<Partition>) -> Result<Loader> {
+    pub(crate) fn loader(&self, partition: &Arc<Partition>, kernel: Box<dyn Symbols + Send + Sync>) -> Result<Loader> {
         let profile = match &self.profile {
             Some(name) => Some(Profile::find(name).with_context(|| format!("no profile is called {name}"))?),
             None => None,
@@ -103,7 +106,7 @@ impl JudgingArgs {
         let mut catalogs = CatalogIndex::default();
         let cache = Cache::default();
         self.catalog.iter().try_for_each(|path| trust::add_catalogs(&mut catalogs, path, &cache))?;
-        Ok(Loader::new(Arc::clone(partition), store, catalogs, profile, Box::new(StubKernel)))
+        Ok(Loader::new(Arc::clone(partition), store, catalogs, profile, kernel))
     }
 
     /// The time that verdicts are for.
@@ -119,8 +122,14 @@ impl JudgingArgs {
 pub(crate) fn load(args: &LoadArgs) -> Result<ExitCode> {
     let config = Config { pages: PAGES, vps: args.vps, records: 1 << 20, ..Config::default() };
     let (host, partition) = SimHost::with_partition(&config).context("cannot make the guest")?;
-    let loader = args.judging.loader(&partition)?;
-    let guest = Guest { host: &host, loader: &loader, time: args.judging.time()?, next: AtomicU64::new(FIRST) };
+    let mut kernel = PartialKernel::default();
+    for path in &args.files {
+        let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        kernel.leave_to(&name_of(path), Input::new(&file, usize::try_from(MAX_IMAGE)?).bytes());
+    }
+    let loader = args.judging.loader(&partition, Box::new(kernel.clone()))?;
+    let time = args.judging.time()?;
+    let guest = Guest { host: &host, loader: &loader, time, next: AtomicU64::new(FIRST), loaded: Mutex::new(Loaded::new(kernel)) };
 
     // each processor takes the next file; what is said stays in order
     let next = AtomicUsize::new(0);
@@ -171,6 +180,8 @@ struct Guest<'g> {
     time: UnixTime,
     /// The first page that is not taken.
     next: AtomicU64,
+    /// What its own loader binds imports to.
+    loaded: Mutex<Loaded<PartialKernel>>,
 }
 
 struct Tried {
@@ -186,7 +197,7 @@ impl Guest<'_> {
         let input = Input::new(&file, cap);
         let base_of = |at: u64| Gva(guest_loader::region_of(input.bytes()).0 + at * PAGE_SIZE);
         // how many pages it takes does not depend on where it is
-        let (at, base, guest) = match guest_loader::place(input.bytes(), base_of(0)) {
+        let (at, base, guest) = match self.place(input.bytes(), base_of(0)) {
             Ok(memory) => {
                 let pages = guest_loader::pages_of(&memory, base_of(0));
                 let at = self.next.fetch_add(pages, Ordering::Relaxed);
@@ -194,7 +205,7 @@ impl Guest<'_> {
                     bail!("{}: the guest's memory is full; load fewer files at a time", path.display());
                 }
                 let base = base_of(at);
-                let placed = guest_loader::place(input.bytes(), base)?;
+                let placed = self.place(input.bytes(), base)?;
                 guest_loader::put(self.host, &placed, base, Gpn(at)).with_context(|| format!("cannot place {}", path.display()))?;
                 (at, base, None)
             }
@@ -202,11 +213,23 @@ impl Guest<'_> {
             Err(error) => (0, base_of(0), Some(error.to_string())),
         };
         let pages = |gva: Gva| Some(Gpn(at + gva.0.checked_sub(base.0)? / PAGE_SIZE));
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = name_of(path);
         let request =
             Request { name: &name, file: File::Private(&file), place: Place::Base(base), pages: &pages, time: self.time, vp: Some(vp) };
-        Ok(Tried { attempt: self.loader.load(&request), guest })
+        let attempt = self.loader.load(&request);
+        if attempt.outcome.is_ok() {
+            self.loaded.lock().unwrap_or_else(PoisonError::into_inner).add(&name, input.bytes(), base)?;
+        }
+        Ok(Tried { attempt, guest })
     }
+
+    fn place(&self, file: &[u8], base: Gva) -> Result<Memory, GuestLoaderError> {
+        guest_loader::place_with(file, base, &*self.loaded.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn name_of(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 fn show(out: &mut dyn Write, path: &Path, tried: &Tried, host: &SimHost) -> Result<()> {
@@ -259,6 +282,10 @@ fn show_module(out: &mut dyn Write, module: &Module, host: &SimHost) -> Result<(
     }
     if let Some(entry) = module.entry {
         writeln!(out, "    entry {entry}, {} patch sites", module.patch_sites().count())?;
+    }
+    if !module.uses.is_empty() {
+        let uses: Vec<String> = module.uses.iter().map(u32::to_string).collect();
+        writeln!(out, "    imports from module {}", uses.join(", "))?;
     }
     Ok(())
 }
