@@ -25,6 +25,7 @@ use super::{
 use crate::{
     access::Access,
     addr::{Frame, Gpa, Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
+    bytes::widen,
     host::{Action, Enforcer, MemoryIntercept},
     load::{File, Loader, Place, Request},
     signature::{
@@ -285,13 +286,19 @@ pub unsafe extern "C" fn hvci_take_events(engine: *const HvciEngine, sink: HvciS
     }
 }
 
-/// The protection state, for a snapshot or a migration: `sink` gets it in one or several pieces. The table of modules is no part of it.
+/// The protection state and the table of modules, for a snapshot or a migration: `sink` gets them in several pieces. No other call may be
+/// under way. HV_STATUS_OBJECT_IN_USE while a module is being loaded or changed; `sink` gets nothing then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_save(engine: *const HvciEngine, sink: HvciSink, sink_ctx: *mut c_void) -> u16 {
     let run = |engine: &HvciEngine| {
         let sink = sink.ok_or(HvStatus::INVALID_PARAMETER)?;
-        // SAFETY: as in `hvci_take_events`.
-        engine.partition.save(&mut |bytes| unsafe { sink(sink_ctx, bytes.as_ptr(), bytes.len()) });
+        let (mut modules, mut frames) = (Vec::new(), Vec::new());
+        engine.loader.save(&mut |bytes| modules.extend_from_slice(bytes))?;
+        engine.partition.save(&mut |bytes| frames.extend_from_slice(bytes));
+        for piece in [&widen(frames.len()).to_le_bytes()[..], &frames, &modules] {
+            // SAFETY: as in `hvci_take_events`.
+            unsafe { sink(sink_ctx, piece.as_ptr(), piece.len()) };
+        }
         Ok(())
     };
     // SAFETY: rule 1.
@@ -300,11 +307,21 @@ pub unsafe extern "C" fn hvci_save(engine: *const HvciEngine, sink: HvciSink, si
 
 /// Takes over a saved state. HV_STATUS_INVALID_PARAMETER for what is none of a known version, HV_STATUS_OPERATION_DENIED for one that is
 /// older than what this machine has reached: nothing is changed then. A status of the host's own comes when it is taken over already, and
-/// leaves permissions narrower than it allows.
+/// leaves permissions narrower than it allows. If only the table of modules is refused, the protection state is taken over and the table is
+/// what it was: destroy the engine then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_restore(engine: *const HvciEngine, state: *const u8, len: usize) -> u16 {
+    let run = |engine: &HvciEngine| {
+        // SAFETY: rule 1.
+        let state = unsafe { list(state, len) }?;
+        let (frames, state) = state.split_first_chunk().ok_or(HvStatus::INVALID_PARAMETER)?;
+        let frames = usize::try_from(u64::from_le_bytes(*frames)).map_err(|_| HvStatus::INVALID_PARAMETER)?;
+        let (frames, modules) = state.split_at_checked(frames).ok_or(HvStatus::INVALID_PARAMETER)?;
+        engine.partition.restore(frames)?;
+        engine.loader.restore(modules)
+    };
     // SAFETY: rule 1.
-    unsafe { with(engine, |engine| engine.partition.restore(list(state, len)?)) }
+    unsafe { with(engine, run) }
 }
 
 /// # Safety

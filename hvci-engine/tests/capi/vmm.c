@@ -527,6 +527,11 @@ int main(int argc, char **argv)
     IS(hvci_restore(migrated, saved, text.len), HV_STATUS_SUCCESS);
     IS(machine.allowed[0][4], code);
     IS(hvci_check(migrated, 0, 4 * PAGE, 1, HVCI_ACCESS_WRITE), HV_STATUS_ACCESS_DENIED);
+    /* it knows the module: what it is told is the host's status, not that there is none */
+    machine.failing = STATUS_OF_THE_HOST;
+    IS(hvci_unload(migrated, module), STATUS_OF_THE_HOST);
+    machine.failing = HV_STATUS_SUCCESS;
+    IS(hvci_unload(migrated, module + 1), HV_STATUS_NOT_FOUND);
     hvci_destroy(migrated);
     printf("restored\n");
 
