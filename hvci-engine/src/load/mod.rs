@@ -18,6 +18,8 @@ mod loader;
 mod module;
 mod patch;
 mod pe;
+#[cfg(test)]
+mod races;
 mod refusal;
 mod region;
 mod service;

@@ -10,9 +10,7 @@
 //! **Invariant I8:** the end of boot is one-way: from there on levels, configuration and pinned registers are as they are.
 
 use alloc::{sync::Arc, vec, vec::Vec};
-use core::sync::atomic::{AtomicU32, Ordering};
-
-use spin::Mutex;
+use core::sync::atomic::Ordering;
 
 use super::{
     intercept::{CR0_PINNED, CR4_PINNED, CrInterceptControl, Interceptable},
@@ -27,6 +25,7 @@ use crate::{
     frames::{Change, FrameTable, Kind, Step, Transaction, Transition},
     host::{Action, Capabilities, Enforcer, Host, MemoryIntercept, Vp},
     status::HvStatus,
+    sync::{AtomicU32, SpinMutex},
 };
 
 mod hypercalls;
@@ -44,8 +43,8 @@ pub struct Partition {
     capabilities: Capabilities,
     frames: FrameTable,
     ram: Vec<GpnRange>,
-    levels: Mutex<Levels>,
-    events: Mutex<Ring>,
+    levels: SpinMutex<Levels>,
+    events: SpinMutex<Ring>,
     /// Of transactions, so that no two at a time have the same name; and how far this machine has come.
     next: AtomicU32,
 }
@@ -135,8 +134,8 @@ impl Partition {
             capabilities,
             frames,
             ram: ram.to_vec(),
-            levels: Mutex::new(levels),
-            events: Mutex::new(Ring::new(records)),
+            levels: SpinMutex::new(levels),
+            events: SpinMutex::new(Ring::new(records)),
             next: AtomicU32::new(1),
         })
     }
@@ -379,5 +378,7 @@ fn kind_of(flags: MapGpaFlags) -> Result<Kind, HvStatus> {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod races;
 #[cfg(test)]
 mod tests;
