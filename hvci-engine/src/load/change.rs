@@ -25,7 +25,7 @@ use crate::{
     bytes::widen,
     event::What,
     finding::Code,
-    frames::Kind,
+    frames::{Kind, State},
     status::HvStatus,
 };
 
@@ -50,13 +50,16 @@ impl Loader {
         })
     }
 
-    /// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again.
+    /// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again. If the host fails, what is
+    /// scrubbed already is quarantined, for this module; called again, this ends what was begun, whichever change of the module failed.
     ///
     /// # Errors
     /// As [`end_of_initialisation`](Self::end_of_initialisation).
     pub fn unload(&self, id: u32) -> Result<(), HvStatus> {
         let module = self.take(id)?;
-        let result = self.transform(&module, "unload", &|s| s.kind.is_owned().then_some(Kind::Data));
+        // of the guest's data only what a change of this module took out of use
+        let quarantined = |gpn| self.partition.state(gpn) == Some(State { kind: Kind::Quarantined, owner: id });
+        let result = self.transform(&module, "unload", &|s, gpn| (s.kind.is_owned() || quarantined(gpn)).then_some(Kind::Data));
         match result {
             Ok(()) => drop(self.modules().of.remove(&id)),
             Err(_) => drop(self.settle(&module, |_| {})),
@@ -147,7 +150,7 @@ impl Loader {
         to: &dyn Fn(&Sealed) -> Option<Kind>,
         update: impl FnOnce(&mut Module),
     ) -> Result<(), HvStatus> {
-        let result = self.transform(module, name, to);
+        let result = self.transform(module, name, &|s, _| to(s));
         self.settle(module, |module| {
             if result.is_ok() {
                 update(module);
@@ -156,9 +159,9 @@ impl Loader {
         result
     }
 
-    fn transform(&self, module: &Module, name: &str, to: &dyn Fn(&Sealed) -> Option<Kind>) -> Result<(), HvStatus> {
-        let pages = |s: &Sealed| to(s).map(|kind| s.pages.iter().map(move |gpn| (*gpn, kind)).collect::<Vec<_>>());
-        let changes: Vec<(Gpn, Kind)> = module.segments.iter().filter_map(pages).flatten().collect();
+    fn transform(&self, module: &Module, name: &str, to: &dyn Fn(&Sealed, Gpn) -> Option<Kind>) -> Result<(), HvStatus> {
+        let pages = module.segments.iter().flat_map(|s| s.pages.iter().map(move |gpn| (s, *gpn)));
+        let changes: Vec<(Gpn, Kind)> = pages.filter_map(|(s, gpn)| Some((gpn, to(s, gpn)?))).collect();
         if changes.is_empty() {
             return Ok(());
         }

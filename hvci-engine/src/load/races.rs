@@ -26,8 +26,8 @@ use crate::{
     },
 };
 
-/// A load is some thousand points long: fewer schedules than of a transform.
-const SCHEDULES: usize = 250;
+/// Of each test.
+const SCHEDULES: usize = 1_000;
 const MODULE: &[u8] = include_bytes!("../../tests/capi/module.ko");
 const BASE: Gva = Gva(0xFFFF_FFFF_C000_0000);
 /// 2036-01-01: long after its certificate was made.
@@ -211,4 +211,56 @@ fn regions_and_modules_wait_for_each_other_in_one_order() {
         assert!(matches!(results[0], Ok(()) | Err(HvStatus::NOT_FOUND | HvStatus::ACCESS_DENIED)), "{results:?}");
         assert_eq!(partition.kind(spare), Some(Kind::Data));
     });
+}
+
+/// Invariant I6, and the way out: an error of the host at any call of a change, once and for good, and the same call again when the host is well.
+#[test]
+fn a_change_that_failed_half_way_is_ended_by_another_try() {
+    let data = Gva(BASE.0 + page_of(Kind::Data) * PAGE_SIZE);
+    type Call = fn(&Loader, u32, Gva) -> Result<(), HvStatus>;
+    let calls: [(&str, Call); 3] = [
+        ("unload", |loader, id, _| loader.unload(id)),
+        ("end of initialisation", |loader, id, _| loader.end_of_initialisation(id)),
+        ("protect", |loader, id, data| loader.protect_section(id, data)),
+    ];
+    let (mut quarantined, mut refused) = (0, 0);
+    for ((name, call), for_good) in calls.into_iter().flat_map(|call| [(call, false), (call, true)]) {
+        for number in 0.. {
+            let (guest, partition, loader) = prepared();
+            let id = load(&loader).unwrap().id;
+            let flags = || (0..pages()).map(|page| guest.allowed(page)).collect::<Vec<_>>();
+            let before = flags();
+            guest.fail(Some((number, for_good)));
+            let result = call(&loader, id, data);
+            if guest.fail(None) <= number {
+                assert_eq!(result, Ok(()), "{name} has no call {number}");
+                break;
+            }
+            let about = format!("{name} when call {number} fails{}", if for_good { " and all after" } else { "" });
+            assert_eq!(result, Err(HvStatus::INSUFFICIENT_MEMORY), "{about}");
+            // a host that takes nothing back any more is left with what it was given last
+            let narrower = before.iter().zip(flags()).all(|(before, now)| before.contains(now));
+            assert!(narrower || for_good, "{about}");
+            let kinds = || (0..pages()).map(|page| partition.kind(Gpn(page)).unwrap()).collect::<Vec<_>>();
+            let failed = kinds();
+            quarantined += usize::from(failed.contains(&Kind::Quarantined));
+            match call(&loader, id, data) {
+                Ok(()) => assert_agreed(&guest, &partition, &loader),
+                // constants or data that nothing can be said about: as they were, until it is unloaded
+                Err(HvStatus::OPERATION_DENIED) => {
+                    assert!(for_good && name != "unload" && failed.contains(&Kind::Quarantined), "{about}: {failed:?}");
+                    assert_eq!(kinds(), failed, "{about}");
+                    refused += 1;
+                }
+                Err(status) => panic!("{about}: {status:?}"),
+            }
+            if !loader.modules_loaded().is_empty() {
+                assert_eq!(loader.unload(id), Ok(()), "{about}");
+            }
+            // nothing is left of it but data that it had as its own and that are the guest's again
+            assert!(loader.modules_loaded().is_empty() && kinds().iter().all(|kind| *kind == Kind::Data), "{about}: {:?}", kinds());
+            assert_agreed(&guest, &partition, &loader);
+        }
+    }
+    assert!(quarantined > 3 && refused > 0, "{quarantined} {refused}");
 }

@@ -22,7 +22,7 @@ use crate::{
     addr::{Frame, Gpa, Gpn, GpnRange, Vtl},
     event::{Event, Ring, What},
     finding::Code,
-    frames::{Change, FrameTable, Kind, Step, Transaction, Transition},
+    frames::{Change, FrameTable, Kind, State, Step, Transaction, Transition},
     host::{Action, Capabilities, Enforcer, Host, MemoryIntercept, Vp},
     status::HvStatus,
     sync::{AtomicU32, SpinMutex},
@@ -154,7 +154,12 @@ impl Partition {
 
     /// What a guest page is; `None` where there is no RAM of this partition.
     pub fn kind(&self, gpn: Gpn) -> Option<Kind> {
-        Some(self.frames.state(self.host.frame(gpn)?)?.kind)
+        Some(self.state(gpn)?.kind)
+    }
+
+    /// What a guest page is, and whose.
+    pub(crate) fn state(&self, gpn: Gpn) -> Option<State> {
+        self.frames.state(self.host.frame(gpn)?)
     }
 
     /// Ends the boot: levels, configuration and the set of pinned registers can be changed no more. There is no way back.

@@ -44,6 +44,9 @@ struct State {
     bytes: Vec<Vec<u8>>,
     /// What each processor remembers of VTL0's table.
     tlbs: [BTreeMap<usize, MapGpaFlags>; VPS],
+    /// Calls that may change something, and from which on they fail: it alone, or every one.
+    calls: usize,
+    failing: Option<(usize, bool)>,
 }
 
 impl State {
@@ -88,6 +91,8 @@ impl Guest {
             flags: vec![[MapGpaFlags::NONE; 2]; frames + 1],
             bytes: vec![vec![0; PAGE_SIZE as usize]; frames],
             tlbs: core::array::from_fn(|_| BTreeMap::new()),
+            calls: 0,
+            failing: None,
         };
         let guest = Arc::new(Self(std::sync::Mutex::new(state)));
         let partition = guest.partition();
@@ -120,12 +125,27 @@ impl Guest {
         state.bytes[frame][..bytes.len()].copy_from_slice(bytes);
     }
 
+    /// Has the call of this number from now on fail, and if so all that follow; `None`: none. How many there were since the last time.
+    pub(crate) fn fail(&self, failing: Option<(usize, bool)>) -> usize {
+        let mut state = self.state();
+        state.failing = failing;
+        core::mem::take(&mut state.calls)
+    }
+
+    fn call(&self) -> Result<(), HvStatus> {
+        let mut state = self.state();
+        let number = state.calls;
+        state.calls += 1;
+        let fails = state.failing.is_some_and(|(from, for_good)| number == from || for_good && number > from);
+        if fails { Err(HvStatus::INSUFFICIENT_MEMORY) } else { Ok(()) }
+    }
+
     fn pages(&self) -> u64 {
         self.state().flags.len() as u64
     }
 
     /// What VTL0's table allows of a page.
-    fn allowed(&self, page: u64) -> MapGpaFlags {
+    pub(crate) fn allowed(&self, page: u64) -> MapGpaFlags {
         self.state().flags[page as usize][0]
     }
 
@@ -169,6 +189,7 @@ impl Host for Guest {
         (0..state.flags.len()).filter(|page| state.frame(*page) as u64 == frame.0).for_each(|page| each(Gpn(page as u64)));
     }
     fn protect(&self, vtl: Vtl, ranges: &[GpnRange], flags: MapGpaFlags) -> Result<(), Partial> {
+        self.call().map_err(|status| Partial { status, done: 0 })?;
         for gpn in ranges.iter().flat_map(|range| range.iter()) {
             yield_now();
             let mut state = self.state();
@@ -178,6 +199,7 @@ impl Host for Guest {
         Ok(())
     }
     fn quiesce(&self, vtl: Vtl, ranges: &[GpnRange]) -> Result<(), HvStatus> {
+        self.call()?;
         for vp in 0..VPS {
             if vtl == Vtl::Vtl0 {
                 yield_now();
@@ -197,6 +219,7 @@ impl Host for Guest {
         Ok(())
     }
     fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), HvStatus> {
+        self.call()?;
         yield_now();
         let (mut state, at) = (self.state(), gpa.offset() as usize);
         let frame = state.frame(gpa.gpn().0 as usize);
