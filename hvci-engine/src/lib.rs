@@ -23,6 +23,7 @@ pub mod frames;
 pub mod host;
 pub mod slat;
 pub mod status;
+mod sync;
 pub mod vsm;
 
 #[cfg(feature = "std")]

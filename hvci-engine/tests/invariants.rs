@@ -280,7 +280,7 @@ fn i6_errors_leave_permissions_at_or_below_what_they_were() {
                 assert_eq!(step, Step::Failed(HvStatus::INSUFFICIENT_MEMORY), "{about}");
                 let now = table.state(Frame(0)).unwrap();
                 // a host that takes nothing back any more is left with what it was given last
-                if !for_good || now == before {
+                if !for_good || now == before && before.kind != Kind::Quarantined {
                     for (now, then) in ram.flags()[0].iter().zip(&was[0]) {
                         assert!(then.contains(*now), "{about}: {then} became {now}");
                     }
@@ -288,14 +288,33 @@ fn i6_errors_leave_permissions_at_or_below_what_they_were() {
                 let paths = [ram.flags()[0][0], ram.flags()[0][6], ram.flags()[1][0], ram.flags()[1][6]];
                 assert!(!paths.into_iter().fold(MapGpaFlags::NONE, |a, b| a | b).is_writable_and_executable(), "{about}");
                 // exactly what it was, or nothing
-                assert!(now == before || now == State::of(Kind::Quarantined), "{about}: {now:?}");
+                assert!(now == before || now == State { kind: Kind::Quarantined, owner: 7 }, "{about}: {now:?}");
                 if now == before && !for_good {
                     assert_eq!(ram.flags()[0], was[0], "{about}");
                 }
-                assert!(now != before || ram.inner.lock().unwrap().bytes[0] == 0xcc, "{about}: its bytes are gone");
+                assert!(
+                    now != before || before.kind == Kind::Quarantined || ram.inner.lock().unwrap().bytes[0] == 0xcc,
+                    "{about}: its bytes are gone"
+                );
             }
         }
     }
+}
+
+#[test]
+fn i6_what_was_quarantined_comes_back_scrubbed_and_by_its_owner_alone() {
+    let (table, ram) = at(Kind::Code);
+    // the scrub is done, the grant fails, and so does every call after it
+    ram.inner.lock().unwrap().fails = Some((5, true));
+    assert_eq!(change(&table, &ram, 7, Frame(0), Kind::Data), Step::Failed(HvStatus::INSUFFICIENT_MEMORY));
+    assert_eq!(table.state(Frame(0)), Some(State { kind: Kind::Quarantined, owner: 7 }));
+    let mut inner = ram.inner.lock().unwrap();
+    (inner.fails, inner.bytes[0]) = (None, 0xcc);
+    drop(inner);
+    assert_eq!(change(&table, &ram, 8, Frame(0), Kind::Data), Step::Failed(HvStatus::ACCESS_DENIED));
+    assert_eq!(change(&table, &ram, 7, Frame(0), Kind::Code), Step::Failed(HvStatus::OPERATION_DENIED));
+    assert_eq!(change(&table, &ram, 7, Frame(0), Kind::Data), Step::Done);
+    assert_eq!((table.state(Frame(0)), ram.inner.lock().unwrap().bytes[0]), (Some(State::of(Kind::Data)), 0));
 }
 
 #[test]
@@ -399,7 +418,7 @@ fn play(ops: &[Op]) -> (Vec<Call>, Vec<u64>) {
                     if done {
                         *was = State { kind: *to, owner: if to.is_owned() { *owner } else { 0 } };
                     } else if state != *was {
-                        assert_eq!(state, State::of(Kind::Quarantined), "{op:?}");
+                        assert_eq!(state, State { kind: Kind::Quarantined, owner: *owner }, "{op:?}");
                         *was = state;
                     }
                 }

@@ -18,8 +18,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("access", &[]),
     ("addr", &[]),
     ("status", &[]),
+    ("sync", &[]),
     ("host", &["access", "addr", "status"]),
-    ("embed", &["access", "addr", "host", "status"]),
+    ("embed", &["access", "addr", "host", "status", "sync"]),
     // the one place where everything that a VMM needs meets
     (
         "capi",
@@ -38,10 +39,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("explore", &["access", "addr", "frames", "host", "status"]),
-    ("frames", &["access", "addr", "host", "status"]),
+    ("frames", &["access", "addr", "host", "status", "sync"]),
     ("event", &["access", "addr", "digest", "finding", "status"]),
     // of `bytes` the readers, which are the only ones to index
-    ("vsm", &["access", "addr", "bytes", "event", "finding", "frames", "host", "status"]),
+    ("vsm", &["access", "addr", "bytes", "event", "finding", "frames", "host", "status", "sync"]),
     ("slat", &["access", "addr", "bytes::widen"]),
     // the half that decides
     ("budget", &[]),
@@ -75,6 +76,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "signature::catalog",
             "signature::trust",
             "status",
+            "sync",
             "time",
             "vsm::partition",
         ],

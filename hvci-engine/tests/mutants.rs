@@ -125,6 +125,20 @@ const MUTANTS: &[Mutant] = &[
         killer: "i4_i7_i12_any_sequence_does_what_a_naive_model_does",
     },
     Mutant {
+        wrong: "what was quarantined is given back as it is",
+        file: STATE,
+        original: "Kind::Quarantined, Kind::Data, Content::Zero)",
+        mutated: "Kind::Quarantined, Kind::Data, Content::Keep)",
+        killer: "i6_what_was_quarantined_comes_back_scrubbed_and_by_its_owner_alone",
+    },
+    Mutant {
+        wrong: "nobody is the owner of what was quarantined",
+        file: TRANSACTION,
+        original: "_ => State { kind: Kind::Quarantined, owner },",
+        mutated: "_ => State { kind: Kind::Quarantined, owner: owner & 0 },",
+        killer: "i6_what_was_quarantined_comes_back_scrubbed_and_by_its_owner_alone",
+    },
+    Mutant {
         wrong: "unloaded code is given back as it is",
         file: STATE,
         original: "row(\"discard or unload code\", Kind::Code, Kind::Data, Content::Zero)",

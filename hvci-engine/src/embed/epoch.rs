@@ -6,16 +6,15 @@
 //!
 //! It trusts holders to let go of what they looked up together with the pin. A wait that takes too long is refused, never cut short.
 
-use std::time::{Duration, Instant};
-
-use super::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
 };
-use crate::status::HvStatus;
+
+use crate::{
+    status::HvStatus,
+    sync::{AtomicU64, Mutex, yield_now},
+};
 
 /// Pins, counted by epoch. A [`Host`](crate::host::Host) and the memory of its devices share one.
 #[derive(Debug, Default)]
@@ -50,7 +49,7 @@ impl Epochs {
     pub fn synchronize(&self, timeout: Duration) -> Result<(), HvStatus> {
         let start = Instant::now();
         self.wait(|| {
-            thread::yield_now();
+            yield_now();
             start.elapsed() < timeout
         })
     }
@@ -92,7 +91,7 @@ impl Drop for Pin {
 
 #[cfg(test)]
 mod tests {
-    use shuttle::sync::atomic::AtomicBool;
+    use shuttle::{sync::atomic::AtomicBool, thread};
 
     use super::*;
 
@@ -100,7 +99,7 @@ mod tests {
 
     fn patient(epochs: &Epochs) -> Result<(), HvStatus> {
         epochs.wait(|| {
-            thread::yield_now();
+            yield_now();
             true
         })
     }

@@ -1,11 +1,6 @@
 //! What a VMM needs around the engine's traits: grace periods for the memory that its devices hold, and adapters to the crates that VMMs are
 //! built of, each behind a feature of its own.
 
-#[cfg(test)]
-use shuttle::{sync, thread};
-#[cfg(not(test))]
-use std::{sync, thread};
-
 mod epoch;
 #[cfg(feature = "vm-memory")]
 mod view;

@@ -8,17 +8,14 @@
 //! [`InvalidGuestAddress`](vm_memory::GuestMemoryError::InvalidGuestAddress), the error that devices know; the enforcer keeps the record.
 
 use core::{fmt, ops::Deref};
-use std::sync::Arc as StdArc;
+use std::sync::Arc;
 
 use vm_memory::{
     Address, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion, Permissions,
     bitmap::BS, guest_memory::GuestMemorySliceIterator,
 };
 
-use super::{
-    epoch::{Epochs, Pin},
-    sync::Arc,
-};
+use super::epoch::{Epochs, Pin};
 use crate::{
     access::Access,
     addr::{Gpa, Vtl},
@@ -28,7 +25,7 @@ use crate::{
 /// Memory of a guest, as far as VTL0 may access it.
 pub struct VtlView<M> {
     backend: M,
-    enforcer: StdArc<dyn Enforcer>,
+    enforcer: Arc<dyn Enforcer>,
 }
 
 impl<M> VtlView<M> {
@@ -73,20 +70,20 @@ impl<M: GuestMemoryBackend> GuestMemory for VtlView<M> {
 
 /// The memory of a guest, for its devices: what a VMM has where it had the backend.
 pub struct VtlMemory<M> {
-    view: StdArc<VtlView<M>>,
+    view: Arc<VtlView<M>>,
     epochs: Arc<Epochs>,
 }
 
 impl<M> VtlMemory<M> {
     /// Memory whose accesses `enforcer` decides. `epochs` is what the host synchronizes to [quiesce](crate::host::Host::quiesce).
-    pub fn new(backend: M, enforcer: StdArc<dyn Enforcer>, epochs: Arc<Epochs>) -> Self {
-        Self { view: StdArc::new(VtlView { backend, enforcer }), epochs }
+    pub fn new(backend: M, enforcer: Arc<dyn Enforcer>, epochs: Arc<Epochs>) -> Self {
+        Self { view: Arc::new(VtlView { backend, enforcer }), epochs }
     }
 }
 
 impl<M> Clone for VtlMemory<M> {
     fn clone(&self) -> Self {
-        Self { view: StdArc::clone(&self.view), epochs: Arc::clone(&self.epochs) }
+        Self { view: Arc::clone(&self.view), epochs: Arc::clone(&self.epochs) }
     }
 }
 

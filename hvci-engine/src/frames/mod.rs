@@ -13,9 +13,9 @@
 #![forbid(unsafe_code)]
 
 use alloc::{boxed::Box, vec::Vec};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
-use crate::{addr::Frame, status::HvStatus};
+use crate::{addr::Frame, status::HvStatus, sync::AtomicU64};
 
 mod state;
 mod transaction;
@@ -120,28 +120,26 @@ impl FrameTable {
     }
 
     fn word(&self, frame: Frame) -> Option<&AtomicU64> {
-        self.words.get(usize::try_from(frame.0.checked_sub(self.first.0)?).ok()?)
+        self.words.get(self.index(frame)?)
     }
 
-    /// Gives every frame the state of a saved machine, if nobody holds any.
+    /// Where a frame stands among [all](Self::frames).
+    pub(crate) fn index(&self, frame: Frame) -> Option<usize> {
+        usize::try_from(frame.0.checked_sub(self.first.0)?).ok()
+    }
+
+    /// Holds every frame, if nobody holds any: for the machine to become a saved one.
     ///
     /// # Errors
-    /// [`HvStatus::OBJECT_IN_USE`] if somebody does; nothing is changed then. [`HvStatus::INVALID_PARAMETER`] for another number of frames.
-    pub(crate) fn adopt(&self, states: &[State]) -> Result<(), HvStatus> {
-        if states.len() != self.words.len() {
-            return Err(HvStatus::INVALID_PARAMETER);
+    /// [`HvStatus::OBJECT_IN_USE`] if somebody does; nothing is changed then.
+    pub(crate) fn take_all(&self) -> Result<Taken<'_>, HvStatus> {
+        let mut taken = Taken { table: self, words: Vec::with_capacity(self.words.len()) };
+        for frame in self.frames() {
+            let free = |old: State| if old.kind.is_held() { Err(HvStatus::OBJECT_IN_USE) } else { Ok(State::of(Kind::Hidden)) };
+            // of no transaction: none of them settles it
+            taken.words.push(word(self.exchange(frame, free)?));
         }
-        let busy = |w: &AtomicU64| {
-            let old = w.load(Ordering::SeqCst);
-            old & HOLDS != 0 || state(old).kind.is_held()
-        };
-        if self.words.iter().any(busy) {
-            return Err(HvStatus::OBJECT_IN_USE);
-        }
-        for (place, new) in self.words.iter().zip(states) {
-            place.store(word(*new), Ordering::SeqCst);
-        }
-        Ok(())
+        Ok(taken)
     }
 
     /// The words, for a model that explores every state.
@@ -152,6 +150,28 @@ impl FrameTable {
     /// The table with these words.
     pub fn from_snapshot(first: Frame, words: &[u64]) -> Self {
         Self { first, words: words.iter().map(|w| AtomicU64::new(*w)).collect() }
+    }
+}
+
+/// Every frame, held until it is dropped; each is then what it was, or what it shall [be](Taken::settle).
+pub(crate) struct Taken<'t> {
+    table: &'t FrameTable,
+    /// Of those that are taken, from the first.
+    words: Vec<u64>,
+}
+
+impl Taken<'_> {
+    /// Lets the frames go, each with the state of its place.
+    pub(crate) fn settle(mut self, states: &[State]) {
+        self.words.iter_mut().zip(states).for_each(|(old, new)| *old = word(*new));
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        for (place, word) in self.table.words.iter().zip(&self.words) {
+            place.store(*word, Ordering::SeqCst);
+        }
     }
 }
 

@@ -84,7 +84,7 @@ kinds! {
     Overlay = 12 "overlay", RW, RW;
     /// Registers of a device, not RAM.
     Device = 13 "device", RW, RW;
-    /// Taken out of use because nothing can be said about it any more.
+    /// Taken out of use because nothing can be said about it any more, until the owner of the change that failed gives it up, scrubbed.
     Quarantined = 14 "quarantined", NONE, NONE;
 }
 
@@ -98,7 +98,14 @@ impl Kind {
     pub const fn is_owned(self) -> bool {
         matches!(
             self,
-            Self::Code | Self::RoData | Self::RoAfterInit | Self::KernelData | Self::ShadowStack | Self::CfgBitmap | Self::SecureOnly
+            Self::Code
+                | Self::RoData
+                | Self::RoAfterInit
+                | Self::KernelData
+                | Self::ShadowStack
+                | Self::CfgBitmap
+                | Self::SecureOnly
+                | Self::Quarantined
         )
     }
 }
@@ -179,6 +186,7 @@ pub const TRANSITIONS: &[Transition] = &[
     row("end an overlay", Kind::Overlay, Kind::Data, Content::Keep),
     row("quarantine data", Kind::Data, Kind::Quarantined, Content::Keep),
     row("quarantine code", Kind::Code, Kind::Quarantined, Content::Keep),
+    row("give up what was quarantined", Kind::Quarantined, Kind::Data, Content::Zero),
 ];
 
 impl Transition {

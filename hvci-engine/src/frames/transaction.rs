@@ -107,11 +107,11 @@ impl Item {
         self.held
     }
 
-    /// What it is when the transaction has failed. Bytes that are gone can be nothing they were.
-    fn back(&self) -> State {
+    /// What it is when the transaction of `owner` has failed. Bytes that are gone can be nothing they were.
+    fn back(&self, owner: u32) -> State {
         match self.was {
             Some(was) if !self.scrubbed => was,
-            _ => State::of(Kind::Quarantined),
+            _ => State { kind: Kind::Quarantined, owner },
         }
     }
 }
@@ -199,11 +199,11 @@ impl Transaction {
             },
             Step::Reopen => {
                 // narrower than it may be, if the host fails here
-                let _ = self.protect(host, range, |i| i.back().kind);
+                let _ = self.protect(host, range, |i| i.back(self.owner).kind);
                 self.proceed(end, Step::Restore);
             }
             Step::Restore => {
-                self.settle(table, range, Item::back);
+                self.settle(table, range, |i| i.back(self.owner));
                 self.proceed(end, Step::Failed(self.failure.unwrap_or(HvStatus::OPERATION_DENIED)));
             }
             Step::Inspect | Step::Done | Step::Failed(_) => {}

@@ -25,7 +25,7 @@ use crate::{
     bytes::widen,
     event::What,
     finding::Code,
-    frames::Kind,
+    frames::{Kind, State},
     status::HvStatus,
 };
 
@@ -50,7 +50,8 @@ impl Loader {
         })
     }
 
-    /// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again.
+    /// Unloads a module: it executes no more, then what stood in its pages is gone, then they are the guest's again. If the host fails, what is
+    /// scrubbed already is quarantined, for this module; called again, this ends what was begun, whichever change of the module failed.
     ///
     /// # Errors
     /// [`HvStatus::OBJECT_IN_USE`] for one that another imports from; as [`end_of_initialisation`](Self::end_of_initialisation).
@@ -61,7 +62,9 @@ impl Loader {
             self.settle(&module, |_| {});
             return Err(HvStatus::OBJECT_IN_USE);
         }
-        let result = self.transform(&module, "unload", &|s| s.kind.is_owned().then_some(Kind::Data));
+        // of the guest's data only what a change of this module took out of use
+        let quarantined = |gpn| self.partition.state(gpn) == Some(State { kind: Kind::Quarantined, owner: id });
+        let result = self.transform(&module, "unload", &|s, gpn| (s.kind.is_owned() || quarantined(gpn)).then_some(Kind::Data));
         match result {
             Ok(()) => drop(self.modules().of.remove(&id)),
             Err(_) => drop(self.settle(&module, |_| {})),
@@ -152,7 +155,7 @@ impl Loader {
         to: &dyn Fn(&Sealed) -> Option<Kind>,
         update: impl FnOnce(&mut Module),
     ) -> Result<(), HvStatus> {
-        let result = self.transform(module, name, to);
+        let result = self.transform(module, name, &|s, _| to(s));
         self.settle(module, |module| {
             if result.is_ok() {
                 update(module);
@@ -161,9 +164,9 @@ impl Loader {
         result
     }
 
-    fn transform(&self, module: &Module, name: &str, to: &dyn Fn(&Sealed) -> Option<Kind>) -> Result<(), HvStatus> {
-        let pages = |s: &Sealed| to(s).map(|kind| s.pages.iter().map(move |gpn| (*gpn, kind)).collect::<Vec<_>>());
-        let changes: Vec<(Gpn, Kind)> = module.segments.iter().filter_map(pages).flatten().collect();
+    fn transform(&self, module: &Module, name: &str, to: &dyn Fn(&Sealed, Gpn) -> Option<Kind>) -> Result<(), HvStatus> {
+        let pages = module.segments.iter().flat_map(|s| s.pages.iter().map(move |gpn| (s, *gpn)));
+        let changes: Vec<(Gpn, Kind)> = pages.filter_map(|(s, gpn)| Some((gpn, to(s, gpn)?))).collect();
         if changes.is_empty() {
             return Ok(());
         }

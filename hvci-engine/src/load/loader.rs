@@ -26,7 +26,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, PoisonError},
 };
 
 use super::{
@@ -55,6 +55,7 @@ use crate::{
         trust::{Purposes, TrustStore},
     },
     status::HvStatus,
+    sync::{Mutex, MutexGuard, RwLock},
     time::UnixTime,
     vsm::partition::{OWNER_VTL1, Partition},
 };

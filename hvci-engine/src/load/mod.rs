@@ -20,6 +20,8 @@ mod loader;
 mod module;
 mod patch;
 mod pe;
+#[cfg(test)]
+mod races;
 mod refusal;
 mod region;
 mod saved;

@@ -10,9 +10,7 @@
 //! **Invariant I8:** the end of boot is one-way: from there on levels, configuration and pinned registers are as they are.
 
 use alloc::{sync::Arc, vec, vec::Vec};
-use core::sync::atomic::{AtomicU32, Ordering};
-
-use spin::Mutex;
+use core::sync::atomic::Ordering;
 
 use super::{
     intercept::{CR0_PINNED, CR4_PINNED, CrInterceptControl, Interceptable},
@@ -24,9 +22,10 @@ use crate::{
     addr::{Frame, Gpa, Gpn, GpnRange, Vtl},
     event::{Event, Ring, What},
     finding::Code,
-    frames::{Change, FrameTable, Kind, Step, Transaction, Transition},
+    frames::{Change, FrameTable, Kind, State, Step, Transaction, Transition},
     host::{Action, Capabilities, Enforcer, Host, MemoryIntercept, Vp},
     status::HvStatus,
+    sync::{AtomicU32, SpinMutex},
 };
 
 mod hypercalls;
@@ -44,8 +43,8 @@ pub struct Partition {
     capabilities: Capabilities,
     frames: FrameTable,
     ram: Vec<GpnRange>,
-    levels: Mutex<Levels>,
-    events: Mutex<Ring>,
+    levels: SpinMutex<Levels>,
+    events: SpinMutex<Ring>,
     /// Of transactions, so that no two at a time have the same name; and how far this machine has come.
     next: AtomicU32,
 }
@@ -135,8 +134,8 @@ impl Partition {
             capabilities,
             frames,
             ram: ram.to_vec(),
-            levels: Mutex::new(levels),
-            events: Mutex::new(Ring::new(records)),
+            levels: SpinMutex::new(levels),
+            events: SpinMutex::new(Ring::new(records)),
             next: AtomicU32::new(1),
         })
     }
@@ -155,12 +154,17 @@ impl Partition {
 
     /// What a guest page is; `None` where there is no RAM of this partition.
     pub fn kind(&self, gpn: Gpn) -> Option<Kind> {
-        Some(self.frames.state(self.host.frame(gpn)?)?.kind)
+        Some(self.state(gpn)?.kind)
+    }
+
+    /// What a guest page is, and whose.
+    pub(crate) fn state(&self, gpn: Gpn) -> Option<State> {
+        self.frames.state(self.host.frame(gpn)?)
     }
 
     /// The frame behind a guest page, what it is, and whose.
     #[cfg(feature = "std")]
-    pub(crate) fn frame_state(&self, gpn: Gpn) -> Option<(Frame, crate::frames::State)> {
+    pub(crate) fn frame_state(&self, gpn: Gpn) -> Option<(Frame, State)> {
         let frame = self.host.frame(gpn)?;
         Some((frame, self.frames.state(frame)?))
     }
@@ -386,5 +390,7 @@ fn kind_of(flags: MapGpaFlags) -> Result<Kind, HvStatus> {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod races;
 #[cfg(test)]
 mod tests;

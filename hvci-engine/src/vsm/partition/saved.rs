@@ -51,28 +51,38 @@ impl Partition {
 
     pub(super) fn take_over(&self, bytes: &[u8]) -> Result<(), HvStatus> {
         let saved = Saved::parse(bytes).ok_or(HvStatus::INVALID_PARAMETER)?;
+        if saved.frames.len() != self.frames.len() {
+            return Err(HvStatus::INVALID_PARAMETER);
+        }
+        // held until the host obeys, so that nothing begins between what is checked here and that
+        let taken = self.frames.take_all()?;
         let mut levels = self.levels.lock();
-        if saved.frames.len() != self.frames.len() || saved.levels.vps.len() != levels.vps.len() {
+        if saved.levels.vps.len() != levels.vps.len() {
             return Err(HvStatus::INVALID_PARAMETER);
         }
         if saved.reached < self.next.load(Ordering::SeqCst) || levels.end_of_boot && !saved.levels.end_of_boot {
             return Err(HvStatus::OPERATION_DENIED);
         }
-        self.frames.adopt(&saved.frames)?;
         *levels = saved.levels;
-        self.next.store(saved.reached, Ordering::SeqCst);
+        // a transaction that has its name already, and no frame yet, keeps it to itself
+        self.next.fetch_max(saved.reached, Ordering::SeqCst);
         drop(levels);
-        self.obey()
+        let result = self.obey(&saved.frames);
+        taken.settle(&saved.frames);
+        result
     }
 
-    /// Has the host obey the table, everywhere: first nothing is allowed, so that no order of pages matters.
-    fn obey(&self) -> Result<(), HvStatus> {
+    /// Has the host obey these states, everywhere: first nothing is allowed to either level, so that no order of pages or levels matters.
+    fn obey(&self, states: &[State]) -> Result<(), HvStatus> {
         for vtl in [Vtl::Vtl0, Vtl::Vtl1] {
             self.host.protect(vtl, &self.ram, Kind::Free.allows(vtl)).map_err(|partial| partial.status)?;
             self.host.quiesce(vtl, &self.ram)?;
-            for gpn in self.ram.iter().flat_map(|range| range.iter()) {
-                let flags = self.kind(gpn).unwrap_or(Kind::Free).allows(vtl);
-                self.host.protect(vtl, &[page(gpn)], flags).map_err(|partial| partial.status)?;
+        }
+        let kind = |gpn| Some(states.get(self.frames.index(self.host.frame(gpn)?)?)?.kind);
+        for gpn in self.ram.iter().flat_map(|range| range.iter()) {
+            let kind = kind(gpn).unwrap_or(Kind::Free);
+            for vtl in [Vtl::Vtl0, Vtl::Vtl1] {
+                self.host.protect(vtl, &[page(gpn)], kind.allows(vtl)).map_err(|partial| partial.status)?;
             }
         }
         Ok(())

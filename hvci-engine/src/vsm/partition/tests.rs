@@ -10,6 +10,7 @@
 use alloc::{sync::Arc, vec, vec::Vec};
 
 use proptest::prelude::*;
+use spin::Mutex;
 
 use super::*;
 use crate::{
