@@ -27,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "access",
             "addr",
+            "bytes",
             "event",
             "host",
             "image::pe::Symbol",
