@@ -117,7 +117,7 @@ fn at(kind: Kind) -> (FrameTable, Ram) {
 }
 
 fn change(table: &FrameTable, ram: &Ram, owner: u32, frame: Frame, to: Kind) -> Step {
-    finish(&mut Transaction::new(1, owner, &[Change { frame, to }]).unwrap(), table, ram)
+    finish(&mut Transaction::new(1, owner, &[Change { frame, from: None, to }]).unwrap(), table, ram)
 }
 
 fn finish(transaction: &mut Transaction, table: &FrameTable, ram: &Ram) -> Step {
@@ -163,17 +163,30 @@ fn i1_a_page_that_is_being_mapped_cannot_be_claimed() {
     assert_eq!(hold.state(), State::of(Kind::Data));
     assert_eq!(change(&table, &ram, 7, Frame(0), Kind::Code), Step::Failed(HvStatus::OBJECT_IN_USE));
     drop(hold);
-    let mut running = Transaction::new(1, 7, &[Change { frame: Frame(0), to: Kind::Code }]).unwrap();
+    let mut running = Transaction::new(1, 7, &[Change { frame: Frame(0), from: None, to: Kind::Code }]).unwrap();
     assert_eq!(running.run(&table, &ram), Step::Inspect);
     assert_eq!(table.hold(Frame(0)).err(), Some(HvStatus::OBJECT_IN_USE));
     running.approve();
     assert_eq!(running.run(&table, &ram), Step::Done);
 }
 
+/// Between a look at a frame and its claim another change may come: an overlay that was laid is not taken away by what found plain data.
+#[test]
+fn i1_a_frame_that_became_something_else_is_not_claimed() {
+    for (was, is) in [(Kind::KernelData, Kind::Overlay), (Kind::Overlay, Kind::KernelData)] {
+        let (table, ram) = at(is);
+        let before = (table.state(Frame(0)), ram.flags());
+        let change = |from| Transaction::new(1, 7, &[Change { frame: Frame(0), from, to: Kind::Data }]).unwrap().run(&table, &ram);
+        assert_eq!(change(Some(was)), Step::Failed(HvStatus::OPERATION_DENIED));
+        assert_eq!((table.state(Frame(0)), ram.flags()), before, "{was} and {is}");
+        assert_eq!(change(Some(is)), Step::Done);
+    }
+}
+
 #[test]
 fn i2_bytes_that_are_not_approved_never_execute() {
     let (table, ram) = at(Kind::Data);
-    let mut transaction = Transaction::new(1, 7, &[Change { frame: Frame(0), to: Kind::Code }]).unwrap();
+    let mut transaction = Transaction::new(1, 7, &[Change { frame: Frame(0), from: None, to: Kind::Code }]).unwrap();
     assert_eq!(transaction.run(&table, &ram), Step::Inspect);
     transaction.reject(HvStatus::ACCESS_DENIED);
     assert_eq!(transaction.run(&table, &ram), Step::Failed(HvStatus::ACCESS_DENIED));
@@ -384,7 +397,7 @@ fn play(ops: &[Op]) -> (Vec<Call>, Vec<u64>) {
                 inner.fails = Some((inner.calls.len() + after, false));
             }
             Op::Change { owner, frames, to, approve } => {
-                let changes: Vec<Change> = frames.iter().map(|f| Change { frame: Frame(*f), to: *to }).collect();
+                let changes: Vec<Change> = frames.iter().map(|f| Change { frame: Frame(*f), from: None, to: *to }).collect();
                 let twice = frames.iter().enumerate().any(|(n, f)| frames[..n].contains(f));
                 let Ok(mut transaction) = Transaction::new(3, *owner, &changes) else {
                     assert!(twice);

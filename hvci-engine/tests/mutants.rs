@@ -55,6 +55,13 @@ const MUTANTS: &[Mutant] = &[
         killer: "i1_a_page_that_is_being_mapped_cannot_be_claimed",
     },
     Mutant {
+        wrong: "nobody looks at a claim whether the frame is still what it was",
+        file: TABLE,
+        original: "if from.is_some_and(|from| from != old.kind) {",
+        mutated: "if from.is_some_and(|from| from.is_held()) {",
+        killer: "i1_a_frame_that_became_something_else_is_not_claimed",
+    },
+    Mutant {
         wrong: "what was rejected is loaded",
         file: TRANSACTION,
         original: "        self.fail(status, Step::Reopen);\n    }\n\n    /// Does the next step",

@@ -90,7 +90,7 @@ impl Space {
     pub fn new(pages: usize, frames: usize, vps: usize) -> Self {
         assert!(pages <= PAGES && frames <= FRAMES && vps <= VPS && (1..=pages).contains(&frames), "the model has no such size");
         let behind = |page: usize| (page % frames) as u64;
-        let frame = |n: u64, to| Change { frame: Frame(n), to };
+        let frame = |n: u64, to| Change { frame: Frame(n), from: None, to };
         let mut menu = vec![(1, vec![frame(0, Kind::Code)]), (1, vec![frame(0, Kind::Data)])];
         if frames > 1 {
             menu.push((1, vec![frame(0, Kind::Code), frame(1, Kind::RoData)]));

@@ -83,13 +83,17 @@ impl FrameTable {
         Ok(Hold { word, state: state(old) })
     }
 
-    /// Has transaction `transaction` on behalf of `owner` take a frame that shall become `to`. Returns what it was.
-    fn claim(&self, frame: Frame, transaction: u32, owner: u32, to: Kind) -> Result<State, HvStatus> {
+    /// Has transaction `transaction` on behalf of `owner` take a frame that is `from`, if that is said, and shall become `to`. Returns what
+    /// it was.
+    fn claim(&self, frame: Frame, transaction: u32, owner: u32, from: Option<Kind>, to: Kind) -> Result<State, HvStatus> {
         self.exchange(frame, |old| {
             if old.kind.is_held() {
                 return Err(HvStatus::OBJECT_IN_USE);
             }
             let way = Transition::between(old.kind, to).ok_or(HvStatus::OPERATION_DENIED)?;
+            if from.is_some_and(|from| from != old.kind) {
+                return Err(HvStatus::OPERATION_DENIED);
+            }
             if old.kind.is_owned() && old.owner != owner {
                 return Err(HvStatus::ACCESS_DENIED);
             }

@@ -59,6 +59,8 @@ pub enum Step {
 pub struct Change {
     /// Which.
     pub frame: Frame,
+    /// What it must be when it is claimed; `None`: anything from which a transition leads there.
+    pub from: Option<Kind>,
     /// What it shall be.
     pub to: Kind,
 }
@@ -78,6 +80,7 @@ pub struct Transaction {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Item {
     frame: Frame,
+    from: Option<Kind>,
     to: Kind,
     /// What it was; `None` before it is claimed.
     was: Option<State>,
@@ -89,7 +92,15 @@ struct Item {
 
 impl Item {
     const fn new(change: &Change) -> Self {
-        Self { frame: change.frame, to: change.to, was: None, content: Content::Keep, held: Kind::Hidden, scrubbed: false }
+        Self {
+            frame: change.frame,
+            from: change.from,
+            to: change.to,
+            was: None,
+            content: Content::Keep,
+            held: Kind::Hidden,
+            scrubbed: false,
+        }
     }
 
     fn claimed(&mut self, was: State) {
@@ -248,7 +259,7 @@ impl Transaction {
     fn claim(&mut self, table: &FrameTable, range: Range<usize>) -> Result<(), HvStatus> {
         let (id, owner) = (self.id, self.owner);
         for item in self.items.get_mut(range).unwrap_or_default() {
-            item.claimed(table.claim(item.frame, id, owner, item.to)?);
+            item.claimed(table.claim(item.frame, id, owner, item.from, item.to)?);
         }
         Ok(())
     }

@@ -194,7 +194,8 @@ impl Partition {
                 return Err(HvStatus::OPERATION_DENIED);
             }
             if state.kind != to {
-                changes.push(Change { frame, to });
+                // it may become something else before it is claimed
+                changes.push(Change { frame, from: Some(state.kind), to });
             }
         }
         changes.sort_unstable_by_key(|change| change.frame);
@@ -225,7 +226,7 @@ impl Partition {
     ) -> Result<Phases, HvStatus> {
         let frame = |(gpn, to): &(Gpn, Kind)| {
             let frame = self.host.frame(*gpn).ok_or(HvStatus::INVALID_PARAMETER)?;
-            Ok(Change { frame, to: *to })
+            Ok(Change { frame, from: None, to: *to })
         };
         let changes = changes.iter().map(frame).collect::<Result<Vec<Change>, HvStatus>>()?;
         self.run(owner, &changes, inspect)
