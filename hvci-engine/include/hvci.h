@@ -389,14 +389,16 @@ uint16_t hvci_take_events(const struct HvciEngine *engine,
                           void *sink_ctx,
                           uint64_t *lost);
 
-// The protection state, for a snapshot or a migration: `sink` gets it in one or several pieces. The table of modules is no part of it.
+// The protection state and the table of modules, for a snapshot or a migration: `sink` gets them in several pieces. No other call may be
+// under way. HV_STATUS_OBJECT_IN_USE while a module is being loaded or changed; `sink` gets nothing then.
 uint16_t hvci_save(const struct HvciEngine *engine,
                    HvciSink sink,
                    void *sink_ctx);
 
 // Takes over a saved state. HV_STATUS_INVALID_PARAMETER for what is none of a known version, HV_STATUS_OPERATION_DENIED for one that is
 // older than what this machine has reached: nothing is changed then. A status of the host's own comes when it is taken over already, and
-// leaves permissions narrower than it allows.
+// leaves permissions narrower than it allows. If only the table of modules is refused, the protection state is taken over and the table is
+// what it was: destroy the engine then.
 uint16_t hvci_restore(const struct HvciEngine *engine,
                       const uint8_t *state,
                       size_t len);
