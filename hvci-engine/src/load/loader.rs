@@ -139,7 +139,8 @@ impl Progress {
 /// Loads modules into a partition, and knows those that are.
 pub struct Loader {
     pub(super) partition: Arc<Partition>,
-    trust: RwLock<TrustStore>,
+    /// A load goes by what there is when it begins. The lock is not held while one verifies: a thread of the pool may take up another load then.
+    trust: RwLock<Arc<TrustStore>>,
     catalogs: CatalogIndex,
     profile: Option<&'static Profile>,
     symbols: Box<dyn Symbols + Send + Sync>,
@@ -180,7 +181,7 @@ impl Loader {
     ) -> Self {
         Self {
             partition,
-            trust: RwLock::new(trust),
+            trust: RwLock::new(Arc::new(trust)),
             catalogs,
             profile,
             symbols,
@@ -234,7 +235,7 @@ impl Loader {
             }
         };
         let input = Input::new(bytes, index(u32::try_from(MAX_IMAGE).unwrap_or(u32::MAX)));
-        let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
+        let trust = Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner));
         let digests = trust.blocked().algorithms();
         let examiner = Examiner { cache: &self.cache, catalogs: &self.catalogs, digests: &digests };
         let Begun { parsed, notes, rest } = examiner.begin(&input);
@@ -251,7 +252,6 @@ impl Loader {
             progress.accept(judged, &mut clock, "verify and relocate")?;
             expected?
         };
-        drop(trust);
 
         let count = expected.segments.iter().map(|s| s.pages().size_hint().0).sum();
         let mut changes = Vec::with_capacity(count);
@@ -413,7 +413,7 @@ impl Loader {
         if self.partition.is_booted() {
             return Err(HvStatus::ACCESS_DENIED);
         }
-        trust.add_der(der, Purposes::MODULE, origin).map_err(|_| HvStatus::INVALID_PARAMETER)
+        Arc::make_mut(&mut trust).add_der(der, Purposes::MODULE, origin).map_err(|_| HvStatus::INVALID_PARAMETER)
     }
 
     /// Refuses from now on what `list` says; what is loaded stays. At any time, for it only takes away.
@@ -422,7 +422,7 @@ impl Loader {
     /// [`HvStatus::OPERATION_DENIED`] for a list that is older than the one there is.
     pub fn replace_blocked(&self, list: BlockList) -> Result<(), HvStatus> {
         let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
-        trust.replace_blocked(list).map_err(|_| HvStatus::OPERATION_DENIED)
+        Arc::make_mut(&mut trust).replace_blocked(list).map_err(|_| HvStatus::OPERATION_DENIED)
     }
 
     pub(super) fn next_owner(&self) -> Result<u32, HvStatus> {
