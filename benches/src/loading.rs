@@ -370,6 +370,10 @@ impl Host for Recorder {
         self.host.read(gpa, buffer)
     }
 
+    fn compare(&self, gpa: Gpa, expected: &[u8]) -> Result<Option<(usize, u8)>, HvStatus> {
+        self.host.compare(gpa, expected)
+    }
+
     fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), HvStatus> {
         self.host.write(gpa, bytes)
     }

@@ -5,7 +5,7 @@
 
 use crate::{
     access::{Access, MapGpaFlags},
-    addr::{Frame, Gpa, Gpn, GpnRange, Gva, Vtl},
+    addr::{Frame, Gpa, Gpn, GpnRange, Gva, PAGE_SHIFT, Vtl},
     status::HvStatus,
 };
 
@@ -66,6 +66,18 @@ pub trait Host: Send + Sync {
     /// [`HvStatus::INVALID_PARAMETER`] where there is no RAM.
     fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), HvStatus>;
 
+    /// Compares bytes of one page of guest memory, from `gpa` on, with `expected`. Answers which byte is the first that differs, and what stands
+    /// there. A host that reaches its memory without copying it does better than this, which [reads](Self::read).
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); [`HvStatus::INVALID_PARAMETER`] for more than a page.
+    fn compare(&self, gpa: Gpa, expected: &[u8]) -> Result<Option<(usize, u8)>, HvStatus> {
+        let mut page = [0; 1 << PAGE_SHIFT];
+        let found = page.get_mut(..expected.len()).ok_or(HvStatus::INVALID_PARAMETER)?;
+        self.read(gpa, found)?;
+        Ok(first_difference(found, expected))
+    }
+
     /// Writes guest memory, whatever its protection: for the engine's own use.
     ///
     /// # Errors
@@ -76,6 +88,14 @@ pub trait Host: Send + Sync {
     fn now(&self) -> u64 {
         0
     }
+}
+
+/// The first byte of `found` that is not as expected.
+pub fn first_difference(found: &[u8], expected: &[u8]) -> Option<(usize, u8)> {
+    if found == expected {
+        return None;
+    }
+    found.iter().zip(expected).enumerate().find(|(_, (found, expected))| found != expected).map(|(into, (found, _))| (into, *found))
 }
 
 /// A virtual processor that has exited to the VMM; valid until it is resumed.

@@ -10,6 +10,7 @@ use std::sync::{
 
 use hvci_engine::{
     addr::{Frame, PAGE_SIZE},
+    host::first_difference,
     status::HvStatus,
 };
 
@@ -89,6 +90,31 @@ impl GuestMemory {
             tail.copy_from_slice(&words[word + whole].load(Relaxed).to_le_bytes()[..len]);
         }
         Ok(())
+    }
+
+    /// Compares what stands from `offset` in a frame on. Answers the first byte that differs, and what stands there.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn compare(&self, frame: Frame, offset: u64, expected: &[u8]) -> Result<Option<(usize, u8)>, HvStatus> {
+        let (chunk, start) = self.locate(frame, offset, expected.len())?;
+        if let Some(words) = self.chunks[chunk].get()
+            && start.is_multiple_of(8)
+        {
+            let (lines, last) = expected.as_chunks::<64>();
+            let words_of_lines = words[start / 8..].as_chunks::<8>().0;
+            let same = lines.iter().zip(words_of_lines).all(|(line, words)| {
+                let line = line.as_chunks::<8>().0;
+                line.iter().zip(words).fold(0, |differing, (bytes, word)| differing | word.load(Relaxed) ^ u64::from_le_bytes(*bytes)) == 0
+            });
+            if same && last.is_empty() {
+                return Ok(None);
+            }
+        }
+        let mut found = [0; PAGE];
+        let found = &mut found[..expected.len()];
+        self.read(frame, offset, found)?;
+        Ok(first_difference(found, expected))
     }
 
     /// Writes from `offset` in a frame on.

@@ -18,10 +18,14 @@ use core::ops::Range;
 
 use super::{Content, FrameTable, Kind, State, Transition};
 use crate::{
+    access::MapGpaFlags,
     addr::{Frame, Gpn, GpnRange, PAGE_SHIFT, Vtl},
     host::Host,
     status::HvStatus,
 };
+
+/// Each has a view of its own.
+const LEVELS: [Vtl; 2] = [Vtl::Vtl0, Vtl::Vtl1];
 
 /// What a transaction shall do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -191,7 +195,7 @@ impl Transaction {
                 Ok(()) => self.proceed(end, Step::Open),
                 Err(status) => self.fail(status, Step::Reopen),
             },
-            Step::Open => match self.protect(host, range, |i| i.to) {
+            Step::Open => match self.open(host, range) {
                 Ok(()) => self.proceed(end, Step::Settle),
                 Err(status) => self.fail(status, Step::RestrictAgain),
             },
@@ -293,7 +297,7 @@ impl Transaction {
 
     fn quiesce(&self, host: &dyn Host) -> Result<(), HvStatus> {
         let ranges = pages(host, self.items.iter().map(|i| i.frame));
-        for vtl in [Vtl::Vtl0, Vtl::Vtl1] {
+        for vtl in LEVELS {
             host.quiesce(vtl, &ranges)?;
         }
         Ok(())
@@ -301,15 +305,27 @@ impl Transaction {
 
     /// Has every alias of the frames obey the kind of each.
     fn protect(&self, host: &dyn Host, range: Range<usize>, kind: impl Fn(&Item) -> Kind) -> Result<(), HvStatus> {
+        self.permit(host, range, |item| LEVELS.map(|vtl| Some(kind(item).allows(vtl))))
+    }
+
+    /// The same for what the frames become. A level that may do with one what it may do on the way is not asked for again.
+    fn open(&self, host: &dyn Host, range: Range<usize>) -> Result<(), HvStatus> {
+        self.permit(host, range, |item| LEVELS.map(|vtl| Some(item.to.allows(vtl)).filter(|allowed| *allowed != item.held().allows(vtl))))
+    }
+
+    /// Has every alias of the frames allow each level what is said; `None` for what it allows already.
+    fn permit(&self, host: &dyn Host, range: Range<usize>, allowed: impl Fn(&Item) -> [Option<MapGpaFlags>; 2]) -> Result<(), HvStatus> {
         let items = self.items.get(range).unwrap_or_default();
-        let kinds: Vec<Kind> = items.iter().map(kind).collect();
-        let mut each = kinds.clone();
-        each.sort_unstable();
-        each.dedup();
+        let mut each = Vec::new();
+        for one in items.iter().map(&allowed) {
+            if one.iter().any(Option::is_some) && !each.contains(&one) {
+                each.push(one);
+            }
+        }
         for one in each {
-            let ranges = pages(host, items.iter().zip(&kinds).filter(|(_, kind)| **kind == one).map(|(i, _)| i.frame));
-            for vtl in [Vtl::Vtl0, Vtl::Vtl1] {
-                host.protect(vtl, &ranges, one.allows(vtl)).map_err(|partial| partial.status)?;
+            let ranges = pages(host, items.iter().filter(|item| allowed(item) == one).map(|item| item.frame));
+            for (vtl, flags) in LEVELS.into_iter().zip(one) {
+                flags.map_or(Ok(()), |flags| host.protect(vtl, &ranges, flags)).map_err(|partial| partial.status)?;
             }
         }
         Ok(())

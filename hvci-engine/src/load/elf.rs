@@ -30,7 +30,7 @@
 use std::sync::Arc;
 
 use super::{
-    Expected, Exports, Part, Refusal, Segment, Symbols,
+    Expected, Exports, Pages, Part, Refusal, Segment, Symbols,
     expected::{MAX_IMAGE, is_kernel_range, whole_pages},
 };
 use crate::{
@@ -104,12 +104,12 @@ impl Placement {
 ///
 /// # Errors
 /// [`Refusal`]: the module is none that is loaded, the placement cannot be, a symbol is not resolved, a relocation must not be.
-pub fn elf(elf: &Elf<'_>, placement: &Placement, symbols: &dyn Symbols) -> Result<Expected, Refusal> {
+pub fn elf(elf: &Elf<'_>, placement: &Placement, symbols: &dyn Symbols) -> Result<Expected<'static>, Refusal> {
     examined(elf, &[elf.notes(), elf.lint()].concat(), placement, symbols)
 }
 
 /// The same, of whose examination `notes` came.
-pub(super) fn examined(elf: &Elf<'_>, notes: &[Note], placement: &Placement, symbols: &dyn Symbols) -> Result<Expected, Refusal> {
+pub(super) fn examined(elf: &Elf<'_>, notes: &[Note], placement: &Placement, symbols: &dyn Symbols) -> Result<Expected<'static>, Refusal> {
     if !elf.is_x86_64_object() || elf.kind() != FileKind::ElfModule {
         return Err(Refusal::unsupported("no module for x86-64"));
     }
@@ -232,7 +232,7 @@ struct Module<'a> {
     sections: Vec<Section<'a>>,
     /// of each section
     places: Vec<Place>,
-    segments: Vec<Segment>,
+    segments: Vec<Segment<'static>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -393,7 +393,7 @@ impl<'a> Module<'a> {
             start: Gva(base),
             kind: layout.class.kind(),
             discardable: layout.class.is_discardable(),
-            bytes,
+            bytes: Pages::computed(bytes),
             parts,
         });
         Ok(())

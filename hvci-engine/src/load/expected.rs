@@ -12,7 +12,7 @@
 use core::fmt;
 use std::sync::Arc;
 
-use super::{Exports, Refusal};
+use super::{Exports, Pages, Refusal, pages::PAGE};
 use crate::{
     addr::{Gva, PAGE_SIZE},
     bytes::{index, widen},
@@ -24,14 +24,11 @@ use crate::{
 /// Most bytes that a module may take in memory.
 pub const MAX_IMAGE: u64 = 256 << 20;
 
-/// [`PAGE_SIZE`], for lengths of slices.
-pub(super) const PAGE: usize = 4096;
-
 /// What a module looks like in memory when it was loaded as it was signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expected {
+pub struct Expected<'a> {
     /// In order of address; no two share a page.
-    pub segments: Vec<Segment>,
+    pub segments: Vec<Segment<'a>>,
     /// Where it is entered (`DriverEntry`, `init_module`): in a segment of [`Kind::Code`]. `None` for a module without.
     pub entry: Option<Gva>,
     /// Address of the eight bytes, in one page of a segment of [`Kind::Data`], that are not compared: the cookie that the guest's loader sets
@@ -43,7 +40,7 @@ pub struct Expected {
 
 /// Successive pages of one kind.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Segment {
+pub struct Segment<'a> {
     /// What it is, for people: the section's name, or that of the class of sections.
     pub name: String,
     /// Address of the first byte: of a page.
@@ -52,8 +49,8 @@ pub struct Segment {
     pub kind: Kind,
     /// Whether it is gone when the module's initialisation is over: then not executable, and scrubbed.
     pub discardable: bool,
-    /// Whole pages; zeros wherever no section lies.
-    pub bytes: Vec<u8>,
+    /// Zeros wherever no section lies.
+    pub bytes: Pages<'a>,
     /// Which sections its bytes are of, in order.
     pub parts: Vec<Part>,
 }
@@ -69,24 +66,24 @@ pub struct Part {
     pub len: u64,
 }
 
-impl Segment {
-    /// How many pages.
-    pub fn page_count(&self) -> u64 {
-        widen(self.bytes.len()) / PAGE_SIZE
+impl Segment<'_> {
+    /// How many bytes.
+    pub fn size(&self) -> u64 {
+        widen(self.bytes.count()).saturating_mul(PAGE_SIZE)
     }
 
     /// Every page with its address.
     pub fn pages(&self) -> impl Iterator<Item = (Gva, &[u8; PAGE])> {
-        (self.start.0..).step_by(PAGE).map(Gva).zip(self.bytes.as_chunks().0)
+        (self.start.0..).step_by(PAGE).map(Gva).zip(self.bytes.iter())
     }
 }
 
-impl fmt::Debug for Segment {
+impl fmt::Debug for Segment<'_> {
     /// Without the bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, start, kind, discardable, parts, .. } = self;
         let discardable = if *discardable { ", discardable" } else { "" };
-        write!(f, "{name} at {start}, {} pages, {kind}{discardable}: {parts:?}", self.page_count())
+        write!(f, "{name} at {start}, {} pages, {kind}{discardable}: {parts:?}", self.bytes.count())
     }
 }
 
@@ -123,33 +120,43 @@ impl From<Difference> for Refusal {
     }
 }
 
-impl Expected {
-    /// Compares memory with this, every byte but those of the [cookie](Self::security_cookie). `read` fills in the page at an address.
+impl Expected<'_> {
+    /// Compares memory with this, every byte but those of the [cookie](Self::security_cookie). `compare` gets bytes of one page and the
+    /// address that they belong at, and says which of them is another there, and what stands there ([`Host::compare`]).
     ///
     /// # Errors
-    /// The first difference, in order of address; the first page that `read` has no bytes of.
-    pub fn compare(&self, mut read: impl FnMut(Gva, &mut [u8]) -> Result<(), HvStatus>) -> Result<(), Difference> {
-        let mut found = [0; PAGE];
-        for (at, expected) in self.segments.iter().flat_map(Segment::pages) {
-            read(at, &mut found).map_err(|status| Difference::Unreadable { at, status })?;
-            self.accept_cookie(at, expected, &mut found);
-            if found != *expected {
-                let differing = (at.0..).zip(expected.iter().zip(&found)).find(|(_, (expected, found))| expected != found);
-                if let Some((at, (expected, found))) = differing {
-                    return Err(Difference::Differs { at: Gva(at), expected: *expected, found: *found });
+    /// The first difference, in order of address; the first page that `compare` cannot look at.
+    ///
+    /// [`Host::compare`]: crate::host::Host::compare
+    pub fn compare(&self, mut compare: impl FnMut(Gva, &[u8]) -> Result<Option<(usize, u8)>, HvStatus>) -> Result<(), Difference> {
+        let mut piece = |at: u64, expected: &[u8]| match compare(Gva(at), expected) {
+            Ok(None) => Ok(()),
+            Ok(Some((into, found))) => {
+                let expected = expected.get(into).copied().unwrap_or_default();
+                Err(Difference::Differs { at: Gva(at.saturating_add(widen(into))), expected, found })
+            }
+            Err(status) => Err(Difference::Unreadable { at: Gva(at), status }),
+        };
+        for (at, page) in self.segments.iter().flat_map(Segment::pages) {
+            match self.around_cookie(at, page) {
+                None => piece(at.0, page)?,
+                Some((before, behind)) => {
+                    let end = at.0.saturating_add(PAGE_SIZE);
+                    [(at.0, before), (end.saturating_sub(widen(behind.len())), behind)]
+                        .into_iter()
+                        .filter(|(_, bytes)| !bytes.is_empty())
+                        .try_for_each(|(at, bytes)| piece(at, bytes))?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Makes the cookie, if it is in the page at `at`, what it was before it was set.
-    fn accept_cookie(&self, at: Gva, expected: &[u8; PAGE], found: &mut [u8; PAGE]) {
-        let into = self.security_cookie.and_then(|cookie| usize::try_from(cookie.0.checked_sub(at.0)?).ok());
-        let Some(cookie) = into.and_then(|into| into.checked_add(8).map(|end| into..end)) else { return };
-        if let (Some(to), Some(from)) = (found.get_mut(cookie.clone()), expected.get(cookie)) {
-            to.copy_from_slice(from);
-        }
+    /// The bytes before and behind the cookie, if it is in the page at `at`.
+    fn around_cookie<'p>(&self, at: Gva, page: &'p [u8; PAGE]) -> Option<(&'p [u8], &'p [u8])> {
+        let into = usize::try_from(self.security_cookie?.0.checked_sub(at.0)?).ok()?;
+        let (before, rest) = page.split_at_checked(into)?;
+        Some((before, rest.get(8..)?))
     }
 }
 
@@ -173,13 +180,13 @@ mod tests {
 
     const BASE: u64 = 0xFFFF_F800_0000_0000;
 
-    fn expected() -> Expected {
+    fn expected() -> Expected<'static> {
         let segment = |page: u64, kind, fill: u8, pages: usize| Segment {
             name: String::new(),
             start: Gva(BASE + page * PAGE_SIZE),
             kind,
             discardable: false,
-            bytes: vec![fill; pages * PAGE],
+            bytes: Pages::computed(vec![fill; pages * PAGE]),
             parts: Vec::new(),
         };
         let segments = vec![segment(0, Kind::Code, 0xCC, 2), segment(5, Kind::Data, 0, 1)];
@@ -194,10 +201,9 @@ mod tests {
         for (at, value) in changes {
             memory[*at as usize] = *value;
         }
-        expected.compare(|at, page| {
-            let at = (at.0 - BASE) as usize;
-            page.copy_from_slice(&memory[at..at + PAGE]);
-            Ok(())
+        expected.compare(|at, bytes| {
+            let found = &memory[(at.0 - BASE) as usize..];
+            Ok(bytes.iter().zip(found).position(|(a, b)| a != b).map(|into| (into, found[into])))
         })
     }
 
@@ -219,10 +225,9 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_no_match() {
         let mut pages = 0;
-        let result = expected().compare(|at, page| {
+        let result = expected().compare(|at, _| {
             pages += 1;
-            page.fill(0xCC);
-            if at.0 == BASE + PAGE_SIZE { Err(HvStatus::NOT_FOUND) } else { Ok(()) }
+            if at.0 == BASE + PAGE_SIZE { Err(HvStatus::NOT_FOUND) } else { Ok(None) }
         });
         let difference = Difference::Unreadable { at: Gva(BASE + PAGE_SIZE), status: HvStatus::NOT_FOUND };
         assert_eq!((result, pages), (Err(difference), 2));

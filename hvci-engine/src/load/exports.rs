@@ -19,6 +19,8 @@
     clippy::unwrap_used
 )]
 
+use std::borrow::Cow;
+
 use super::{Segment, elf::PER_CPU_END};
 use crate::{
     addr::Gva,
@@ -90,7 +92,7 @@ impl Exports {
     }
 
     /// Of a driver at `base` with these segments.
-    pub(super) fn of_driver(pe: &Pe<'_>, base: u64, segments: &[Segment]) -> Self {
+    pub(super) fn of_driver(pe: &Pe<'_>, base: u64, segments: &[Segment<'_>]) -> Self {
         let mut exports = Self::default();
         let read = pe.exports();
         for (ordinal, target) in &read.ordinals {
@@ -107,7 +109,7 @@ impl Exports {
     }
 
     /// Of a Linux module with these segments.
-    pub(super) fn of_module(segments: &[Segment]) -> Self {
+    pub(super) fn of_module(segments: &[Segment<'_>]) -> Self {
         let mut exports = Self::default();
         let Some((strings_at, strings)) = section(segments, "__ksymtab_strings") else { return exports };
         for (at, table) in ["__ksymtab", "__ksymtab_gpl"].into_iter().filter_map(|name| section(segments, name)) {
@@ -198,7 +200,7 @@ impl Exports {
         (rest.is_empty() && in_order).then_some(exports)
     }
 
-    fn target(&mut self, target: ExportTarget<'_>, base: u64, segments: &[Segment]) -> Option<Target> {
+    fn target(&mut self, target: ExportTarget<'_>, base: u64, segments: &[Segment<'_>]) -> Option<Target> {
         match target {
             ExportTarget::Address(address) => {
                 let address = base.checked_add(u64::from(address)).filter(|address| is_kept(segments, *address))?;
@@ -239,9 +241,10 @@ fn text(names: &[u8], name: Name) -> &[u8] {
 }
 
 /// A section's address and bytes: of several of that name the first, as in the kernel.
-fn section<'s>(segments: &'s [Segment], name: &str) -> Option<(u64, &'s [u8])> {
+fn section<'s>(segments: &'s [Segment<'_>], name: &str) -> Option<(u64, Cow<'s, [u8]>)> {
     let (segment, part) = segments.iter().find_map(|s| Some((s, s.parts.iter().find(|part| part.section == name)?)))?;
-    let bytes = slice(&segment.bytes, usize::try_from(part.offset).ok()?, usize::try_from(part.len).ok()?)?;
+    let start = usize::try_from(part.offset).ok()?;
+    let bytes = segment.bytes.get(start..start.checked_add(usize::try_from(part.len).ok()?)?)?;
     Some((segment.start.0.checked_add(part.offset)?, bytes))
 }
 
@@ -262,7 +265,7 @@ fn c_string(bytes: &[u8]) -> Option<&[u8]> {
 }
 
 /// Whether the byte at `address` is in a section of the module as long as the module is loaded.
-fn is_kept(segments: &[Segment], address: u64) -> bool {
+fn is_kept(segments: &[Segment<'_>], address: u64) -> bool {
     // both are in order
     let segment = segments.partition_point(|s| s.start.0 <= address).checked_sub(1).and_then(|at| segments.get(at));
     let Some(segment) = segment.filter(|s| !s.discardable) else { return false };
@@ -278,6 +281,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::load::Pages;
     use crate::{
         frames::Kind,
         image::pe::sample::Sample,
@@ -289,7 +293,7 @@ mod tests {
     const INIT: u64 = CODE + 0x2000;
 
     /// A module whose code has 0x100 bytes, with these tables of exports and names.
-    fn module(tables: &[(&str, &[u8])]) -> Vec<Segment> {
+    fn module(tables: &[(&str, &[u8])]) -> Vec<Segment<'static>> {
         let mut rodata = Vec::new();
         let mut parts = Vec::new();
         for (name, table) in tables {
@@ -298,8 +302,10 @@ mod tests {
             rodata.extend_from_slice(table);
         }
         rodata.resize(0x1000, 0);
-        let segment =
-            |start, kind, discardable, bytes, parts| Segment { name: String::new(), start: Gva(start), kind, discardable, bytes, parts };
+        let segment = |start, kind, discardable, bytes, parts| {
+            let bytes = Pages::computed(bytes);
+            Segment { name: String::new(), start: Gva(start), kind, discardable, bytes, parts }
+        };
         let code = || vec![Part { section: ".text".to_owned(), offset: 0, len: 0x100 }];
         vec![
             segment(CODE, Kind::Code, false, vec![0; 0x1000], code()),
@@ -432,7 +438,7 @@ mod tests {
             let listed: Vec<(&str, &[u8])> = tables.iter().map(|(name, table)| (names[*name], table.as_slice())).collect();
             let mut changed = module(&[("__ksymtab_strings", strings), ("__ksymtab", &good)]);
             for (at, byte) in changes {
-                changed[1].bytes[at] = byte;
+                changed[1].bytes.get_mut(at..at + 1).unwrap()[0] = byte;
             }
             for segments in [module(&listed), changed] {
                 let exports = Exports::of_module(&segments);

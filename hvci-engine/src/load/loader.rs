@@ -253,7 +253,7 @@ impl Loader {
             expected?
         };
 
-        let count = expected.segments.iter().map(|s| s.pages().size_hint().0).sum();
+        let count = expected.segments.iter().map(|s| s.bytes.count()).sum();
         let mut changes = Vec::with_capacity(count);
         progress.pages.reserve_exact(count);
         for segment in &expected.segments {
@@ -265,11 +265,17 @@ impl Loader {
         }
         let module = self.reserve(request.name, progress.digest, &expected, uses, &progress.pages)?;
         let mut refusal = None;
-        let mut read = changes.iter();
+        let mut rest = changes.iter();
+        let mut current = None;
         let inspect = || {
-            let compared = expected.compare(|_, page| {
-                let gpa = read.next().and_then(|(gpn, _)| gpn.gpa()).ok_or(HvStatus::INVALID_PARAMETER)?;
-                self.partition.host().read(gpa, page)
+            let compared = expected.compare(|at, bytes| {
+                let (page, into) = (at.0 / PAGE_SIZE, at.0 % PAGE_SIZE);
+                let gpa = match current {
+                    Some((known, gpa)) if known == page => gpa,
+                    _ => rest.next().and_then(|(gpn, _)| gpn.gpa()).ok_or(HvStatus::INVALID_PARAMETER)?,
+                };
+                current = Some((page, gpa));
+                self.partition.host().compare(Gpa(gpa.0 | into), bytes)
             });
             compared.map_err(|difference| refusal.insert(Refusal::from(difference)).status)
         };
@@ -321,7 +327,7 @@ impl Loader {
         &self,
         name: &str,
         digest: Option<Digest>,
-        expected: &Expected,
+        expected: &Expected<'_>,
         uses: BTreeSet<u32>,
         pages: &[Gpn],
     ) -> Result<Arc<Module>, Refusal> {
@@ -334,7 +340,7 @@ impl Loader {
                 start: s.start,
                 kind: s.kind,
                 discardable: s.discardable,
-                pages: pages.by_ref().take(s.bytes.as_chunks::<4096>().0.len()).collect(),
+                pages: pages.by_ref().take(s.bytes.count()).collect(),
                 parts: s.parts.clone(),
             })
             .collect();
@@ -366,7 +372,7 @@ impl Loader {
     }
 
     /// What must stand in memory, and the modules whose addresses are in it.
-    fn expected(&self, parsed: &Parsed<'_>, notes: &[Note], place: Place<'_>) -> Result<(Expected, BTreeSet<u32>), Refusal> {
+    fn expected<'a>(&self, parsed: &Parsed<'a>, notes: &[Note], place: Place<'_>) -> Result<(Expected<'a>, BTreeSet<u32>), Refusal> {
         let loaded = || exporters(self.modules().of.values());
         let linker = Linker::new(&*self.symbols, &loaded);
         let expected = match (parsed, place) {

@@ -18,6 +18,7 @@ mod exports;
 mod linker;
 mod loader;
 mod module;
+mod pages;
 mod patch;
 mod pe;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use expected::{Difference, Expected, MAX_IMAGE, Part, Segment};
 pub use exports::Exports;
 pub use loader::{Attempt, File, Loader, MAX_MODULES, Place, Request};
 pub use module::{Module, Sealed};
+pub use pages::Pages;
 pub use pe::{GUARD_CHECK, GUARD_DISPATCH, GUARD_LIBRARY, pe};
 pub use refusal::Refusal;
 pub use region::{MAX_REGION_PAGES, MAX_REGIONS};

@@ -19,7 +19,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Expected;
+use super::{Expected, Segment};
 use crate::{addr::Gva, bytes::widen, frames::Kind};
 
 /// Bytes of a `struct jump_entry`: code, target, key.
@@ -93,7 +93,7 @@ impl Site {
 }
 
 /// The sites of a module: those of `__jump_table` that are in its code and hold one of their forms.
-pub(super) fn sites(expected: &Expected) -> BTreeMap<Gva, Site> {
+pub(super) fn sites(expected: &Expected<'_>) -> BTreeMap<Gva, Site> {
     let tables = expected.segments.iter().flat_map(|s| s.parts.iter().filter(|p| p.section == "__jump_table").map(move |p| (s, p)));
     let mut sites = BTreeMap::new();
     for (segment, part) in tables {
@@ -101,8 +101,9 @@ pub(super) fn sites(expected: &Expected) -> BTreeMap<Gva, Site> {
             let end = at.checked_add(len)?;
             segment.bytes.get(at..end)
         });
+        let bytes = bytes.unwrap_or_default();
         let base = segment.start.0.wrapping_add(part.offset);
-        for (at, entry) in (base..).step_by(ENTRY).zip(bytes.unwrap_or_default().as_chunks::<ENTRY>().0) {
+        for (at, entry) in (base..).step_by(ENTRY).zip(bytes.as_chunks::<ENTRY>().0) {
             if let Some((code, site)) = site(expected, at, entry) {
                 sites.insert(code, site);
             }
@@ -111,26 +112,27 @@ pub(super) fn sites(expected: &Expected) -> BTreeMap<Gva, Site> {
     sites
 }
 
-fn site(expected: &Expected, at: u64, entry: &[u8; ENTRY]) -> Option<(Gva, Site)> {
+fn site(expected: &Expected<'_>, at: u64, entry: &[u8; ENTRY]) -> Option<(Gva, Site)> {
     let [c0, c1, c2, c3, t0, t1, t2, t3, ..] = *entry;
     let code = at.wrapping_add_signed(i64::from(i32::from_le_bytes([c0, c1, c2, c3])));
     let target = at.wrapping_add(4).wrapping_add_signed(i64::from(i32::from_le_bytes([t0, t1, t2, t3])));
-    let segment = expected.segments.iter().find(|s| s.kind == Kind::Code && at_in(s.start, s.bytes.len(), code).is_some())?;
-    let stands = segment.bytes.get(at_in(segment.start, segment.bytes.len(), code)?..)?;
+    let segment = expected.segments.iter().find(|s| s.kind == Kind::Code && at_in(s, code).is_some())?;
+    let into = at_in(segment, code)?;
+    let stands = |form: &[u8]| into.checked_add(form.len()).and_then(|end| segment.bytes.get(into..end)).as_deref() == Some(form);
     // the target is code of the same module
-    expected.segments.iter().find(|s| s.kind == Kind::Code && at_in(s.start, s.bytes.len(), target).is_some())?;
+    expected.segments.iter().find(|s| s.kind == Kind::Code && at_in(s, target).is_some())?;
     let near = target.wrapping_sub(code.wrapping_add(2)).cast_signed();
     let far = target.wrapping_sub(code.wrapping_add(5)).cast_signed();
     let short = i8::try_from(near).ok().map(|near| [NOP2.to_vec(), vec![JMP8, near.cast_unsigned()]]);
     let long = i32::try_from(far).ok().map(|far| [NOP5.to_vec(), [&[JMP32][..], &far.to_le_bytes()].concat()]);
-    let forms = [short, long].into_iter().flatten().find(|forms| forms.iter().any(|form| stands.starts_with(form)))?;
-    let form = forms.iter().position(|form| stands.starts_with(form))?;
+    let forms = [short, long].into_iter().flatten().find(|forms| forms.iter().any(|form| stands(form)))?;
+    let form = forms.iter().position(|form| stands(form))?;
     Some((Gva(code), Site { forms, state: State::Whole(form) }))
 }
 
-/// Offset of `address` in `len` bytes from `start`.
-fn at_in(start: Gva, len: usize, address: u64) -> Option<usize> {
-    let into = address.checked_sub(start.0).filter(|into| *into < widen(len))?;
+/// Offset of `address` in a segment.
+fn at_in(segment: &Segment<'_>, address: u64) -> Option<usize> {
+    let into = address.checked_sub(segment.start.0).filter(|into| *into < segment.size())?;
     usize::try_from(into).ok()
 }
 
@@ -139,12 +141,12 @@ mod tests {
     #![expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions, clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-    use crate::load::{Part, Segment};
+    use crate::load::{Pages, Part};
 
     const CODE: u64 = 0xFFFF_FFFF_C000_0000;
     const TABLE: u64 = CODE + 0x2000;
 
-    fn expected(entries: &[(u64, u64)], code: &[(usize, &[u8])]) -> Expected {
+    fn expected(entries: &[(u64, u64)], code: &[(usize, &[u8])]) -> Expected<'static> {
         let mut text = vec![0x90; 0x2000];
         for (at, bytes) in code {
             text[*at..*at + bytes.len()].copy_from_slice(bytes);
@@ -158,8 +160,14 @@ mod tests {
         }
         let len = table.len() as u64;
         table.resize(0x1000, 0);
-        let segment =
-            |start, kind, bytes, parts| Segment { name: String::new(), start: Gva(start), kind, discardable: false, bytes, parts };
+        let segment = |start, kind, bytes, parts| Segment {
+            name: String::new(),
+            start: Gva(start),
+            kind,
+            discardable: false,
+            bytes: Pages::computed(bytes),
+            parts,
+        };
         let part = Part { section: "__jump_table".to_owned(), offset: 0, len };
         let segments = vec![segment(CODE, Kind::Code, text, Vec::new()), segment(TABLE, Kind::RoAfterInit, table, vec![part])];
         Expected { segments, entry: None, security_cookie: None, exports: std::sync::Arc::default() }

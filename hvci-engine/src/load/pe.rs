@@ -26,8 +26,9 @@
 use std::sync::Arc;
 
 use super::{
-    Expected, Exports, Part, Refusal, Segment, Symbols,
+    Expected, Exports, Pages, Part, Refusal, Segment, Symbols,
     expected::{is_kernel_range, whole_pages},
+    pages::PAGE,
 };
 use crate::{
     addr::{Gva, PAGE_SIZE},
@@ -77,14 +78,20 @@ const REFUSED: [Code; 13] = [
 ///
 /// # Errors
 /// [`Refusal`]: the image is none that is loaded, `base` cannot be, an import is not resolved.
-pub fn pe(pe: &Pe<'_>, base: Gva, symbols: &dyn Symbols) -> Result<Expected, Refusal> {
+pub fn pe<'a>(pe: &Pe<'a>, base: Gva, symbols: &dyn Symbols) -> Result<Expected<'a>, Refusal> {
     let imports = pe.imports();
     let notes = [pe.notes(), &pe.lint(&imports), &pe.certificate_table().notes].concat();
     examined(pe, &imports, &notes, base, symbols)
 }
 
 /// The same, of whose examination `notes` came.
-pub(super) fn examined(pe: &Pe<'_>, imports: &Imports<'_>, notes: &[Note], base: Gva, symbols: &dyn Symbols) -> Result<Expected, Refusal> {
+pub(super) fn examined<'a>(
+    pe: &Pe<'a>,
+    imports: &Imports<'_>,
+    notes: &[Note],
+    base: Gva,
+    symbols: &dyn Symbols,
+) -> Result<Expected<'a>, Refusal> {
     let headers = pe.headers();
     if !headers.is_plus || headers.machine != MACHINE_AMD64 || pe.kind() != FileKind::PeDriver {
         let detail = format!("{} of machine {:#06x}, subsystem {}", pe.facts().format, headers.machine, headers.subsystem);
@@ -105,7 +112,7 @@ struct Image<'p, 'a> {
     pe: &'p Pe<'a>,
     base: u64,
     /// the first is the headers
-    segments: Vec<Segment>,
+    segments: Vec<Segment<'a>>,
     /// of each segment: relative to the image base, without the slack of its last page
     extents: Vec<Extent>,
     /// the segment that was last written to: relocations come in order
@@ -149,7 +156,7 @@ impl<'p, 'a> Image<'p, 'a> {
         let extent = Extent { start: section.address, len: section.mapped_size() };
         let name = section.display_name();
         // all the other sections lie behind one that does (`ImageSectionOverlap`)
-        if widen(self.segments.first().map_or(0, |headers| headers.bytes.len())) > u64::from(section.address) {
+        if self.segments.first().map_or(0, Segment::size) > u64::from(section.address) {
             return Err(Refusal::layout(format!("{name} at address {:#x} begins in the headers", section.address)).of(name));
         }
         if section.file_size > 0 && !section.file_offset.is_multiple_of(SECTOR) {
@@ -165,19 +172,11 @@ impl<'p, 'a> Image<'p, 'a> {
         self.add(name, extent, if section.file_size > 0 { file } else { Some(&[]) }, kind, section.is_discardable())
     }
 
-    fn add(&mut self, name: String, extent: Extent, file: Option<&[u8]>, kind: Kind, discardable: bool) -> Result<(), Refusal> {
+    fn add(&mut self, name: String, extent: Extent, file: Option<&'a [u8]>, kind: Kind, discardable: bool) -> Result<(), Refusal> {
         let (Some(file), Some(len)) = (file, whole_pages(u64::from(extent.len))) else {
             return Err(Refusal::layout(format!("{:#x} bytes of {name}, or their place in the file, cannot be", extent.len)).of(name));
         };
-        let file = file.get(..len).unwrap_or(file);
-        let bytes = if file.is_empty() {
-            vec![0; len]
-        } else {
-            let mut bytes = Vec::with_capacity(len);
-            bytes.extend_from_slice(file);
-            bytes.resize(len, 0);
-            bytes
-        };
+        let bytes = Pages::of_file(file, len / PAGE);
         let parts = vec![Part { section: name.clone(), offset: 0, len: u64::from(extent.len) }];
         let start = Gva(self.base.saturating_add(u64::from(extent.start)));
         self.segments.push(Segment { name, start, kind, discardable, bytes, parts });
@@ -196,7 +195,8 @@ impl<'p, 'a> Image<'p, 'a> {
         }
         self.last = which;
         let segment = self.segments.get_mut(which).filter(|_| which > 0)?;
-        Some((segment.bytes.get_mut(offset?..)?.first_chunk_mut()?, segment.kind))
+        let offset = offset?;
+        Some((segment.bytes.get_mut(offset..offset.checked_add(8)?)?.first_chunk_mut()?, segment.kind))
     }
 
     fn relocate(&mut self) -> Result<(), Refusal> {
@@ -299,7 +299,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{super::expected::PAGE, *};
+    use super::*;
     use crate::{
         bytes::le64,
         image::pe::sample::{COFF, OPTIONAL, SECTIONS, Sample},
@@ -329,13 +329,13 @@ mod tests {
         }
     }
 
-    fn load_at(sample: &Sample, base: u64, guard: bool) -> Result<Expected, Refusal> {
+    fn load_at(sample: &Sample, base: u64, guard: bool) -> Result<Expected<'static>, Refusal> {
         let mut sample = sample.clone();
         sample.set32(OPTIONAL + 28, (PREFERRED >> 32) as u32);
-        pe(&Pe::parse(&sample.0).unwrap(), Gva(base), &Kernel { guard })
+        pe(&Pe::parse(sample.0.leak()).unwrap(), Gva(base), &Kernel { guard })
     }
 
-    fn load(sample: &Sample) -> Expected {
+    fn load(sample: &Sample) -> Expected<'static> {
         load_at(sample, PREFERRED, false).unwrap()
     }
 
@@ -344,9 +344,9 @@ mod tests {
         (refusal.note.code, refusal.status)
     }
 
-    fn word(expected: &Expected, address: u64) -> u64 {
+    fn word(expected: &Expected<'_>, address: u64) -> u64 {
         let segment = expected.segments.iter().rfind(|s| s.start.0 <= PREFERRED + address).unwrap();
-        le64(&segment.bytes, (PREFERRED + address - segment.start.0) as usize).unwrap()
+        le64(&segment.bytes.to_vec(), (PREFERRED + address - segment.start.0) as usize).unwrap()
     }
 
     /// The loader on one page: sections of the file to their places, at the preferred base.
@@ -370,7 +370,7 @@ mod tests {
         let mut sample = Sample::with_tables();
         let expected = load(&sample);
         let segments: Vec<_> =
-            expected.segments.iter().map(|s| (s.name.as_str(), s.start.0 - PREFERRED, s.page_count(), s.kind, s.discardable)).collect();
+            expected.segments.iter().map(|s| (s.name.as_str(), s.start.0 - PREFERRED, s.bytes.count(), s.kind, s.discardable)).collect();
         assert_eq!(
             segments,
             [("headers", 0, 1, Kind::RoData, false), (".text", 0x1000, 1, Kind::Code, false), (".data", 0x2000, 1, Kind::Data, false)]
@@ -379,13 +379,9 @@ mod tests {
         assert_eq!(expected.segments[1].parts, [Part { section: ".text".to_owned(), offset: 0, len: 0x1F0 }]);
         sample.set32(OPTIONAL + 28, (PREFERRED >> 32) as u32);
         let memory = naive(&sample.0, &[(0x2050, ALLOCATE), (0x2058, FIVE)]);
-        assert_eq!(expected.segments.iter().flat_map(|s| s.bytes.clone()).collect::<Vec<_>>(), memory);
-        let read = |at: Gva, page: &mut [u8]| {
-            let at = (at.0 - PREFERRED) as usize;
-            page.copy_from_slice(&memory[at..at + PAGE]);
-            Ok(())
-        };
-        assert_eq!(expected.compare(read), Ok(()));
+        assert_eq!(expected.segments.iter().flat_map(|s| s.bytes.to_vec()).collect::<Vec<_>>(), memory);
+        let compare = |at: Gva, bytes: &[u8]| Ok((memory[(at.0 - PREFERRED) as usize..][..bytes.len()] != *bytes).then_some((0, 0)));
+        assert_eq!(expected.compare(compare), Ok(()));
     }
 
     #[test]
@@ -415,20 +411,19 @@ mod tests {
         let mut tail = Sample::with_tables();
         tail.directory(5, 0, 0);
         tail.section(0, b".text\0\0\0", [0x10, 0x1000, 0x200, 0x400], 0x6000_0020);
-        let text = &load(&tail).segments[1];
-        assert_eq!((&text.bytes[..0x200], &text.bytes[0x200..]), (&tail.0[0x400..0x600], &[0; 0xE00][..]));
+        let text = load(&tail).segments[1].bytes.to_vec();
+        assert_eq!((&text[..0x200], &text[0x200..]), (&tail.0[0x400..0x600], &[0; 0xE00][..]));
         // more in the file than its pages hold: the rest is nowhere
         let mut long = Sample::with_tables();
         long.0.extend(vec![0xCC; 0x2000]);
         long.section(0, b".text\0\0\0", [0x1000, 0x1000, 0x1800, 0x800], 0x6000_0020);
-        let text = &load(&long).segments[1];
-        assert_eq!((text.bytes.len(), text.bytes.iter().all(|b| *b == 0xCC)), (0x1000, true));
+        assert_eq!(load(&long).segments[1].bytes.to_vec(), [0xCC; 0x1000]);
         // more in memory than in the file
         let mut short = Sample::with_tables();
         short.set32(OPTIONAL + 56, 0x5000);
         short.section(1, b".data\0\0\0", [0x2100, 0x2000, 0x200, 0x600], 0xC000_0040);
-        let data = &load(&short).segments[2];
-        assert_eq!((data.page_count(), data.bytes[0x200..].iter().all(|b| *b == 0)), (3, true));
+        let data = load(&short).segments[2].bytes.to_vec();
+        assert_eq!((data.len(), data[0x200..].iter().all(|b| *b == 0)), (0x3000, true));
     }
 
     #[test]
@@ -437,10 +432,10 @@ mod tests {
         sample.bytes(0x410, &(PREFERRED + 0x2000).to_le_bytes());
         let (here, there) = (load(&sample), load_at(&sample, 0xFFFF_F802_3456_7000, false).unwrap());
         assert_eq!(word(&here, 0x1010), PREFERRED + 0x2000);
-        assert_eq!(le64(&there.segments[1].bytes, 0x10), Some(0xFFFF_F802_3456_9000));
+        assert_eq!(le64(&there.segments[1].bytes.to_vec(), 0x10), Some(0xFFFF_F802_3456_9000));
         let differing = |n: usize| {
-            let (a, b) = (&here.segments[n].bytes, &there.segments[n].bytes);
-            a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect::<Vec<_>>()
+            let (a, b) = (here.segments[n].bytes.to_vec(), there.segments[n].bytes.to_vec());
+            a.iter().zip(&b).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect::<Vec<_>>()
         };
         assert_eq!((differing(0), differing(2)), (vec![], vec![]));
         assert!(differing(1).iter().all(|at| (0x10..0x18).contains(at)) && !differing(1).is_empty());
@@ -576,11 +571,10 @@ mod tests {
         let Ok(expected) = pe(&parsed, Gva(PREFERRED), &Kernel { guard: true }) else { return };
         let mut end = 0;
         for segment in &expected.segments {
-            assert!(segment.start.0 >= end && segment.bytes.len().is_multiple_of(PAGE));
-            end = segment.start.0 + segment.bytes.len() as u64;
+            assert!(segment.start.0 >= end && segment.start.0.is_multiple_of(PAGE as u64));
+            end = segment.start.0 + segment.size();
         }
-        let kind_at =
-            |at: Gva| expected.segments.iter().find(|s| (s.start.0..s.start.0 + s.bytes.len() as u64).contains(&at.0)).unwrap().kind;
+        let kind_at = |at: Gva| expected.segments.iter().find(|s| (s.start.0..s.start.0 + s.size()).contains(&at.0)).unwrap().kind;
         assert!(expected.entry.is_none_or(|entry| kind_at(entry) == Kind::Code));
         assert!(expected.security_cookie.is_none_or(|cookie| kind_at(cookie) == Kind::Data));
     }

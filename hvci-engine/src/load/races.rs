@@ -39,7 +39,7 @@ static TRUST: LazyLock<TrustStore> = LazyLock::new(|| {
     trust
 });
 
-static EXPECTED: LazyLock<Expected> = LazyLock::new(|| {
+static EXPECTED: LazyLock<Expected<'static>> = LazyLock::new(|| {
     let module = Elf::parse(MODULE).unwrap();
     elf(&module, &Placement::contiguous(&module, BASE).unwrap(), &Kernel).unwrap()
 });
@@ -81,7 +81,7 @@ fn load(loader: &Loader) -> Result<Arc<Module>, HvStatus> {
 /// Has a processor write to where code is or comes, and execute it.
 fn attack(guest: &Guest, partition: &Partition, vp: usize) {
     let page = page_of(Kind::Code);
-    let first = EXPECTED.segments.iter().find(|s| s.kind == Kind::Code).unwrap().bytes[0];
+    let first = EXPECTED.segments.iter().find(|s| s.kind == Kind::Code).unwrap().bytes.page(0).unwrap()[0];
     for _ in 0..2 {
         guest.access(partition, vp, page, Access::Write);
         let executed = guest.access(partition, vp, page, Access::KernelExecute);

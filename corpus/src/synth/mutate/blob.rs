@@ -79,7 +79,9 @@ pub(super) fn content_type(image: &[u8], _: &[u8]) -> Result<Vec<u8>> {
 
 pub(super) fn digest_algorithm(image: &[u8], _: &[u8]) -> Result<Vec<u8>> {
     edit_blob(image, |root| {
-        *signer_info(root)?.at_mut(&[DIGEST_ALGORITHM, 0])? = Node::oid(digest_oid(DigestAlg::Sha384));
+        let named = signer_info(root)?.at_mut(&[DIGEST_ALGORITHM, 0])?;
+        let sha384 = Node::oid(digest_oid(DigestAlg::Sha384));
+        *named = if *named == sha384 { Node::oid(digest_oid(DigestAlg::Sha256)) } else { sha384 };
         Ok(())
     })
 }

@@ -101,7 +101,7 @@ mutations! {
     "message-digest" Primary blob::message_digest, [SigMessageDigest SigInvalid] "a bit of the messageDigest attribute flipped";
     "rehashed" Primary blob::rehashed, [SigMessageDigest] "a bit of the image flipped and its digest put right in the content: only messageDigest knows";
     "content-type" Primary blob::content_type, [SigContentType SigInvalid] "the contentType attribute names another type";
-    "digest-algorithm" Primary blob::digest_algorithm, [SigAlgMismatch] "the signer's digestAlgorithm becomes SHA-384; it disagrees with the content's and with digestAlgorithms";
+    "digest-algorithm" Primary blob::digest_algorithm, [SigAlgMismatch] "the signer's digestAlgorithm becomes SHA-384, or SHA-256 if it is that; it disagrees with the content's and with digestAlgorithms";
     "signer-missing" Primary blob::signer_missing, [SigNoSigner] "the signer's certificate removed";
     "certificate-serial" Primary blob::certificate_serial, [SigNoSigner] "a bit of the serial number in the signer's certificate flipped: issuer and serial number no longer name it";
     "certificate-forged" Primary blob::certificate_forged, [PkiSignature] "a bit of the validity in the signer's certificate flipped; the issuer's signature on it catches it";

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::{super::expected::PAGE, *};
+use super::{super::pages::PAGE, *};
 use crate::{
     bytes::{le32, le64},
     status::HvStatus,
@@ -171,7 +171,7 @@ impl Object {
         file
     }
 
-    fn load_with(&self, change: impl Fn(&mut Placement)) -> Result<Expected, Refusal> {
+    fn load_with(&self, change: impl Fn(&mut Placement)) -> Result<Expected<'static>, Refusal> {
         let file = self.bytes();
         let parsed = Elf::parse(&file).unwrap();
         let mut placement = Placement::contiguous(&parsed, Gva(BASE))?;
@@ -179,12 +179,12 @@ impl Object {
         elf(&parsed, &placement, &Kernel)
     }
 
-    fn load(&self) -> Result<Expected, Refusal> {
+    fn load(&self) -> Result<Expected<'static>, Refusal> {
         self.load_with(|_| ())
     }
 
     fn text(&self) -> Vec<u8> {
-        self.load().unwrap().segments[0].bytes.clone()
+        self.load().unwrap().segments[0].bytes.to_vec()
     }
 
     fn refusal(&self) -> (Code, HvStatus) {
@@ -210,7 +210,7 @@ fn placed(placement: &mut Placement, section: usize) -> &mut Gva {
 fn classes_lie_in_pages_of_their_own() {
     let expected = Object::new().load().unwrap();
     let segments: Vec<_> =
-        expected.segments.iter().map(|s| (s.name.as_str(), s.start.0 - BASE, s.page_count(), s.kind, s.discardable)).collect();
+        expected.segments.iter().map(|s| (s.name.as_str(), s.start.0 - BASE, s.bytes.count(), s.kind, s.discardable)).collect();
     assert_eq!(
         segments,
         [
@@ -225,9 +225,9 @@ fn classes_lie_in_pages_of_their_own() {
     let data = &expected.segments[3];
     let parts: Vec<_> = data.parts.iter().map(|p| (p.section.as_str(), p.offset, p.len)).collect();
     assert_eq!(parts, [(".data", 0, 0x20), (".bss", 0x20, 0x1800)]);
-    assert_eq!((&data.bytes[..0x20], data.bytes[0x20..].iter().all(|b| *b == 0)), (&[0xDA; 0x20][..], true));
-    assert_eq!(&expected.segments[1].bytes[..9], b"constant\0");
-    assert!(expected.segments.iter().all(|s| !s.bytes.windows(7).any(|w| w == b"license")), ".modinfo is not loaded");
+    assert_eq!((&data.bytes.to_vec()[..0x20], data.bytes.to_vec()[0x20..].iter().all(|b| *b == 0)), (&[0xDA; 0x20][..], true));
+    assert_eq!(&expected.segments[1].bytes.to_vec()[..9], b"constant\0");
+    assert!(expected.segments.iter().all(|s| !s.bytes.to_vec().windows(7).any(|w| w == b"license")), ".modinfo is not loaded");
 }
 
 #[test]
@@ -373,11 +373,11 @@ fn classes_may_lie_anywhere() {
             }
         })
         .unwrap();
-    let segments: Vec<_> = apart.segments.iter().map(|s| (s.name.as_str(), s.start.0 - BASE, s.page_count())).collect();
+    let segments: Vec<_> = apart.segments.iter().map(|s| (s.name.as_str(), s.start.0 - BASE, s.bytes.count())).collect();
     let expected =
         [("rodata", 0x1000, 1), ("ro_after_init", 0x2000, 1), ("init text", 0x5000, 1), ("text", 0x10_0000, 1), ("data", 0x20_3000, 2)];
     assert_eq!(segments, expected);
-    let text = &apart.segments[3].bytes;
+    let text = &apart.segments[3].bytes.to_vec();
     assert_eq!(le32(text, 4), Some(0x20_3000 - 0x10_0004));
     assert!(text[..4].iter().chain(&text[8..]).all(|b| *b == 0));
 }
@@ -435,7 +435,7 @@ fn a_class_without_bytes_is_at_an_edge() {
     let object = object.relocated(8, 1, TEXT, 0);
     let load = |address| object.load_with(|p| *placed(p, SECTION_EMPTY) = Gva(address));
     for address in [0, BASE, BASE + 0x1000, BASE + 0x2000, BASE + 0x5000] {
-        assert_eq!(le64(&load(address).unwrap().segments[0].bytes, 8), Some(address));
+        assert_eq!(le64(&load(address).unwrap().segments[0].bytes.to_vec(), 8), Some(address));
     }
     for address in [8, 0x1000, BASE - 0x1000, BASE + 0x10, BASE + 0x3000, BASE + 0x6000] {
         assert_eq!(load(address).unwrap_err().status, HvStatus::INVALID_PARAMETER, "{address:#x}");
@@ -456,8 +456,8 @@ fn check(file: &[u8], moves: &[(usize, u64)]) {
     let Ok(expected) = elf(&parsed, &placement, &Kernel) else { return };
     let mut end = 0;
     for segment in &expected.segments {
-        assert!(segment.start.0 >= end && segment.start.0.is_multiple_of(PAGE as u64) && segment.bytes.len().is_multiple_of(PAGE));
-        end = segment.start.0 + segment.bytes.len() as u64;
+        assert!(segment.start.0 >= end && segment.start.0.is_multiple_of(PAGE as u64));
+        end = segment.start.0 + segment.size();
     }
 }
 
