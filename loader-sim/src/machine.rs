@@ -195,7 +195,7 @@ impl Machine {
             };
             let Some(engine) = &self.engine else { return Ok(Stop::Exit(exit)) };
             let action = match exit {
-                Exit::Memory(intercept) => engine.partition.on_memory(cpu, &intercept),
+                Exit::Memory(intercept) => engine.loader.on_memory(cpu, &intercept),
                 Exit::RegisterWrite { name, old, new } => match engine.partition.on_register_write(cpu, name.0, old, new) {
                     Action::Resume => {
                         cpu.allow_write()?;

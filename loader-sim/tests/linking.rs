@@ -142,7 +142,7 @@ fn a_driver_imports_from_one_that_is_loaded() {
         .map(|offset| {
             let at = Gva(second.segments[0].start.0 + offset);
             let segment = second.segments.iter().find(|s| s.contains(at)).unwrap();
-            let page = segment.pages[((at.0 - segment.start.0) / PAGE_SIZE) as usize];
+            let page = segment.pages[((at.0 - segment.start.0) / PAGE_SIZE) as usize].unwrap();
             let mut word = [0; 8];
             guest.host.read(hvci_engine::addr::Gpa(page.gpa().unwrap().0 + at.0 % PAGE_SIZE), &mut word).unwrap();
             u64::from_le_bytes(word)

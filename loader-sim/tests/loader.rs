@@ -119,7 +119,7 @@ fn a_signed_module_is_sealed_and_leaves_nothing_behind() {
     let kinds: BTreeMap<&str, Kind> = module.segments.iter().map(|s| (s.name.as_str(), s.kind)).collect();
     assert_eq!((kinds["text"], kinds["rodata"], kinds["data"]), (Kind::Code, Kind::RoData, Kind::Data), "{kinds:?}");
     for segment in &module.segments {
-        for gpn in &segment.pages {
+        for gpn in segment.pages.iter().flatten() {
             assert_eq!(guest.host.permission(Vtl::Vtl0, *gpn), segment.kind.allows(Vtl::Vtl0));
         }
     }
@@ -506,7 +506,7 @@ fn real_drivers_load_as_their_verdicts_say() {
             let entry = module.entry.unwrap().0 - base.0;
             assert!(guest.host.access(0, Gpa(AT * PAGE_SIZE + entry), Access::KernelExecute).is_ok());
             let init: Vec<Gpn> =
-                module.segments.iter().filter(|s| s.discardable && s.kind == Kind::Code).flat_map(|s| s.pages.clone()).collect();
+                module.segments.iter().filter(|s| s.discardable && s.kind == Kind::Code).flat_map(|s| s.pages.clone()).flatten().collect();
             guest.loader.end_of_initialisation(module.id).unwrap();
             for gpn in init {
                 assert_eq!((guest.host.permission(Vtl::Vtl0, gpn), guest.bytes(gpn)), (MapGpaFlags::DATA, vec![0; 4096]));

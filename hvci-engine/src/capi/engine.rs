@@ -139,7 +139,7 @@ pub unsafe extern "C" fn hvci_on_memory(
             cpl: u8::try_from(cpl).unwrap_or(3),
             rip: Gva(rip),
         };
-        Ok(engine.partition.on_memory(&mut vp, &intercept))
+        Ok(engine.loader.on_memory(&mut vp, &intercept))
     };
     // SAFETY: rule 1.
     unsafe { intercepted(engine, action, run) }

@@ -44,7 +44,7 @@ impl Loader {
         self.finish(&module, "end of initialisation", &ended, |module| {
             module.segments.retain(|s| !s.discardable);
             let mut sites = core::mem::take(&mut module.sites);
-            sites.retain(|at, _| module.gpn_of(*at).is_some());
+            sites.retain(|at, _| module.segments.iter().any(|s| s.contains(*at)));
             module.sites = sites;
             module.segments.iter_mut().filter(|s| s.kind == Kind::RoAfterInit).for_each(|s| s.kind = Kind::RoData);
         })
@@ -66,7 +66,7 @@ impl Loader {
         let quarantined = |gpn| self.partition.state(gpn) == Some(State { kind: Kind::Quarantined, owner: id });
         let result = self.transform(&module, "unload", &|s, gpn| (s.kind.is_owned() || quarantined(gpn)).then_some(Kind::Data));
         match result {
-            Ok(()) => drop(self.modules().of.remove(&id)),
+            Ok(()) => self.modules().remove(id),
             Err(_) => drop(self.settle(&module, |_| {})),
         }
         result
@@ -165,7 +165,8 @@ impl Loader {
     }
 
     fn transform(&self, module: &Module, name: &str, to: &dyn Fn(&Sealed, Gpn) -> Option<Kind>) -> Result<(), HvStatus> {
-        let pages = module.segments.iter().flat_map(|s| s.pages.iter().map(move |gpn| (s, *gpn)));
+        // a page that is out is the guest's already
+        let pages = module.segments.iter().flat_map(|s| s.pages.iter().flatten().map(move |gpn| (s, *gpn)));
         let changes: Vec<(Gpn, Kind)> = pages.filter_map(|(s, gpn)| Some((gpn, to(s, gpn)?))).collect();
         if changes.is_empty() {
             return Ok(());

@@ -33,6 +33,7 @@ use super::{
     Expected, MAX_IMAGE, Part, Placement, Refusal, Symbols, elf,
     linker::{Linker, exporters},
     module::{Life, Module, Sealed},
+    paging::Out,
     patch::sites,
     pe,
     region::Region,
@@ -99,7 +100,8 @@ pub struct Request<'a> {
     pub file: File<'a>,
     /// Where it is.
     pub place: Place<'a>,
-    /// The guest page that a page of the module is in. Decides nothing but which pages are looked at.
+    /// The guest page that a page of the module is in; `None` for a page of code that is to come when it is first executed
+    /// ([`Loader::on_memory`]). Decides nothing but which pages are looked at.
     pub pages: &'a dyn Fn(Gva) -> Option<Gpn>,
     /// The time now.
     pub time: UnixTime,
@@ -124,7 +126,8 @@ struct Progress {
     verdict: Option<Verdict>,
     phases: Vec<(&'static str, u64)>,
     digest: Option<Digest>,
-    pages: Vec<Gpn>,
+    /// Of the module, in order.
+    pages: Vec<Option<Gpn>>,
 }
 
 impl Progress {
@@ -153,6 +156,8 @@ pub struct Loader {
 pub(super) struct Modules {
     pub(super) of: BTreeMap<u32, Arc<Module>>,
     pub(super) last: u32,
+    /// Pages of code that are out, by their addresses.
+    pub(super) out: BTreeMap<Gva, Out>,
 }
 
 impl Modules {
@@ -160,6 +165,11 @@ impl Modules {
     fn next_owner(&mut self) -> Result<u32, HvStatus> {
         self.last = self.last.checked_add(1).filter(|id| *id < OWNER_VTL1).ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
         Ok(self.last)
+    }
+
+    pub(super) fn remove(&mut self, id: u32) {
+        self.of.remove(&id);
+        self.out.retain(|_, out| out.module != id);
     }
 }
 
@@ -185,10 +195,16 @@ impl Loader {
             catalogs,
             profile,
             symbols,
-            cache: Cache::default(),
+            cache: Cache::with_signatures(),
             modules: Mutex::default(),
             regions: Mutex::default(),
         }
+    }
+
+    /// Forgets which signatures verified. For measuring loads of files that were not loaded before; what is remembered is always true.
+    #[doc(hidden)]
+    pub fn forget_signatures(&self) {
+        self.cache.forget_signatures();
     }
 
     /// The modules that are loaded, oldest first.
@@ -215,7 +231,7 @@ impl Loader {
         };
         let what = What::Load {
             name: request.name.to_owned(),
-            pages: GpnRange::of_pages(pages.into_iter()),
+            pages: GpnRange::of_pages(pages.into_iter().flatten()),
             digest,
             phases: phases.iter().map(|(phase, time)| ((*phase).to_owned(), *time)).collect(),
         };
@@ -255,26 +271,35 @@ impl Loader {
 
         let count = expected.segments.iter().map(|s| s.bytes.count()).sum();
         let mut changes = Vec::with_capacity(count);
+        let mut absent = Vec::new();
         progress.pages.reserve_exact(count);
         for segment in &expected.segments {
-            for (at, _) in segment.pages() {
-                let gpn = (request.pages)(at).ok_or_else(|| Refusal::placement(format!("no guest page is said to hold {at}")))?;
-                changes.push((gpn, segment.kind));
+            for (at, bytes) in segment.pages() {
+                let gpn = (request.pages)(at);
+                match gpn {
+                    Some(gpn) => changes.push((gpn, segment.kind)),
+                    None if segment.kind == Kind::Code => absent.push((at, bytes)),
+                    None => return Err(Refusal::placement(format!("no guest page is said to hold {at}"))),
+                }
                 progress.pages.push(gpn);
             }
         }
+        let absent = Out::of(&absent);
         let module = self.reserve(request.name, progress.digest, &expected, uses, &progress.pages)?;
         let mut refusal = None;
-        let mut rest = changes.iter();
+        let mut rest = progress.pages.iter();
         let mut current = None;
         let inspect = || {
             let compared = expected.compare(|at, bytes| {
                 let (page, into) = (at.0 / PAGE_SIZE, at.0 % PAGE_SIZE);
-                let gpa = match current {
-                    Some((known, gpa)) if known == page => gpa,
-                    _ => rest.next().and_then(|(gpn, _)| gpn.gpa()).ok_or(HvStatus::INVALID_PARAMETER)?,
+                let gpn = match current {
+                    Some((known, gpn)) if known == page => gpn,
+                    _ => *rest.next().ok_or(HvStatus::INVALID_PARAMETER)?,
                 };
-                current = Some((page, gpa));
+                current = Some((page, gpn));
+                // looked at when it comes
+                let Some(gpn) = gpn else { return Ok(None) };
+                let gpa = gpn.gpa().ok_or(HvStatus::INVALID_PARAMETER)?;
                 self.partition.host().compare(Gpa(gpa.0 | into), bytes)
             });
             compared.map_err(|difference| refusal.insert(Refusal::from(difference)).status)
@@ -283,6 +308,7 @@ impl Loader {
             Ok(took) => {
                 let took = [("lock", took.lock), ("quiesce", took.quiesce), ("compare", took.inspect), ("grant", took.grant)];
                 progress.phases.extend(took);
+                self.modules().out.extend(absent.into_iter().map(|(at, digest)| (at, Out { module: module.id, digest })));
                 Ok(self.settle(&module, |_| {}))
             }
             Err(status) => {
@@ -318,7 +344,11 @@ impl Loader {
         let mut settled = Module { life: Life::Live, ..module.clone() };
         update(&mut settled);
         let settled = Arc::new(settled);
-        self.modules().of.insert(settled.id, Arc::clone(&settled));
+        let mut modules = self.modules();
+        // its initialisation is over: what is gone does not come back
+        modules.out.retain(|at, out| out.module != settled.id || settled.segments.iter().any(|s| s.contains(*at)));
+        modules.of.insert(settled.id, Arc::clone(&settled));
+        drop(modules);
         settled
     }
 
@@ -329,7 +359,7 @@ impl Loader {
         digest: Option<Digest>,
         expected: &Expected<'_>,
         uses: BTreeSet<u32>,
-        pages: &[Gpn],
+        pages: &[Option<Gpn>],
     ) -> Result<Arc<Module>, Refusal> {
         let mut pages = pages.iter().copied();
         let segments: Vec<Sealed> = expected

@@ -19,6 +19,7 @@ mod linker;
 mod loader;
 mod module;
 mod pages;
+mod paging;
 mod patch;
 mod pe;
 #[cfg(test)]

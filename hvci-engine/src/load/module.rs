@@ -46,8 +46,8 @@ pub struct Sealed {
     pub kind: Kind,
     /// Whether it goes when the initialisation is over.
     pub discardable: bool,
-    /// The guest pages, in order of address.
-    pub pages: Vec<Gpn>,
+    /// The guest pages, in order of address; `None` for a page of code that is [out](super::Loader::page_out).
+    pub pages: Vec<Option<Gpn>>,
     /// Which sections its bytes are of.
     pub parts: Vec<Part>,
 }
@@ -84,11 +84,21 @@ impl Module {
         segment.parts.iter().find_map(|part| Some((part, offset(part)?)))
     }
 
-    /// The guest page that the byte at `at` is in.
+    /// The guest page that the byte at `at` is in; `None` while it is out.
     pub(super) fn gpn_of(&self, at: Gva) -> Option<Gpn> {
         let segment = self.segments.iter().find(|s| s.contains(at))?;
         let page = at.0.checked_sub(segment.start.0)?.checked_div(PAGE_SIZE)?;
-        segment.pages.get(usize::try_from(page).ok()?).copied()
+        segment.pages.get(usize::try_from(page).ok()?).copied().flatten()
+    }
+
+    /// Has the page of code at `at` be in this guest page, or out.
+    pub(super) fn set_page(&mut self, at: Gva, gpn: Option<Gpn>) {
+        for segment in self.segments.iter_mut().filter(|s| s.kind == Kind::Code && s.contains(at)) {
+            let page = at.0.saturating_sub(segment.start.0) / PAGE_SIZE;
+            if let Some(place) = usize::try_from(page).ok().and_then(|page| segment.pages.get_mut(page)) {
+                *place = gpn;
+            }
+        }
     }
 
     /// The instructions that may be changed, by their addresses.
@@ -99,6 +109,12 @@ impl Module {
     /// The sites whose change is begun and not ended.
     pub fn pending_patches(&self) -> impl Iterator<Item = Gva> {
         self.sites.iter().filter(|(_, site)| site.is_pending()).map(|(at, _)| *at)
+    }
+
+    /// The addresses of its pages that are out.
+    pub fn pages_out(&self) -> impl Iterator<Item = Gva> {
+        let pages = self.segments.iter().flat_map(|s| (s.start.0..).step_by(4096).map(Gva).zip(&s.pages));
+        pages.filter(|(_, gpn)| gpn.is_none()).map(|(at, _)| at)
     }
 
     /// Whether an address would belong to two.

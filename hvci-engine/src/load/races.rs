@@ -114,7 +114,7 @@ fn attacker<T: Send + 'static>(guest: &Arc<Guest>, partition: &Arc<Partition>, v
 fn assert_agreed(guest: &Guest, partition: &Partition, loader: &Loader) {
     assert_settled(guest, partition);
     let modules = loader.modules_loaded();
-    let sealed = modules.iter().flat_map(|m| &m.segments).flat_map(|s| s.pages.iter().map(|gpn| (*gpn, s.kind)));
+    let sealed = modules.iter().flat_map(|m| &m.segments).flat_map(|s| s.pages.iter().flatten().map(|gpn| (*gpn, s.kind)));
     let sealed: std::collections::BTreeMap<Gpn, Kind> = sealed.collect();
     for gpn in (0..pages()).map(Gpn) {
         assert_eq!(partition.kind(gpn).unwrap(), sealed.get(&gpn).copied().unwrap_or(Kind::Data), "{gpn}");

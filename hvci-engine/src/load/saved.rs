@@ -3,6 +3,7 @@
 //! ```text
 //! "HVCILOAD" | version u16 | zero u16 | reached u32
 //! | modules u32 | a module: id u32, name, digest, entry u64, segments, exports, uses, sites
+//! | pages that are out u32 | one: address u64, module u32, digest
 //! | regions u32 | a region: id u32, kind u8, base u64, cookie u64, pages
 //! ```
 //!
@@ -31,6 +32,7 @@ use super::{
     Exports, Loader, MAX_MODULES, MAX_REGION_PAGES, MAX_REGIONS, Part,
     expected::is_kernel_range,
     module::{Life, Module, Sealed},
+    paging::Out,
     patch::Site,
     region::Region,
 };
@@ -44,7 +46,9 @@ use crate::{
 };
 
 const MAGIC: [u8; 8] = *b"HVCILOAD";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// In place of the number of a page that is out.
+const OUT: u64 = u64::MAX;
 /// What a segment may be.
 const SEGMENTS: [Kind; 5] = [Kind::Code, Kind::RoData, Kind::RoAfterInit, Kind::Data, Kind::KernelData];
 const REGIONS: [Kind; 3] = [Kind::KernelData, Kind::CfgBitmap, Kind::ShadowStack];
@@ -66,6 +70,12 @@ impl Loader {
         to.u32(modules.last);
         to.len(modules.of.len());
         modules.of.values().for_each(|module| to.module(module));
+        to.len(modules.out.len());
+        for (at, out) in &modules.out {
+            to.u64(at.0);
+            to.u32(out.module);
+            to.text(out.digest.to_string().as_bytes());
+        }
         to.len(regions.len());
         regions.iter().for_each(|(id, region)| to.region(*id, region));
         sink(&to.0);
@@ -93,6 +103,7 @@ impl Loader {
         }
         modules.last = saved.reached;
         modules.of = saved.modules.into_iter().map(|(id, module)| (id, Arc::new(module))).collect();
+        modules.out = saved.out;
         *regions = saved.regions;
         Ok(())
     }
@@ -101,6 +112,7 @@ impl Loader {
 struct Saved {
     reached: u32,
     modules: BTreeMap<u32, Module>,
+    out: BTreeMap<Gva, Out>,
     regions: BTreeMap<u32, Region>,
 }
 
@@ -113,6 +125,7 @@ impl Saved {
         }
         let reached = from.u32()?;
         let modules = from.list(MAX_MODULES, Reader::module)?;
+        let out = from.list(usize::MAX, Reader::out)?.into_iter().collect();
         let regions = from.list(MAX_REGIONS, Reader::region)?;
         let ids: Vec<u32> = modules.iter().map(|module| module.id).chain(regions.iter().map(|(id, _)| *id)).collect();
         let known: BTreeSet<u32> = ids.iter().copied().collect();
@@ -121,7 +134,7 @@ impl Saved {
             return None;
         }
         let modules = modules.into_iter().map(|module| (module.id, module)).collect();
-        Some(Self { reached, modules, regions: regions.into_iter().collect() })
+        Some(Self { reached, modules, out, regions: regions.into_iter().collect() })
     }
 
     /// Whether a loader could have come to have this table.
@@ -146,15 +159,25 @@ impl Saved {
         ranges.sort_unstable();
         let apart = ranges.iter().zip(ranges.iter().skip(1)).all(|((_, end), (start, _))| end <= start);
         let in_order = |module: &Module| module.segments.is_sorted_by_key(|s| s.start);
-        possible && apart && self.modules.values().all(|module| uses(module) && in_order(module) && sites(module) && exports(module))
+        // what is out is code, and what must come back is known of all of it
+        let absent: BTreeSet<(Gva, u32)> = self.modules.values().flat_map(|m| m.pages_out().map(|at| (at, m.id))).collect();
+        let only_code =
+            self.modules.values().flat_map(|m| &m.segments).all(|s| s.kind == Kind::Code || s.pages.iter().all(Option::is_some));
+        let known = absent == self.out.iter().map(|(at, out)| (*at, out.module)).collect();
+        only_code
+            && known
+            && possible
+            && apart
+            && self.modules.values().all(|module| uses(module) && in_order(module) && sites(module) && exports(module))
     }
 
     /// Whether each frame that a module or region owns is what it says, and nobody else's.
     fn fits(&self, partition: &Partition) -> bool {
-        let segments = self.modules.values().flat_map(|m| m.segments.iter().map(|s| (m.id, s.kind, &s.pages)));
-        let regions = self.regions.iter().map(|(id, region)| (*id, region.kind, &region.pages));
+        let sealed = |m: &Module| m.segments.iter().flat_map(|s| s.pages.iter().flatten().map(|gpn| (s.kind, *gpn))).collect::<Vec<_>>();
+        let segments = self.modules.values().flat_map(|m| sealed(m).into_iter().map(|(kind, gpn)| (m.id, kind, gpn)));
+        let regions = self.regions.iter().flat_map(|(id, region)| region.pages.iter().map(|gpn| (*id, region.kind, *gpn)));
         let mut frames = BTreeSet::new();
-        segments.chain(regions).flat_map(|(id, kind, pages)| pages.iter().map(move |gpn| (id, kind, *gpn))).all(|(owner, kind, gpn)| {
+        segments.chain(regions).all(|(owner, kind, gpn)| {
             let Some((frame, state)) = partition.frame_state(gpn) else { return false };
             // writable data is the guest's, and may have become something else
             !kind.is_owned() || state == State { kind, owner } && frames.insert(frame)
@@ -183,9 +206,9 @@ impl Writer {
         self.0.extend(text);
     }
 
-    fn pages(&mut self, pages: &[Gpn]) {
+    fn pages(&mut self, pages: impl ExactSizeIterator<Item = u64>) {
         self.len(pages.len());
-        pages.iter().for_each(|gpn| self.u64(gpn.0));
+        pages.for_each(|number| self.u64(number));
     }
 
     fn module(&mut self, module: &Module) {
@@ -200,7 +223,7 @@ impl Writer {
             self.text(segment.name.as_bytes());
             self.u64(segment.start.0);
             self.0.extend([segment.kind.number(), u8::from(segment.discardable)]);
-            self.pages(&segment.pages);
+            self.pages(segment.pages.iter().map(|gpn| gpn.map_or(OUT, |gpn| gpn.0)));
             self.len(segment.parts.len());
             for part in &segment.parts {
                 self.text(part.section.as_bytes());
@@ -223,7 +246,7 @@ impl Writer {
         self.0.push(region.kind.number());
         self.u64(region.base.0);
         self.u64(region.cookie);
-        self.pages(&region.pages);
+        self.pages(region.pages.iter().map(|gpn| gpn.0));
     }
 }
 
@@ -303,6 +326,7 @@ impl<'a> Reader<'a> {
         let (name, start, kind) = (self.text()?, Gva(self.u64()?), self.kind(&SEGMENTS)?);
         let discardable = self.flag()?;
         let (pages, parts) = (self.pages()?, self.list(usize::MAX, Self::part)?);
+        let pages = pages.into_iter().map(|gpn| Some(gpn).filter(|gpn| gpn.0 != OUT)).collect();
         let sealed = Sealed { name, start, kind, discardable, pages, parts };
         let inside = |part: &Part| part.offset.checked_add(part.len).is_some_and(|end| end <= sealed.size());
         sealed.parts.iter().all(inside).then_some(sealed)
@@ -315,6 +339,11 @@ impl<'a> Reader<'a> {
     fn flag(&mut self) -> Option<bool> {
         let [flag] = self.array()?;
         (flag < 2).then_some(flag == 1)
+    }
+
+    fn out(&mut self) -> Option<(Gva, Out)> {
+        let (at, module, digest) = (Gva(self.u64()?), self.u32()?, Digest::try_from(self.text()?).ok()?);
+        Some((at, Out { module, digest }))
     }
 
     fn region(&mut self) -> Option<(u32, Region)> {

@@ -47,7 +47,8 @@ impl Function {
     /// A certificate whose key signs modules, until the boot is over: GPA, length.
     pub const LOAD_KDATA: Self = Self(0x1_FFE5);
     /// Loads a module: GPA and length of its name, GPA of the list of the file's pages, length of the file, address of the module's first
-    /// page, GPA of the list of its pages, number of these. Answers the module's number.
+    /// page, GPA of the list of its pages, number of these. A page of code that is not there yet has the number 2⁶⁴ - 1. Answers the module's
+    /// number.
     pub const VALIDATE_MODULE: Self = Self(0x1_FFE6);
     /// The initialisation of a module is over: module.
     pub const FREE_MODULE_INIT: Self = Self(0x1_FFE7);
@@ -62,9 +63,14 @@ impl Function {
     pub const WRITE_REGION: Self = Self(0x2_0001);
     /// Makes an address in sealed code a valid target of indirect calls: region, cookie, address.
     pub const MARK_CALL_TARGET: Self = Self(0x2_0002);
+    /// Gives a page of code back to VTL0, until it is executed again in whichever page the guest has put it: module, address in it.
+    pub const PAGE_OUT: Self = Self(0x2_0004);
     /// Gives a region back to VTL0: region, cookie.
     pub const RELEASE_REGION: Self = Self(0x2_0003);
 }
+
+/// In a list of a module's pages: one that is not there yet.
+const NOT_THERE: Gpn = Gpn(u64::MAX);
 
 /// The kinds of region, by number.
 const REGIONS: [Kind; 3] = [Kind::KernelData, Kind::CfgBitmap, Kind::ShadowStack];
@@ -90,6 +96,7 @@ impl Loader {
                 self.validate(name, file, base, pages, vp, time)
             }
             Function::FREE_MODULE_INIT => number(next()).and_then(|id| self.end_of_initialisation(id)).map(|()| 0),
+            Function::PAGE_OUT => number(next()).and_then(|id| self.page_out(id, Gva(next()))).map(|()| 0),
             Function::UNLOAD_MODULE => number(next()).and_then(|id| self.unload(id)).map(|()| 0),
             Function::PATCH_TEXT => {
                 let (id, site, offset, len, bytes) = (next(), next(), next(), next(), next().to_le_bytes());
@@ -144,7 +151,10 @@ impl Loader {
             name: &String::from_utf8_lossy(&name),
             file: File::Guest { pages: &file, len },
             place: Place::Base(base),
-            pages: &|at| pages.get(usize::try_from(at.0.checked_sub(base.0)?.checked_div(PAGE_SIZE)?).ok()?).copied(),
+            pages: &|at| {
+                let page = usize::try_from(at.0.checked_sub(base.0)?.checked_div(PAGE_SIZE)?).ok()?;
+                pages.get(page).copied().filter(|gpn| *gpn != NOT_THERE)
+            },
             time,
             vp: Some(vp),
         };

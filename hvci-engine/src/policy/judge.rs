@@ -193,7 +193,7 @@ impl Judge<'_> {
         }
         let mut unsupported = false;
         for anchor in keys {
-            match signer.check_with(&anchor.certificate) {
+            match self.cache.check_made_by(signer, &anchor.certificate) {
                 // module signatures never were bare hashes
                 SignatureCheck::Valid => {
                     notes.extend(self.blocked(core::slice::from_ref(&anchor.certificate), self.time));

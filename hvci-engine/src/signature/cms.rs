@@ -399,7 +399,7 @@ pub(super) fn check_signer(
             notes.push(Note::new(Code::SigTooMany, format!("the limit is {MAX_VERIFICATIONS} verifications")).at(info.tlv.span()));
             break;
         }
-        let check = signer.check_with(&certificate);
+        let check = pool.cache.check_made_by(&signer, &certificate);
         if signer.certificate.is_none() || check.is_valid() {
             signer.certificate = Some(index);
             signer.check = check;

@@ -6,6 +6,7 @@ use hvci_engine::{
     addr::{Gpa, Gpn, PAGE_SIZE, Vtl},
     event::What,
     frames::Kind,
+    load::Function,
     status::HvStatus,
     vsm::{
         Wire,
@@ -59,6 +60,31 @@ pub(super) const ATTACKS: &[Attack] = &[
         let data = guest.segment(Kind::Data)?.start;
         execute(guest, data.0)
     }),
+    attack(
+        5,
+        "code/paged-out",
+        "have a page of code taken out of memory, write into it while it is the guest's, and call it",
+        "#GP, HVCI-MEM-001 HVCI-MEM-006",
+        |guest| {
+            let pages = page_out(guest, 1)?;
+            guest.write(MODULE.1, &pages)?;
+            let changed = guest.write_to(1, MODULE.0 + 0x20)?;
+            ensure!(changed == "goes through", "writing into a page that is the guest's: {changed}");
+            guest.call_to(0, MODULE.0)
+        },
+    ),
+    attack(
+        5,
+        "code/paged-elsewhere",
+        "have two pages of code taken out of memory, bring each back at the other's address, and call one",
+        "#GP, HVCI-MEM-001 HVCI-MEM-006",
+        |guest| {
+            let mut pages = page_out(guest, 2)?;
+            pages.rotate_left(PAGE);
+            guest.write(MODULE.1, &pages)?;
+            guest.call_to(0, MODULE.0)
+        },
+    ),
     attack(6, "code/alias", "write to sealed code through another guest page of the same frame", "#GP, HVCI-MEM-005", |guest| {
         guest.load()?;
         guest.write_to(1, ALIAS)
@@ -100,7 +126,7 @@ pub(super) const ATTACKS: &[Attack] = &[
     ),
     attack(9, "code/writable-constants", "map a module's constants a second time, writable, and write", "#GP, HVCI-MEM-005", |guest| {
         guest.load()?;
-        let constants = *guest.segment(Kind::RoData)?.pages.first().context("no page")?;
+        let constants = guest.segment(Kind::RoData)?.pages.first().copied().flatten().context("no page")?;
         guest.map(POOL.0, constants.0 * PAGE_SIZE, entry::PRESENT | entry::WRITABLE)?;
         guest.write_to(0, POOL.0)
     }),
@@ -108,7 +134,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         let arguments = guest.present(&super::forge::Module::new()?.signed()?)?;
         // the last bytes of the module's second page of code
         guest.write(MODULE.1 + 2 * PAGE_SIZE - 16, &[0x90; 16])?;
-        guest.ask(hvci_engine::load::Function::VALIDATE_MODULE, &arguments)
+        guest.ask(Function::VALIDATE_MODULE, &arguments)
     }),
     attack(
         11,
@@ -171,7 +197,7 @@ pub(super) const ATTACKS: &[Attack] = &[
                 let watcher = scope.spawn(watch);
                 let loaded = (0..8).try_for_each(|_| {
                     let id = guest.load()?;
-                    guest.call(hvci_engine::load::Function::UNLOAD_MODULE, &[id])?.0.ok().map_err(anyhow::Error::from)
+                    guest.call(Function::UNLOAD_MODULE, &[id])?.0.ok().map_err(anyhow::Error::from)
                 });
                 stop.store(true, std::sync::atomic::Ordering::SeqCst);
                 let observed = watcher.join().map_err(|_| anyhow::anyhow!("the other processor failed"))?;
@@ -244,6 +270,18 @@ pub(super) const ATTACKS: &[Attack] = &[
         },
     ),
 ];
+
+/// Has the guest load the module and give up its first pages; what stood in them.
+fn page_out(guest: &mut Guest, count: u64) -> Result<Vec<u8>> {
+    let id = guest.load()?;
+    let bytes = guest.read(MODULE.1, usize::try_from(count * PAGE_SIZE)?)?;
+    for page in 0..count {
+        guest.call(Function::PAGE_OUT, &[id, MODULE.0 + page * PAGE_SIZE])?.0.ok()?;
+    }
+    let scrubbed = guest.read(MODULE.1, bytes.len())?;
+    ensure!(scrubbed.iter().all(|byte| *byte == 0), "what is taken out is not scrubbed");
+    Ok(bytes)
+}
 
 fn execute(guest: &mut Guest, address: u64) -> Result<String> {
     guest.attempt(0, &|a| {

@@ -164,7 +164,10 @@ impl Guest {
     }
 
     /// Puts bytes into memory, whatever its protection: what was there before the attack.
-    pub(super) fn write(&self, gpa: u64, bytes: &[u8]) -> Result<()> {
+    ///
+    /// # Errors
+    /// Where there is no RAM.
+    pub fn write(&self, gpa: u64, bytes: &[u8]) -> Result<()> {
         let first = bytes.len().min(PAGE - page_offset(gpa));
         let (now, rest) = bytes.split_at(first);
         self.host.write(Gpa(gpa), now)?;
@@ -312,7 +315,10 @@ impl Guest {
     }
 
     /// Maps a page of the guest's once more, as the guest can by itself.
-    pub(super) fn map(&mut self, address: u64, gpa: u64, bits: u64) -> Result<()> {
+    ///
+    /// # Errors
+    /// No page is left for the tables.
+    pub fn map(&mut self, address: u64, gpa: u64, bits: u64) -> Result<()> {
         let mut bus = View::new(&self.host, 0);
         self.tables.map(&mut bus, address, Gpa(gpa), PAGE_SIZE, bits)?;
         for vp in 0..2 {

@@ -264,7 +264,7 @@ fn show_module(out: &mut dyn Write, module: &Module, host: &SimHost) -> Result<(
     let digest = module.digest.as_ref().map(|d| format!(", {d}")).unwrap_or_default();
     writeln!(out, "  sealed as module {}{digest}", module.id)?;
     for segment in &module.segments {
-        let flags = segment.pages.first().map_or(MapGpaFlags::NONE, |gpn| host.permission(Vtl::Vtl0, *gpn));
+        let flags = segment.pages.iter().flatten().next().map_or(MapGpaFlags::NONE, |gpn| host.permission(Vtl::Vtl0, *gpn));
         let has = |flag, letter| if flags.contains(flag) { letter } else { '-' };
         let rights: String =
             [has(MapGpaFlags::READABLE, 'r'), has(MapGpaFlags::WRITABLE, 'w'), has(MapGpaFlags::KERNEL_EXECUTABLE, 'x')].iter().collect();
