@@ -1,10 +1,4 @@
-//! Lists of what is refused, from files: the project's own form, and the driver list of LOLDrivers (`drivers.json`).
-//!
-//! ```json
-//! { "version": 3,
-//!   "authentihashes": { "sha256:9f86…": "why" },
-//!   "certificates": [ { "tbs": "sha256:2cf2…", "since": "2023-05-01", "reason": "the key was stolen" } ] }
-//! ```
+//! Lists of what is refused, from files: the project's own form, which [`BlockList`] reads, and the driver list of LOLDrivers (`drivers.json`).
 //!
 //! Of LOLDrivers the authentihashes count; digests of whole files do not, for a change that no signature covers evades them.
 
@@ -13,32 +7,12 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context, Result, anyhow, ensure};
 use hvci_engine::{
     digest::{Digest, DigestAlg},
-    signature::block_list::{BlockList, BlockedCertificate},
-    time::UnixTime,
+    signature::block_list::BlockList,
 };
 use serde::Deserialize;
 
 /// The largest file that is read.
 const MAX_BYTES: u64 = 256 << 20;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Own {
-    version: u64,
-    #[serde(default)]
-    authentihashes: BTreeMap<String, String>,
-    #[serde(default)]
-    certificates: Vec<Signer>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Signer {
-    tbs: String,
-    #[serde(default)]
-    since: Option<String>,
-    reason: String,
-}
 
 /// What is read of an entry of LOLDrivers.
 #[derive(Deserialize)]
@@ -70,16 +44,7 @@ fn parse(text: &[u8]) -> Result<BlockList> {
     if text.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[') {
         return of_loldrivers(&serde_json::from_slice::<Vec<Listed>>(text)?);
     }
-    let own: Own = serde_json::from_slice(text)?;
-    let mut list = BlockList::new(own.version);
-    for (digest, reason) in own.authentihashes {
-        list.block_file(written(&digest)?, reason);
-    }
-    for Signer { tbs, since, reason } in own.certificates {
-        let since = since.map(|date| UnixTime::parse(&date).with_context(|| format!("{date} is no date like 2023-05-01"))).transpose()?;
-        list.block_certificate(written(&tbs)?, BlockedCertificate { since, reason });
-    }
-    Ok(list)
+    Ok(serde_json::from_slice(text)?)
 }
 
 fn of_loldrivers(entries: &[Listed]) -> Result<BlockList> {
@@ -100,14 +65,13 @@ fn of_loldrivers(entries: &[Listed]) -> Result<BlockList> {
     Ok(list)
 }
 
-/// `sha256:` and the value in hexadecimal.
-fn written(text: &str) -> Result<Digest> {
-    Digest::try_from(text.to_owned()).map_err(|_| anyhow!("{text} is no digest like sha256:9f86d081…"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn written(text: &str) -> Digest {
+        Digest::try_from(text.to_owned()).unwrap()
+    }
 
     #[test]
     fn both_forms_are_read_and_nothing_else() {
@@ -117,7 +81,7 @@ mod tests {
         );
         let list = parse(own.as_bytes()).unwrap();
         assert_eq!((list.version, list.len()), (3, 2));
-        assert_eq!(list.file(&written(&digest).unwrap()), Some("why"));
+        assert_eq!(list.file(&written(&digest)), Some("why"));
         assert_eq!(list.algorithms(), [DigestAlg::Sha256]);
 
         let value = "9f".repeat(32);
@@ -126,15 +90,18 @@ mod tests {
         );
         let list = parse(lol.as_bytes()).unwrap();
         assert_eq!((list.version, list.len()), (0, 1));
-        assert_eq!(list.file(&written(&digest).unwrap()), Some("LOLDrivers ab-12"));
+        assert_eq!(list.file(&written(&digest)), Some("LOLDrivers ab-12"));
 
         for bad in [
             "",
             "[]",
             "{}",
             r#"{"version": 1, "hashes": {}}"#,
+            r#"{"version": -1}"#,
             r#"{"version": 1, "authentihashes": {"sha256:00": "short"}}"#,
             r#"{"version": 1, "certificates": [{"tbs": "x", "reason": ""}]}"#,
+            &own.replace("2023-05-01", "2023-15-01"),
+            &own.replace("reason", "why"),
             r#"[{"Id": "a", "KnownVulnerableSamples": [{"Authentihash": {"SHA256": "zz"}}]}]"#,
         ] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad}");

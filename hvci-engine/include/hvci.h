@@ -51,7 +51,7 @@
 
 
 // Edition of this header: a higher one has more functions, or more fields at the ends of tables. See hvci_version.
-#define HVCI_VERSION 1
+#define HVCI_VERSION 2
 
 // The version of every table whose name ends in V1.
 #define HVCI_V1 1
@@ -204,6 +204,14 @@ typedef struct HvciKey {
   uint32_t reserved;
 } HvciKey;
 
+// A catalog: what its signer lists is signed, though it carries no signature itself.
+typedef struct HvciCatalog {
+  // DER.
+  const uint8_t *der;
+  // Bytes of it.
+  size_t len;
+} HvciCatalog;
+
 // What an engine is made for.
 typedef struct HvciConfigV1 {
   // HVCI_V1.
@@ -230,6 +238,10 @@ typedef struct HvciConfigV1 {
   const struct HvciKey *keys;
   // How many.
   size_t key_count;
+  // Catalogs that may speak for a driver. One whose signer is not trusted for it speaks for none.
+  const struct HvciCatalog *catalogs;
+  // How many.
+  size_t catalog_count;
 } HvciConfigV1;
 
 // A virtual processor that has exited to the VMM. Everything must be there.
@@ -274,7 +286,26 @@ typedef struct HvciMemoryInterceptV1 {
   uint32_t reserved;
 } HvciMemoryInterceptV1;
 
-// A module to load.
+// Where a section of a Linux module is.
+typedef struct HvciSection {
+  // Its number in the section header table.
+  uint64_t number;
+  // Address of its first byte; of per-CPU variables, their offset in the area of a processor.
+  uint64_t address;
+} HvciSection;
+
+// Successive pages of a module.
+typedef struct HvciArea {
+  // Address of the first page.
+  uint64_t address;
+  // Guest page numbers, in order of address.
+  const uint64_t *pages;
+  // How many.
+  size_t page_count;
+} HvciArea;
+
+// A module to load: a driver at `base`; a Linux module from `base` up, one kind of memory behind the other, or, with `sections`, each of its
+// sections where that says.
 typedef struct HvciLoadV1 {
   // HVCI_V1.
   uint32_t version;
@@ -286,11 +317,11 @@ typedef struct HvciLoadV1 {
   const uint8_t *file;
   // Bytes of it.
   size_t file_len;
-  // Address of the module's first page.
+  // Address of the module's first page; 0 with `sections`.
   uint64_t base;
-  // Guest page numbers of its pages, in order of address.
+  // Guest page numbers of its pages, in order of address; null with `sections`.
   const uint64_t *pages;
-  // How many.
+  // How many; 0 with `sections`.
   size_t page_count;
   // Seconds since 1970.
   int64_t time;
@@ -298,6 +329,14 @@ typedef struct HvciLoadV1 {
   uint32_t vp;
   // 0.
   uint32_t reserved;
+  // Each section that takes memory, once and in any order. Null: the module is at `base`.
+  const struct HvciSection *sections;
+  // How many.
+  size_t section_count;
+  // The memory that the sections are in, in any order; null without them.
+  const struct HvciArea *areas;
+  // How many.
+  size_t area_count;
 } HvciLoadV1;
 
 // Gets bytes, piece by piece: of hvci_save, or one event of hvci_take_events.
@@ -313,8 +352,8 @@ uint32_t hvci_version(void);
 // Makes an engine: every page of the guest's RAM becomes data, so what firmware left executable is executable no more. `host` and `config`
 // are copied, and what `config` points at may go afterwards. `*engine` is null on failure.
 //
-// HV_STATUS_INVALID_PARAMETER: null, a version or size that is not known, a function that is missing, a certificate that is none, RAM that
-// none of the frames backs. HV_STATUS_FEATURE_UNAVAILABLE: a host that cannot bind devices or tell aliases. The host's own.
+// HV_STATUS_INVALID_PARAMETER: null, a version or size that is not known, a function that is missing, a certificate or a catalog that is
+// none, RAM that none of the frames backs. HV_STATUS_FEATURE_UNAVAILABLE: a host that cannot bind devices or tell aliases. The host's own.
 uint16_t hvci_create(const struct HvciHostV1 *host,
                      const struct HvciConfigV1 *config,
                      struct HvciEngine **engine);
@@ -369,6 +408,20 @@ uint16_t hvci_load(const struct HvciEngine *engine,
 // HV_STATUS_OBJECT_IN_USE: another imports from it, or something is being done with it.
 uint16_t hvci_unload(const struct HvciEngine *engine,
                      uint32_t module);
+
+// Refuses from now on what `list` says, in spite of a good signature, and nothing else; what is loaded stays. `list` is `len` bytes of JSON:
+//
+// ```json
+// { "version": 3,
+//   "authentihashes": { "sha256:9f86...": "why" },
+//   "certificates": [ { "tbs": "sha256:2cf2...", "since": "2023-05-01", "reason": "the key was stolen" } ] }
+// ```
+//
+// `tbs` is the digest of a TBSCertificate; `since` may be left out, and so may either list. HV_STATUS_INVALID_PARAMETER: it is no such list.
+// HV_STATUS_OPERATION_DENIED: its version is lower than that of the list there is. Lists are not part of a saved state.
+uint16_t hvci_replace_blocked(const struct HvciEngine *engine,
+                              const uint8_t *list,
+                              size_t len);
 
 // Answers a VTL call of processor `vp`: `block` is a copy of the guest's HVCI_VTL_CALL_SIZE bytes, `time` are seconds since 1970,
 // `*answer`, if it is not null, is what the function answers. A VMM asks itself in the same way for what has no function here (the end of

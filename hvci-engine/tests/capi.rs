@@ -1,5 +1,6 @@
 //! The C interface as a C program has it: the header is that of the sources, and a small VMM in C, linked to the shared and to the static
-//! library, gets what it must. `HVCI_WRITE_HEADER=1` writes the header.
+//! library, gets what it must. `HVCI_WRITE_HEADER=1` writes the header. How the module was made is in `capi/module.s`; the driver and its catalog
+//! are of `corpus/tests/c_interface.rs`.
 
 #![cfg(feature = "capi")]
 #![expect(clippy::unwrap_used, reason = "tests")]
@@ -10,7 +11,13 @@ use std::{
     process::{Command, Output},
 };
 
-use hvci_engine::status::HvStatus;
+use hvci_engine::{
+    digest::DigestAlg,
+    examine::Examiner,
+    facts::DigestForm,
+    signature::{cache::Cache, catalog::CatalogIndex},
+    status::HvStatus,
+};
 
 /// 2027-01-01: a time that the module's certificate is valid at.
 const TIME: &str = "1798761600";
@@ -56,6 +63,9 @@ fn a_vmm_in_c_gets_what_it_must() {
         return;
     };
     let dir = scratch();
+    let input = |name: &str| here().join("tests/capi").join(name);
+    let blocked = dir.join("blocked.json");
+    fs::write(&blocked, list_that_refuses(&fs::read(input("driver.sys")).unwrap())).unwrap();
     let libraries = build();
     let run = |name: &str, link: &[&str]| {
         let program = dir.join(name);
@@ -64,7 +74,8 @@ fn a_vmm_in_c_gets_what_it_must() {
         command.arg(here().join("tests/capi/vmm.c")).arg("-o").arg(&program).args(link);
         succeed(&mut command);
         let mut command = Command::new(&program);
-        command.args([here().join("tests/capi/module.ko"), here().join("tests/capi/signer.der")]).arg(TIME);
+        command.args([input("module.ko"), input("signer.der")]).arg(TIME);
+        command.args([input("driver.sys"), input("driver.cat"), input("publisher.der")]).arg(&blocked);
         let said = succeed(&mut command);
         let said = String::from_utf8(said.stdout).unwrap();
         for expected in EXPECTED {
@@ -82,7 +93,19 @@ fn a_vmm_in_c_gets_what_it_must() {
     run("vmm-static", &link);
 }
 
-const EXPECTED: &[&str] = &["created\n", "refused: HVCI-MEM-", "refused: HVCI-SIG-", "loaded\n", "restored\n", "unloaded\n"];
+const EXPECTED: &[&str] = &[
+    "created\n",
+    "refused: HVCI-MEM-",
+    "refused: HVCI-SIG-",
+    "loaded\n",
+    "restored\n",
+    "unloaded\n",
+    "placed by sections\n",
+    "without a catalog: HVCI-SIG-001",
+    "by a catalog of nobody's: HVCI-",
+    "accepted by its catalog\n",
+    "blocked: HVCI-POL-006",
+];
 
 /// What the program's guest tried and what came of it, in its order, without changes of frames.
 const EVENTS: &[&str] = &[
@@ -101,6 +124,14 @@ const EVENTS: &[&str] = &[
     "end-of-boot 0x0",
     "register-write 0x6",
 ];
+
+/// A list of version 2 that names the driver by its authentihash.
+fn list_that_refuses(driver: &[u8]) -> String {
+    let (cache, catalogs) = (Cache::default(), CatalogIndex::default());
+    let facts = Examiner { cache: &cache, catalogs: &catalogs, digests: &[DigestAlg::Sha256] }.examine(driver, usize::MAX);
+    let digest = facts.digest(DigestForm::Linear, DigestAlg::Sha256).unwrap();
+    format!("{{ \"version\": 2, \"authentihashes\": {{ \"{digest}\": \"known to be vulnerable\" }} }}")
+}
 
 fn event_kind(line: &str) -> String {
     let event: hvci_engine::event::Event = serde_json::from_str(line).unwrap();

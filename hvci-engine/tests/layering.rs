@@ -32,6 +32,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "host",
             "image::pe::Symbol",
             "load",
+            "signature::block_list",
+            "signature::cache",
             "signature::catalog",
             "signature::trust",
             "status",

@@ -18,7 +18,7 @@ use super::{
     tables::{
         HVCI_ACCESS_KERNEL_EXECUTE, HVCI_ACCESS_READ, HVCI_ACCESS_USER_EXECUTE, HVCI_ACCESS_WRITE, HVCI_ACTION_INJECTED_FAULT,
         HVCI_ACTION_RESUME, HVCI_ACTION_SKIP, HVCI_ACTION_TERMINATE, HVCI_INTERCEPT_GVA, HVCI_INTERCEPT_PAGE_WALK, HVCI_NO_VP,
-        HVCI_PURPOSE_KERNEL, HVCI_PURPOSE_MODULE, HVCI_PURPOSE_TIMESTAMP, HVCI_TRUST_BUILTIN, HVCI_VERSION, HVCI_VTL_CALL_SIZE,
+        HVCI_PURPOSE_KERNEL, HVCI_PURPOSE_MODULE, HVCI_PURPOSE_TIMESTAMP, HVCI_TRUST_BUILTIN, HVCI_VERSION, HVCI_VTL_CALL_SIZE, HvciArea,
         HvciConfigV1, HvciHostV1, HvciKey, HvciLoadV1, HvciMemoryInterceptV1, HvciSink, HvciVpV1, list, take,
     },
 };
@@ -27,9 +27,11 @@ use crate::{
     addr::{Frame, Gpa, Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
     bytes::widen,
     host::{Action, Enforcer, MemoryIntercept},
-    load::{File, Loader, Place, Request},
+    load::{File, Loader, Place, Placed, Placement, Request},
     signature::{
-        catalog::CatalogIndex,
+        block_list::BlockList,
+        cache::Cache,
+        catalog::{Catalog, CatalogIndex},
         trust::{Purposes, TrustStore},
     },
     status::HvStatus,
@@ -61,8 +63,8 @@ pub extern "C" fn hvci_version() -> u32 {
 /// Makes an engine: every page of the guest's RAM becomes data, so what firmware left executable is executable no more. `host` and `config`
 /// are copied, and what `config` points at may go afterwards. `*engine` is null on failure.
 ///
-/// HV_STATUS_INVALID_PARAMETER: null, a version or size that is not known, a function that is missing, a certificate that is none, RAM that
-/// none of the frames backs. HV_STATUS_FEATURE_UNAVAILABLE: a host that cannot bind devices or tell aliases. The host's own.
+/// HV_STATUS_INVALID_PARAMETER: null, a version or size that is not known, a function that is missing, a certificate or a catalog that is
+/// none, RAM that none of the frames backs. HV_STATUS_FEATURE_UNAVAILABLE: a host that cannot bind devices or tell aliases. The host's own.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_create(host: *const HvciHostV1, config: *const HvciConfigV1, engine: *mut *mut HvciEngine) -> u16 {
     if engine.is_null() {
@@ -185,18 +187,22 @@ pub unsafe extern "C" fn hvci_load(
 ) -> u16 {
     let run = |engine: &HvciEngine| {
         // SAFETY: rule 1.
-        let HvciLoadV1 { name, file, file_len, base, pages, page_count, time, vp, reserved, .. } = unsafe { take(load) }?;
+        let load = unsafe { take(load) }?;
+        let HvciLoadV1 { name, file, file_len, time, vp, reserved, .. } = load;
         if name.is_null() || module.is_null() || reserved != 0 {
             return Err(HvStatus::INVALID_PARAMETER);
         }
-        // SAFETY: rule 1; the name is not null and ended by a zero.
-        let (name, file, pages) = unsafe { (CStr::from_ptr(name), list(file, file_len)?, list(pages, page_count)?) };
-        let page = |at: Gva| pages.get(usize::try_from(at.0.checked_sub(base)?.checked_div(PAGE_SIZE)?).ok()?);
+        // SAFETY: rule 1, for both; the name is not null and ended by a zero.
+        let (name, file) = unsafe { (CStr::from_ptr(name), list(file, file_len)?) };
+        // SAFETY: as above.
+        let (placement, areas) = unsafe { places_of(&load) }?;
+        let page =
+            |area: &(u64, &[u64]), at: Gva| area.1.get(usize::try_from(at.0.checked_sub(area.0)?.checked_div(PAGE_SIZE)?).ok()?).copied();
         let request = Request {
             name: &name.to_string_lossy(),
             file: File::Private(file),
-            place: Place::Base(Gva(base)),
-            pages: &|at| page(at).copied().map(Gpn),
+            place: placement.as_ref().map_or(Place::Base(Gva(load.base)), Place::Sections),
+            pages: &|at| areas.iter().find_map(|area| page(area, at)).map(Gpn),
             time: UnixTime(time),
             vp: (vp != HVCI_NO_VP).then_some(vp),
         };
@@ -227,6 +233,28 @@ pub unsafe extern "C" fn hvci_load(
 pub unsafe extern "C" fn hvci_unload(engine: *const HvciEngine, module: u32) -> u16 {
     // SAFETY: rule 1.
     unsafe { with(engine, |engine| engine.loader.unload(module)) }
+}
+
+/// Refuses from now on what `list` says, in spite of a good signature, and nothing else; what is loaded stays. `list` is `len` bytes of JSON:
+///
+/// ```json
+/// { "version": 3,
+///   "authentihashes": { "sha256:9f86...": "why" },
+///   "certificates": [ { "tbs": "sha256:2cf2...", "since": "2023-05-01", "reason": "the key was stolen" } ] }
+/// ```
+///
+/// `tbs` is the digest of a TBSCertificate; `since` may be left out, and so may either list. HV_STATUS_INVALID_PARAMETER: it is no such list.
+/// HV_STATUS_OPERATION_DENIED: its version is lower than that of the list there is. Lists are not part of a saved state.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hvci_replace_blocked(engine: *const HvciEngine, list: *const u8, len: usize) -> u16 {
+    let run = |engine: &HvciEngine| {
+        // SAFETY: rule 1.
+        let text = unsafe { self::list(list, len) }?;
+        let blocked = serde_json::from_slice::<BlockList>(text).map_err(|_| HvStatus::INVALID_PARAMETER)?;
+        engine.loader.replace_blocked(blocked)
+    };
+    // SAFETY: rule 1.
+    unsafe { with(engine, run) }
 }
 
 /// Answers a VTL call of processor `vp`: `block` is a copy of the guest's HVCI_VTL_CALL_SIZE bytes, `time` are seconds since 1970,
@@ -342,6 +370,13 @@ unsafe fn create(host: *const HvciHostV1, config: *const HvciConfigV1) -> Result
         let der = unsafe { list(key.der, key.len) }?;
         trust.add_der(der, purposes_of(key)?, "VMM").map_err(|_| HvStatus::INVALID_PARAMETER)?;
     }
+    let (mut catalogs, cache) = (CatalogIndex::default(), Cache::default());
+    // SAFETY: rule 1.
+    for (number, catalog) in unsafe { list(config.catalogs, config.catalog_count) }?.iter().enumerate() {
+        // SAFETY: rule 1.
+        let der = unsafe { list(catalog.der, catalog.len) }?;
+        catalogs.add(format!("{number}"), Catalog::read(der, &cache).map_err(|_| HvStatus::INVALID_PARAMETER)?);
+    }
     // SAFETY: rule 1.
     let ram = unsafe { list(config.ram, config.ram_count) }?;
     let ram = ram.iter().map(|range| GpnRange::new(Gpn(range.start), range.pages));
@@ -352,8 +387,33 @@ unsafe fn create(host: *const HvciHostV1, config: *const HvciConfigV1) -> Result
     let partition = Partition::new(Arc::<CHost>::clone(&host), frames.0, frames.1, &ram, config.vps, records)?;
     let partition = Arc::new(partition);
     let symbols = Box::new(CSymbols(Arc::clone(&host)));
-    let loader = Loader::new(Arc::clone(&partition), trust, CatalogIndex::default(), None, symbols);
+    let loader = Loader::new(Arc::clone(&partition), trust, catalogs, None, symbols);
     Ok(HvciEngine { host, partition, loader })
+}
+
+/// The address of an area's first page, and its pages.
+type Area<'a> = (u64, &'a [u64]);
+
+/// Where the sections are, if the caller says it of each, and the areas that the module is in.
+///
+/// # Safety
+/// Rule 1.
+unsafe fn places_of<'a>(load: &HvciLoadV1) -> Result<(Option<Placement>, Vec<Area<'a>>), HvStatus> {
+    // SAFETY: this function's contract.
+    let (sections, areas) = unsafe { (list(load.sections, load.section_count)?, list(load.areas, load.area_count)?) };
+    let whole = [HvciArea { address: load.base, pages: load.pages, page_count: load.page_count }];
+    let areas = match (sections.is_empty(), areas.is_empty()) {
+        (true, true) => &whole,
+        (false, _) if load.base == 0 && load.page_count == 0 => areas,
+        // it would be said twice where the module is
+        _ => return Err(HvStatus::INVALID_PARAMETER),
+    };
+    // SAFETY: this function's contract.
+    let areas = areas.iter().map(|area| Ok((area.address, unsafe { list(area.pages, area.page_count) }?)));
+    let areas = areas.collect::<Result<Vec<_>, HvStatus>>()?;
+    let placed = sections.iter().map(|s| usize::try_from(s.number).map(|section| Placed { section, address: Gva(s.address) }));
+    let sections = placed.collect::<Result<Vec<_>, _>>().map_err(|_| HvStatus::INVALID_PARAMETER)?;
+    Ok(((!sections.is_empty()).then_some(Placement { sections }), areas))
 }
 
 fn purposes_of(key: &HvciKey) -> Result<Purposes, HvStatus> {
@@ -562,6 +622,8 @@ mod tests {
             event_capacity: 4,
             keys: ptr::null(),
             key_count: 0,
+            catalogs: ptr::null(),
+            catalog_count: 0,
         };
         // SAFETY: both tables are as they must be.
         unsafe { create(&raw const host, &raw const config) }.unwrap_or_else(|status| panic!("{status}"))

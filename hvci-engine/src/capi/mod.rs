@@ -35,7 +35,7 @@ mod tables;
 
 pub use engine::{
     HvciEngine, hvci_check, hvci_create, hvci_destroy, hvci_end_of_boot, hvci_hypercall, hvci_load, hvci_on_memory, hvci_on_register_write,
-    hvci_restore, hvci_save, hvci_take_events, hvci_unload, hvci_version, hvci_vtl_call,
+    hvci_replace_blocked, hvci_restore, hvci_save, hvci_take_events, hvci_unload, hvci_version, hvci_vtl_call,
 };
 pub use tables::*;
 

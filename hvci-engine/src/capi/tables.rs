@@ -12,7 +12,7 @@ use core::{
 use crate::{access::MapGpaFlags, event, load, status::HvStatus};
 
 /// Edition of this header: a higher one has more functions, or more fields at the ends of tables. See hvci_version.
-pub const HVCI_VERSION: u32 = 1;
+pub const HVCI_VERSION: u32 = 2;
 /// The version of every table whose name ends in V1.
 pub const HVCI_V1: u32 = 1;
 /// Version of the form of events. Fields are added to them, never changed.
@@ -151,6 +151,16 @@ pub struct HvciKey {
     pub reserved: u32,
 }
 
+/// A catalog: what its signer lists is signed, though it carries no signature itself.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HvciCatalog {
+    /// DER.
+    pub der: *const u8,
+    /// Bytes of it.
+    pub len: usize,
+}
+
 /// What an engine is made for.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -179,6 +189,10 @@ pub struct HvciConfigV1 {
     pub keys: *const HvciKey,
     /// How many.
     pub key_count: usize,
+    /// Catalogs that may speak for a driver. One whose signer is not trusted for it speaks for none.
+    pub catalogs: *const HvciCatalog,
+    /// How many.
+    pub catalog_count: usize,
 }
 
 /// A virtual processor that has exited to the VMM. Everything must be there.
@@ -227,7 +241,30 @@ pub struct HvciMemoryInterceptV1 {
     pub reserved: u32,
 }
 
-/// A module to load.
+/// Where a section of a Linux module is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HvciSection {
+    /// Its number in the section header table.
+    pub number: u64,
+    /// Address of its first byte; of per-CPU variables, their offset in the area of a processor.
+    pub address: u64,
+}
+
+/// Successive pages of a module.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HvciArea {
+    /// Address of the first page.
+    pub address: u64,
+    /// Guest page numbers, in order of address.
+    pub pages: *const u64,
+    /// How many.
+    pub page_count: usize,
+}
+
+/// A module to load: a driver at `base`; a Linux module from `base` up, one kind of memory behind the other, or, with `sections`, each of its
+/// sections where that says.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct HvciLoadV1 {
@@ -241,11 +278,11 @@ pub struct HvciLoadV1 {
     pub file: *const u8,
     /// Bytes of it.
     pub file_len: usize,
-    /// Address of the module's first page.
+    /// Address of the module's first page; 0 with `sections`.
     pub base: u64,
-    /// Guest page numbers of its pages, in order of address.
+    /// Guest page numbers of its pages, in order of address; null with `sections`.
     pub pages: *const u64,
-    /// How many.
+    /// How many; 0 with `sections`.
     pub page_count: usize,
     /// Seconds since 1970.
     pub time: i64,
@@ -253,6 +290,14 @@ pub struct HvciLoadV1 {
     pub vp: u32,
     /// 0.
     pub reserved: u32,
+    /// Each section that takes memory, once and in any order. Null: the module is at `base`.
+    pub sections: *const HvciSection,
+    /// How many.
+    pub section_count: usize,
+    /// The memory that the sections are in, in any order; null without them.
+    pub areas: *const HvciArea,
+    /// How many.
+    pub area_count: usize,
 }
 
 /// A table of C.
@@ -271,7 +316,7 @@ unsafe impl Table for HvciHostV1 {
 }
 // SAFETY: as above.
 unsafe impl Table for HvciConfigV1 {
-    const LEAST: usize = size_of::<Self>();
+    const LEAST: usize = offset_of!(Self, catalogs);
 }
 // SAFETY: as above.
 unsafe impl Table for HvciVpV1 {
@@ -283,14 +328,18 @@ unsafe impl Table for HvciMemoryInterceptV1 {
 }
 // SAFETY: as above.
 unsafe impl Table for HvciLoadV1 {
-    const LEAST: usize = size_of::<Self>();
+    const LEAST: usize = offset_of!(Self, sections);
 }
 
 /// Sizes that no later edition may change.
 const _: () = {
     assert!(HvciHostV1::LEAST == 64 && size_of::<HvciHostV1>() == 80);
-    assert!(size_of::<HvciConfigV1>() == 72 && size_of::<HvciKey>() == 24 && size_of::<HvciGpnRange>() == 16);
-    assert!(size_of::<HvciVpV1>() == 48 && size_of::<HvciMemoryInterceptV1>() == 48 && size_of::<HvciLoadV1>() == 72);
+    assert!(HvciConfigV1::LEAST == 72 && size_of::<HvciConfigV1>() == 88);
+    assert!(HvciLoadV1::LEAST == 72 && size_of::<HvciLoadV1>() == 104);
+    assert!(size_of::<HvciVpV1>() == 48 && size_of::<HvciMemoryInterceptV1>() == 48);
+    // those without a size of their own
+    assert!(size_of::<HvciKey>() == 24 && size_of::<HvciGpnRange>() == 16);
+    assert!(size_of::<HvciCatalog>() == 16 && size_of::<HvciSection>() == 16 && size_of::<HvciArea>() == 24);
 };
 
 /// The header's numbers are the engine's.

@@ -2,8 +2,18 @@
 //!
 //! A list of the project's own form, which a VMM or an audit makes of whatever it has (App Control deny rules, LOLDrivers). It is compared with
 //! what the engine has calculated itself: not with the file's own digest, which a change of CheckSum or of the certificate table evades.
+//!
+//! As JSON; `since` and either list may be left out, and what is not known is refused:
+//!
+//! ```json
+//! { "version": 3,
+//!   "authentihashes": { "sha256:9f86…": "why" },
+//!   "certificates": [ { "tbs": "sha256:2cf2…", "since": "2023-05-01", "reason": "the key was stolen" } ] }
+//! ```
 
 use std::collections::{BTreeMap, HashMap};
+
+use serde::Deserialize;
 
 use super::cert::Certificate;
 use crate::{
@@ -12,7 +22,8 @@ use crate::{
 };
 
 /// Drivers and signers that are refused.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "Written")]
 pub struct BlockList {
     /// Counts up: a machine takes no list that is older than the one it has.
     pub version: u64,
@@ -71,5 +82,35 @@ impl BlockList {
     pub fn certificate(&self, certificate: &Certificate, at: UnixTime) -> Option<&str> {
         let known = self.certificates.iter().find_map(|(alg, blocked)| blocked.get(&certificate.tbs_hash(*alg)));
         known.filter(|blocked| blocked.since.is_none_or(|since| at >= since)).map(|blocked| blocked.reason.as_str())
+    }
+}
+
+/// A list as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    version: u64,
+    #[serde(default)]
+    authentihashes: BTreeMap<Digest, String>,
+    #[serde(default)]
+    certificates: Vec<WrittenCertificate>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenCertificate {
+    tbs: Digest,
+    since: Option<UnixTime>,
+    reason: String,
+}
+
+impl From<Written> for BlockList {
+    fn from(Written { version, authentihashes, certificates }: Written) -> Self {
+        let mut list = Self::new(version);
+        authentihashes.into_iter().for_each(|(digest, reason)| list.block_file(digest, reason));
+        for WrittenCertificate { tbs, since, reason } in certificates {
+            list.block_certificate(tbs, BlockedCertificate { since, reason });
+        }
+        list
     }
 }

@@ -1,8 +1,8 @@
 /*
- * A small VMM in C: sixteen pages of RAM, two pages that alias others, and one signed module. Every step is checked; the first
- * that is not as it must be ends the program with 1.
+ * A small VMM in C: sixteen pages of RAM, two pages that alias others, one signed module, and a driver that a catalog lists. Every
+ * step is checked; the first that is not as it must be ends the program with 1.
  *
- * vmm MODULE CERTIFICATE TIME
+ * vmm MODULE CERTIFICATE TIME DRIVER CATALOG CERTIFICATE LIST; the list is of version 2 and refuses the driver
  */
 
 #include <stdio.h>
@@ -240,9 +240,10 @@ static struct HvciVpV1 vp_table(void)
 
 static uint8_t *read_file(const char *path, size_t *len)
 {
-    static uint8_t buffers[2][1 << 16];
+    static uint8_t buffers[6][1 << 16];
     static unsigned next;
-    uint8_t *bytes = buffers[next++ % 2];
+    MUST(next < 6);
+    uint8_t *bytes = buffers[next++];
     FILE *file = fopen(path, "rb");
     MUST(file != NULL);
     *len = fread(bytes, 1, 1 << 16, file);
@@ -261,6 +262,38 @@ static void lay_out(uint64_t first)
     memcpy(machine.ram + (first + 1) * PAGE, &printk, sizeof printk);
     memcpy(machine.ram + (first + 2) * PAGE, &seven, sizeof seven);
     memcpy(machine.ram + (first + 3) * PAGE, init, sizeof init);
+}
+
+static uint64_t number(const uint8_t *bytes, unsigned len)
+{
+    uint64_t value = 0;
+    while (len-- > 0)
+        value = value << 8 | bytes[len];
+    return value;
+}
+
+/* headers, .text, .rdata, .data, .reloc */
+#define DRIVER_PAGES 5u
+
+/* what a guest's loader makes of a driver without imports */
+static void lay_out_driver(uint64_t first, const uint8_t *file)
+{
+    uint8_t *image = machine.ram + first * PAGE;
+    const uint8_t *nt = file + number(file + 0x3c, 4), *optional = nt + 24;
+    const uint8_t *section = optional + number(nt + 20, 2);
+    memset(image, 0, DRIVER_PAGES * PAGE);
+    memcpy(image, file, number(optional + 60, 4));
+    for (uint64_t count = number(nt + 6, 2); count > 0; count--, section += 40)
+        memcpy(image + number(section + 12, 4), file + number(section + 20, 4), number(section + 16, 4));
+    const uint64_t moved = BASE - number(optional + 24, 8);
+    const uint8_t *block = image + number(optional + 112 + 5 * 8, 4), *end = block + number(block + 4, 4);
+    for (const uint8_t *entry = block + 8; entry < end; entry += 2) {
+        if (number(entry, 2) >> 12 == 10) {
+            uint8_t *word = image + number(block, 4) + (number(entry, 2) & 0xfff);
+            const uint64_t value = number(word, 8) + moved;
+            memcpy(word, &value, sizeof value);
+        }
+    }
 }
 
 static bool is_zero(uint64_t page)
@@ -341,6 +374,9 @@ static void null_is_refused(const struct HvciEngine *engine, const struct HvciVp
     IS(hvci_on_register_write(NULL, vp, CR4, 0, 0, &action), HV_STATUS_INVALID_PARAMETER);
     IS(hvci_load(engine, NULL, NULL, NULL, 0), HV_STATUS_INVALID_PARAMETER);
     IS(hvci_unload(NULL, 1), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_replace_blocked(NULL, NULL, 0), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_replace_blocked(engine, NULL, 0), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_replace_blocked(engine, NULL, 2), HV_STATUS_INVALID_PARAMETER);
     IS(hvci_vtl_call(engine, NULL, 0, 0, NULL), HV_STATUS_INVALID_PARAMETER);
     IS(hvci_vtl_call(engine, block, 0, 0, NULL), HV_STATUS_FEATURE_UNAVAILABLE);
     IS(hvci_end_of_boot(NULL), HV_STATUS_INVALID_PARAMETER);
@@ -355,9 +391,171 @@ static void null_is_refused(const struct HvciEngine *engine, const struct HvciVp
     IS(hvci_hypercall(engine, vp, 0, 0xffff, NULL, 0, NULL, 0, NULL), HV_STATUS_INVALID_HYPERCALL_CODE);
 }
 
+/* each section of the module in a place of its own */
+static void sections_are_where_they_are_said_to_be(const struct HvciConfigV1 *config, struct HvciLoadV1 load)
+{
+    const struct HvciHostV1 host = host_table();
+    /* as readelf -S numbers them: .text, .rodata, .data, .init.text; the rest takes no memory */
+    struct HvciSection sections[] = {{5, BASE + PAGE}, {1, BASE}, {7, BASE + 0x200000}, {2, BASE + 0x100000}};
+    const uint64_t front[] = {4, 5}, data[] = {12}, init[] = {9};
+    struct HvciArea areas[] = {{BASE + 0x200000, init, 1}, {BASE, front, 2}, {BASE + 0x100000, data, 1}};
+    struct HvciEngine *engine = NULL;
+    char reason[200];
+    uint32_t module = 99;
+    IS(hvci_create(&host, config, &engine), HV_STATUS_SUCCESS);
+
+    /* a table that ends where the first edition did, in memory that ends there too: the module is at its base */
+    struct HvciLoadV1 *first = malloc(72);
+    MUST(first != NULL);
+    load.size = 72;
+    memcpy(first, &load, 72);
+    lay_out(4);
+    IS(hvci_load(engine, first, &module, reason, sizeof reason), HV_STATUS_SUCCESS);
+    free(first);
+    IS(hvci_unload(engine, module), HV_STATUS_SUCCESS);
+    load.size = sizeof load;
+
+    lay_out(4);
+    memcpy(machine.ram + 12 * PAGE, machine.ram + 6 * PAGE, PAGE);
+    memcpy(machine.ram + 9 * PAGE, machine.ram + 7 * PAGE, PAGE);
+    memset(machine.ram + 6 * PAGE, 0x55, 2 * PAGE);
+    load.sections = sections;
+    load.section_count = 4;
+    load.areas = areas;
+    load.area_count = 3;
+    /* it is at its base too? */
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_INVALID_PARAMETER);
+    load.base = 0;
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_INVALID_PARAMETER);
+    load.pages = NULL;
+    load.page_count = 0;
+    /* areas that nothing is said to be in, sections that nobody has or that are in no area */
+    load.section_count = 0;
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_INVALID_PARAMETER);
+    load.section_count = 3;
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_INVALID_PARAMETER);
+    MUST(strncmp(reason, "HVCI-MEM-", 9) == 0);
+    load.section_count = 4;
+    sections[0].number = UINT64_MAX;
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_INVALID_PARAMETER);
+    sections[0].number = 5;
+    load.area_count = 2;
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_INVALID_PARAMETER);
+    load.area_count = 3;
+    load.areas = NULL;
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_INVALID_PARAMETER);
+    load.areas = areas;
+    /* not where it is said to be */
+    areas[2].pages = init;
+    areas[0].pages = data;
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_ACCESS_DENIED);
+    IS(module, 0);
+    areas[0].pages = init;
+    areas[2].pages = data;
+
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_SUCCESS);
+    const uint32_t code = HV_MAP_GPA_READABLE | HV_MAP_GPA_KERNEL_EXECUTABLE | HV_MAP_GPA_USER_EXECUTABLE;
+    MUST(module != 0 && machine.allowed[0][4] == code && machine.allowed[0][9] == code);
+    IS(machine.allowed[0][5], HV_MAP_GPA_READABLE);
+    MUST((machine.allowed[0][12] & HV_MAP_GPA_WRITABLE) != 0 && (machine.allowed[0][12] & HV_MAP_GPA_KERNEL_EXECUTABLE) == 0);
+    MUST((machine.allowed[0][6] & HV_MAP_GPA_WRITABLE) != 0 && (machine.allowed[0][7] & HV_MAP_GPA_KERNEL_EXECUTABLE) == 0);
+    IS(hvci_unload(engine, module), HV_STATUS_SUCCESS);
+    MUST(is_zero(4) && is_zero(9));
+    hvci_destroy(engine);
+    printf("placed by sections\n");
+}
+
+/* a driver that carries no signature: a catalog speaks for it, until a list of what is refused names it */
+static void a_driver_is_accepted_by_its_catalog(struct HvciConfigV1 config, struct HvciLoadV1 load, char **files)
+{
+    size_t driver_len, list_len, der_len, blocked_len;
+    const uint8_t *driver = read_file(files[0], &driver_len);
+    const uint8_t *list = read_file(files[1], &list_len);
+    const uint8_t *der = read_file(files[2], &der_len);
+    const uint8_t *blocked = read_file(files[3], &blocked_len);
+    const struct HvciHostV1 host = host_table();
+    struct HvciKey key = {0};
+    key.der = der;
+    key.len = der_len;
+    key.purposes = HVCI_PURPOSE_KERNEL;
+    config.keys = &key;
+    struct HvciCatalog catalogs[] = {{list, list_len}, {list, list_len}};
+    config.catalogs = catalogs;
+    config.catalog_count = 2;
+
+    const uint64_t pages[] = {8, 9, 10, 11, 12};
+    char reason[200];
+    uint32_t module = 99;
+    load.name = "driver.sys";
+    load.file = driver;
+    load.file_len = driver_len;
+    load.pages = pages;
+    load.page_count = DRIVER_PAGES;
+
+    /* a table of the first edition has no catalogs: nothing speaks for the driver */
+    struct HvciEngine *engine = NULL;
+    config.size = offsetof(struct HvciConfigV1, catalogs);
+    IS(hvci_create(&host, &config, &engine), HV_STATUS_SUCCESS);
+    lay_out_driver(8, driver);
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_ACCESS_DENIED);
+    printf("without a catalog: %s\n", reason);
+    hvci_destroy(engine);
+    config.size = sizeof config;
+    /* what is none */
+    catalogs[1].der = der;
+    catalogs[1].len = der_len;
+    IS(hvci_create(&host, &config, &engine), HV_STATUS_INVALID_PARAMETER);
+    catalogs[1].der = NULL;
+    IS(hvci_create(&host, &config, &engine), HV_STATUS_INVALID_PARAMETER);
+    config.catalogs = NULL;
+    IS(hvci_create(&host, &config, &engine), HV_STATUS_INVALID_PARAMETER);
+    config.catalogs = catalogs;
+    catalogs[1] = catalogs[0];
+    /* a catalog whose signer nobody trusts */
+    config.key_count = 0;
+    IS(hvci_create(&host, &config, &engine), HV_STATUS_SUCCESS);
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_ACCESS_DENIED);
+    printf("by a catalog of nobody's: %s\n", reason);
+    hvci_destroy(engine);
+    config.key_count = 1;
+
+    IS(hvci_create(&host, &config, &engine), HV_STATUS_SUCCESS);
+    struct HvciSection section = {1, BASE};
+    struct HvciArea area = {BASE, pages, DRIVER_PAGES};
+    struct HvciLoadV1 by_sections = load;
+    by_sections.base = 0;
+    by_sections.page_count = 0;
+    by_sections.sections = &section;
+    by_sections.section_count = 1;
+    by_sections.areas = &area;
+    by_sections.area_count = 1;
+    IS(hvci_load(engine, &by_sections, &module, reason, sizeof reason), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_SUCCESS);
+    MUST(module != 0 && (machine.allowed[0][9] & HV_MAP_GPA_KERNEL_EXECUTABLE) != 0 && machine.allowed[0][8] == HV_MAP_GPA_READABLE);
+    printf("accepted by its catalog\n");
+
+    /* what is loaded stays, and comes in no more */
+    IS(hvci_replace_blocked(engine, (const uint8_t *)"{}", 2), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_replace_blocked(engine, blocked, blocked_len - 1), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_replace_blocked(engine, blocked, blocked_len), HV_STATUS_SUCCESS);
+    MUST((machine.allowed[0][9] & HV_MAP_GPA_KERNEL_EXECUTABLE) != 0);
+    IS(hvci_unload(engine, module), HV_STATUS_SUCCESS);
+    lay_out_driver(8, driver);
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_ACCESS_DENIED);
+    MUST((machine.allowed[0][9] & HV_MAP_GPA_KERNEL_EXECUTABLE) == 0);
+    printf("blocked: %s\n", reason);
+    static const char older[] = "{\"version\": 1}", newer[] = "{\"version\": 3}";
+    IS(hvci_replace_blocked(engine, (const uint8_t *)older, strlen(older)), HV_STATUS_OPERATION_DENIED);
+    IS(hvci_end_of_boot(engine), HV_STATUS_SUCCESS);
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_ACCESS_DENIED);
+    IS(hvci_replace_blocked(engine, (const uint8_t *)newer, strlen(newer)), HV_STATUS_SUCCESS);
+    IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_SUCCESS);
+    hvci_destroy(engine);
+}
+
 int main(int argc, char **argv)
 {
-    MUST(argc == 4);
+    MUST(argc == 8);
     IS(hvci_version(), HVCI_VERSION);
 
     size_t file_len, der_len;
@@ -547,6 +745,10 @@ int main(int argc, char **argv)
     IS(hvci_unload(engine, module), HV_STATUS_NOT_FOUND);
     IS(hvci_restore(engine, saved, text.len), HV_STATUS_OPERATION_DENIED);
     hvci_destroy(engine);
-    printf("unloaded\n%d checks\n", checks);
+    printf("unloaded\n");
+
+    sections_are_where_they_are_said_to_be(&config, load);
+    a_driver_is_accepted_by_its_catalog(config, load, argv + 4);
+    printf("%d checks\n", checks);
     return 0;
 }
