@@ -4,10 +4,12 @@
 //! tests compare the two on every module at hand. Nobody need believe it; what it got wrong, the engine refuses.
 
 mod exports;
+mod links;
 
 use std::collections::BTreeMap;
 
 pub use exports::{Loaded, PartialKernel};
+pub use links::Links;
 
 use hvci_engine::{
     addr::{Gpa, Gpn, Gva, PAGE_SIZE},

@@ -8,10 +8,14 @@ use std::{
 };
 
 use corpus::synth::{
+    authenticode,
     certificate::Template,
     elf,
     key::{Key, KeyKind},
+    oid,
+    pe::{Export, Image},
 };
+use hvci_engine::facts::FileKind;
 use x509_cert::der::Encode;
 
 fn sim(args: &str) -> Output {
@@ -104,6 +108,85 @@ fn a_signed_module_is_sealed_and_a_forged_one_is_not() {
     assert_eq!(sim(&format!("bench {}", at("good.ko"))).status.code(), Some(1));
     assert_eq!(sim("load missing.sys").status.code(), Some(2));
     assert_eq!(sim("load --profile nobody missing.sys").status.code(), Some(2));
+}
+
+/// A folder with modules and drivers that import from one another, signed by the keys beside them.
+fn linked() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, file: &[u8]| fs::write(dir.path().join(name), file).unwrap();
+    let key = Key::derive(7, "module", KeyKind::Rsa(2048)).unwrap();
+    let module_key = Template::leaf("CN=Module Key", &[]).issue(&key, None).unwrap();
+    write("module.der", &module_key.certificate.to_der().unwrap());
+    // c needs b, b needs a; x and y need each other; d needs y
+    for (name, exports, imports) in [
+        ("a", &["first"][..], &["_printk"][..]),
+        ("b", &["second"], &["first"]),
+        ("c", &[], &["second", "first"]),
+        ("d", &[], &["there"]),
+        ("x", &["back"], &["there"]),
+        ("y", &["there"], &["back"]),
+        ("alone", &[], &["_printk"]),
+    ] {
+        let module = elf::linked_module(name, exports, imports).unwrap();
+        write(&format!("{name}.ko"), &elf::signed(&module, &elf::signing(&module_key)).unwrap());
+    }
+    let publisher = Template::leaf("CN=Publisher", &[oid::EKU_WHQL, oid::EKU_CODE_SIGNING]).issue(&key, None).unwrap();
+    write("driver.der", &publisher.certificate.to_der().unwrap());
+    // by a forwarder of the middle one the last is needed too
+    for (name, exports, imports) in [
+        ("last", vec![("Run", Export::At(0, 0x10))], ("ntoskrnl.exe", vec!["DbgPrint"])),
+        ("middle", vec![("Go", Export::Forward("LAST.Run"))], ("hal.dll", vec!["HalReturn"])),
+        ("front", vec![], ("Middle.SYS", vec!["Go"])),
+    ] {
+        let image = Image { exports, imports, ..Image::of(FileKind::PeDriver, name) };
+        write(&format!("{name}.sys"), &authenticode::signed(&image.build().unwrap(), &publisher, &[]).unwrap());
+    }
+    dir
+}
+
+#[test]
+fn files_that_import_from_one_another_are_loaded_in_any_order_on_any_number_of_processors() {
+    let dir = linked();
+    let load = |files: &str, vps: u32| {
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let files: Vec<String> = files.split(' ').map(at).collect();
+        let (module, driver) = (at("module.der"), at("driver.der"));
+        let output = sim(&format!("load --roots module={module} --roots kernel={driver} --vps {vps} {}", files.join(" ")));
+        let text: Vec<String> = said(&output).lines().filter(|line| !line.starts_with("  µs: ")).map(str::to_owned).collect();
+        (text.join("\n"), output.status.code())
+    };
+    // of each file: what is said of it, without the line that names it
+    let of = |text: &str, file: &str| {
+        let from = text.split_once(&format!("/{file}  ")).unwrap().1.split_once('\n').unwrap().1;
+        from.lines().take_while(|line| line.starts_with(' ')).collect::<Vec<_>>().join("\n")
+    };
+
+    let good = "c.ko front.sys alone.ko b.ko middle.sys a.ko last.sys";
+    let (text, code) = load(good, 1);
+    assert_eq!(code, Some(0), "{text}");
+    for (file, number, uses) in [("c.ko", 1, "4, 6"), ("front.sys", 2, "7"), ("b.ko", 4, "6")] {
+        let said = of(&text, file);
+        assert!(said.contains(&format!("  sealed as module {number}, ")), "{file}: {text}");
+        assert!(said.ends_with(&format!("\n    imports from module {uses}")), "{file}: {text}");
+    }
+    // whoever is in a cycle, or needs what is, is refused
+    let bad = format!("d.ko x.ko {good} y.ko");
+    let (refused, code) = load(&bad, 1);
+    assert_eq!(code, Some(1), "{refused}");
+    for file in ["d.ko", "x.ko", "y.ko"] {
+        let said = of(&refused, file);
+        assert!(said.contains("error[HVCI-MEM-002]") && said.contains("nothing exports ") && said.contains("  not loaded: "), "{refused}");
+    }
+    assert!(refused.matches("  sealed as module ").count() == 7);
+    for vps in [2, 3, 8, 64] {
+        for _ in 0..4 {
+            assert_eq!(load(good, vps), (text.clone(), Some(0)), "{vps}");
+            assert_eq!(load(&bad, vps), (refused.clone(), Some(1)), "{vps}");
+        }
+    }
+    // a file that is not there is said to be before anything is loaded
+    let (text, code) = load("b.ko missing.ko a.ko", 3);
+    assert_eq!((text.as_str(), code), ("", Some(2)));
 }
 
 #[test]

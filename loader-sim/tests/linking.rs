@@ -30,7 +30,7 @@ use hvci_engine::{
     status::HvStatus,
 };
 use loader_sim::{
-    guest_loader::{self, Loaded, PartialKernel},
+    guest_loader::{self, Links, Loaded, PartialKernel},
     host::{Config, SimHost},
 };
 
@@ -71,7 +71,7 @@ impl Guest {
             trust.add_der(key, Purposes::MODULE, "kernel").unwrap();
         }
         let mut kernel = PartialKernel::default();
-        files.into_iter().for_each(|(name, file)| kernel.leave_to(name, file));
+        files.into_iter().for_each(|(name, file)| kernel.leave_to(&Links::of(name, file)));
         let loader = Loader::new(partition, trust, CatalogIndex::default(), None, Box::new(kernel.clone()));
         Self { host, loader, loaded: Loaded::new(kernel), next: 0x100 }
     }

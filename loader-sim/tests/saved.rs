@@ -24,7 +24,7 @@ use hvci_engine::{
     vsm::partition::Partition,
 };
 use loader_sim::{
-    guest_loader::{self, Loaded, PartialKernel},
+    guest_loader::{self, Links, Loaded, PartialKernel},
     host::{Config, SimHost},
 };
 use proptest::prelude::*;
@@ -117,8 +117,8 @@ struct Before {
 fn before() -> Before {
     let (a, b) = (module("a", &["first"], &[]), module("b", &["second"], &["first"]));
     let mut kernel = PartialKernel::default();
-    kernel.leave_to("a", &a);
-    kernel.leave_to("b", &b);
+    kernel.leave_to(&Links::of("a", &a));
+    kernel.leave_to(&Links::of("b", &b));
     let guest = Guest::new(&kernel);
     let mut loaded = Loaded::new(kernel.clone());
     let first = guest.load(&loaded, "a", &a, 0x100).unwrap();

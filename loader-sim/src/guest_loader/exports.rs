@@ -9,14 +9,18 @@ use hvci_engine::{
     load::{Placement, Symbols},
 };
 use object::{
-    Endianness, Object, ObjectSymbol,
+    Object, ObjectSymbol,
     read::{
         elf::ElfFile64,
         pe::{ExportTarget, PeFile64},
     },
 };
 
-use super::{GuestLoaderError, StubKernel, wrong};
+use super::{
+    GuestLoaderError, StubKernel,
+    links::{Link, Links},
+    wrong,
+};
 
 /// How many forwarders are followed.
 const MAX_FORWARDERS: usize = 8;
@@ -24,30 +28,23 @@ const MAX_FORWARDERS: usize = 8;
 /// [`StubKernel`], but for what modules at hand export.
 #[derive(Clone, Debug, Default)]
 pub struct PartialKernel {
-    drivers: BTreeSet<Vec<u8>>,
-    symbols: BTreeSet<Vec<u8>>,
+    left: BTreeSet<Link>,
 }
 
 impl PartialKernel {
-    /// Leaves to the module `file`, which the guest calls `name`, what it exports. Of a file that cannot be read, nothing.
-    pub fn leave_to(&mut self, name: &str, file: &[u8]) {
-        if file.starts_with(b"MZ") {
-            if PeFile64::parse(file).and_then(|pe| pe.export_table()).is_ok_and(|table| table.is_some()) {
-                self.drivers.insert(stem(name.as_bytes()));
-            }
-        } else if let Ok(exported) = ElfFile64::<Endianness>::parse(file).map_err(Into::into).and_then(|elf| exported(&elf)) {
-            self.symbols.extend(exported.into_keys());
-        }
+    /// Leaves to a file what it exports.
+    pub fn leave_to(&mut self, file: &Links) {
+        self.left.extend(file.exports.iter().cloned());
     }
 }
 
 impl Symbols for PartialKernel {
     fn resolve(&self, library: &[u8], symbol: Symbol<'_>) -> Option<Gva> {
-        let left = match symbol {
-            Symbol::Name(name) if library.is_empty() => self.symbols.contains(name),
-            _ => self.drivers.contains(&stem(library)),
+        let link = match symbol {
+            Symbol::Name(name) if library.is_empty() => Link::Symbol(name.to_vec()),
+            _ => Link::Library(stem(library)),
         };
-        if left { None } else { StubKernel.resolve(library, symbol) }
+        if self.left.contains(&link) { None } else { StubKernel.resolve(library, symbol) }
     }
 }
 
@@ -133,7 +130,7 @@ impl<K: Symbols> Symbols for Loaded<K> {
 }
 
 /// The names for which a module has an entry in a table of exports, with section and offset of what each is.
-fn exported(elf: &ElfFile64<'_>) -> Result<BTreeMap<Vec<u8>, (usize, u64)>, GuestLoaderError> {
+pub(super) fn exported(elf: &ElfFile64<'_>) -> Result<BTreeMap<Vec<u8>, (usize, u64)>, GuestLoaderError> {
     let entries: BTreeSet<&[u8]> =
         elf.symbols().filter_map(|s| s.name_bytes().ok()?.strip_prefix(b"__ksymtab_")).filter(|name| !name.is_empty()).collect();
     let mut exported = BTreeMap::new();
@@ -147,7 +144,7 @@ fn exported(elf: &ElfFile64<'_>) -> Result<BTreeMap<Vec<u8>, (usize, u64)>, Gues
 }
 
 /// A file name without extension, in small letters.
-fn stem(name: &[u8]) -> Vec<u8> {
+pub(super) fn stem(name: &[u8]) -> Vec<u8> {
     let name = name.iter().rposition(|b| *b == b'.').and_then(|dot| name.get(..dot)).unwrap_or(name);
     name.to_ascii_lowercase()
 }

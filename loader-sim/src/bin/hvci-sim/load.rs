@@ -2,15 +2,12 @@
 
 use std::{
     borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    thread,
+    sync::{Arc, PoisonError, RwLock},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -29,9 +26,11 @@ use hvci_engine::{
     vsm::partition::Partition,
 };
 use loader_sim::{
-    guest_loader::{self, GuestLoaderError, Loaded, Memory, PartialKernel},
+    guest_loader::{self, GuestLoaderError, Links, Loaded, Memory, PartialKernel},
     host::{Config, SimHost},
 };
+
+use crate::turns::in_turn;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,7 +41,7 @@ Examples:
 
 Each file is placed by the guest's own loader, with imports bound to a kernel that exports every symbol, and then handed to the engine, which
 verifies the file, locks the pages, compares every byte and makes code executable. What a file exports, the kernel does not: files that import
-it come behind it, and with --vps 1.
+it are loaded behind it, in whatever order they are given.
 
 Exit status: 0 everything is loaded, 1 something is refused, 2 usage or I/O.";
 
@@ -59,7 +58,7 @@ pub(crate) struct LoadArgs {
     files: Vec<PathBuf>,
     #[command(flatten)]
     judging: JudgingArgs,
-    /// Processors of the guest; each loads files of its own at the same time
+    /// Processors of the guest; each loads files of its own at the same time, once those that they import from are loaded
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     vps: u32,
     /// Writes every event to this file, one JSON object a line
@@ -122,41 +121,34 @@ impl JudgingArgs {
 pub(crate) fn load(args: &LoadArgs) -> Result<ExitCode> {
     let config = Config { pages: PAGES, vps: args.vps, records: 1 << 20, ..Config::default() };
     let (host, partition) = SimHost::with_partition(&config).context("cannot make the guest")?;
-    let mut kernel = PartialKernel::default();
-    for path in &args.files {
-        let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        kernel.leave_to(&name_of(path), Input::new(&file, usize::try_from(MAX_IMAGE)?).bytes());
+    // where a file goes does not depend on which processor is faster
+    let independent = vec![BTreeSet::new(); args.files.len()];
+    let read = in_turn(&independent, args.vps, |index, _| examine(&args.files[index]));
+    let (mut links, mut starts, mut next, mut kernel) = (Vec::new(), Vec::new(), FIRST, PartialKernel::default());
+    for (path, read) in args.files.iter().zip(read) {
+        let (file, pages) = read?;
+        kernel.leave_to(&file);
+        links.push(file);
+        starts.push(next);
+        next += pages;
+        if next > PAGES {
+            bail!("{}: the guest's memory is full; load fewer files at a time", path.display());
+        }
     }
     let loader = args.judging.loader(&partition, Box::new(kernel.clone()))?;
     let time = args.judging.time()?;
-    let guest = Guest { host: &host, loader: &loader, time, next: AtomicU64::new(FIRST), loaded: Mutex::new(Loaded::new(kernel)) };
+    let guest = Guest { host: &host, loader: &loader, time, loaded: RwLock::new(Loaded::new(kernel)) };
+    let tried = in_turn(&Links::order(&links), args.vps, |index, vp| guest.load(&args.files[index], starts[index], vp));
+    let tried = tried.into_iter().collect::<Result<Vec<Tried>>>()?;
 
-    // each processor takes the next file; what is said stays in order
-    let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<Option<Result<Tried>>>> = Mutex::new(args.files.iter().map(|_| None).collect());
-    thread::scope(|scope| {
-        for vp in 0..args.vps {
-            let (guest, next, done) = (&guest, &next, &done);
-            scope.spawn(move || {
-                while let Some((index, path)) = {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    args.files.get(index).map(|path| (index, path))
-                } {
-                    let tried = guest.load(path, vp);
-                    if let Some(slot) = done.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
-                        *slot = Some(tried);
-                    }
-                }
-            });
-        }
-    });
-
+    // the engine's numbers are in the order in which loads were begun
+    let loaded = tried.iter().filter_map(|tried| Some(tried.attempt.outcome.as_ref().ok()?.id));
+    let numbers: BTreeMap<u32, usize> = loaded.zip(1..).collect();
     let mut out = BufWriter::new(anstream::stdout().lock());
     let mut all = true;
-    for (path, tried) in args.files.iter().zip(done.into_inner().unwrap_or_else(PoisonError::into_inner)) {
-        let tried = tried.with_context(|| format!("{}: nobody loaded it", path.display()))??;
+    for (path, tried) in args.files.iter().zip(&tried) {
         all &= tried.attempt.outcome.is_ok();
-        show(&mut out, path, &tried, &host)?;
+        show(&mut out, path, tried, &host, &numbers)?;
     }
     out.flush()?;
     if let Some(trace) = &args.trace {
@@ -178,10 +170,8 @@ struct Guest<'g> {
     host: &'g SimHost,
     loader: &'g Loader,
     time: UnixTime,
-    /// The first page that is not taken.
-    next: AtomicU64,
     /// What its own loader binds imports to.
-    loaded: Mutex<Loaded<PartialKernel>>,
+    loaded: RwLock<Loaded<PartialKernel>>,
 }
 
 struct Tried {
@@ -190,41 +180,47 @@ struct Tried {
     guest: Option<String>,
 }
 
+/// What a file exports and imports, and how many pages it takes: none, if the guest cannot place it.
+fn examine(path: &Path) -> Result<(Links, u64)> {
+    let file = read(path)?;
+    let input = Input::new(&file, usize::try_from(MAX_IMAGE)?);
+    let base = guest_loader::region_of(input.bytes());
+    // neither where it is nor what its imports are changes how many pages it takes
+    let pages = guest_loader::place(input.bytes(), base).map_or(0, |memory| guest_loader::pages_of(&memory, base));
+    Ok((Links::of(&name_of(path), input.bytes()), pages))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
 impl Guest<'_> {
-    fn load(&self, path: &Path, vp: u32) -> Result<Tried> {
-        let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let cap = usize::try_from(MAX_IMAGE)?;
-        let input = Input::new(&file, cap);
-        let base_of = |at: u64| Gva(guest_loader::region_of(input.bytes()).0 + at * PAGE_SIZE);
-        // how many pages it takes does not depend on where it is
-        let (at, base, guest) = match self.place(input.bytes(), base_of(0)) {
+    /// Loads a file into the pages from `at` on.
+    fn load(&self, path: &Path, at: u64, vp: u32) -> Result<Tried> {
+        let file = read(path)?;
+        let input = Input::new(&file, usize::try_from(MAX_IMAGE)?);
+        let base = Gva(guest_loader::region_of(input.bytes()).0 + at * PAGE_SIZE);
+        let guest = match self.place(input.bytes(), base) {
             Ok(memory) => {
-                let pages = guest_loader::pages_of(&memory, base_of(0));
-                let at = self.next.fetch_add(pages, Ordering::Relaxed);
-                if at + pages > PAGES {
-                    bail!("{}: the guest's memory is full; load fewer files at a time", path.display());
-                }
-                let base = base_of(at);
-                let placed = self.place(input.bytes(), base)?;
-                guest_loader::put(self.host, &placed, base, Gpn(at)).with_context(|| format!("cannot place {}", path.display()))?;
-                (at, base, None)
+                guest_loader::put(self.host, &memory, base, Gpn(at)).with_context(|| format!("cannot place {}", path.display()))?;
+                None
             }
             // the engine says what it is all the same
-            Err(error) => (0, base_of(0), Some(error.to_string())),
+            Err(error) => Some(error.to_string()),
         };
-        let pages = |gva: Gva| Some(Gpn(at + gva.0.checked_sub(base.0)? / PAGE_SIZE));
+        let pages = |gva: Gva| guest.is_none().then_some(Gpn(at + gva.0.checked_sub(base.0)? / PAGE_SIZE));
         let name = name_of(path);
         let request =
             Request { name: &name, file: File::Private(&file), place: Place::Base(base), pages: &pages, time: self.time, vp: Some(vp) };
         let attempt = self.loader.load(&request);
         if attempt.outcome.is_ok() {
-            self.loaded.lock().unwrap_or_else(PoisonError::into_inner).add(&name, input.bytes(), base)?;
+            self.loaded.write().unwrap_or_else(PoisonError::into_inner).add(&name, input.bytes(), base)?;
         }
         Ok(Tried { attempt, guest })
     }
 
     fn place(&self, file: &[u8], base: Gva) -> Result<Memory, GuestLoaderError> {
-        guest_loader::place_with(file, base, &*self.loaded.lock().unwrap_or_else(PoisonError::into_inner))
+        guest_loader::place_with(file, base, &*self.loaded.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -232,13 +228,13 @@ fn name_of(path: &Path) -> Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
 }
 
-fn show(out: &mut dyn Write, path: &Path, tried: &Tried, host: &SimHost) -> Result<()> {
+fn show(out: &mut dyn Write, path: &Path, tried: &Tried, host: &SimHost, numbers: &BTreeMap<u32, usize>) -> Result<()> {
     let Attempt { verdict, phases, outcome } = &tried.attempt;
     if let Some(verdict) = verdict {
         render_verdict(out, &path.display().to_string(), verdict, false)?;
     }
     match outcome {
-        Ok(module) => show_module(out, module, host)?,
+        Ok(module) => show_module(out, module, host, numbers)?,
         Err(refusal) => {
             // those of the verdict stand above
             if verdict.as_ref().is_none_or(|v| v.findings.iter().all(|f| f.code != refusal.note.code || f.severity < Severity::Unknown)) {
@@ -260,9 +256,9 @@ fn show(out: &mut dyn Write, path: &Path, tried: &Tried, host: &SimHost) -> Resu
     Ok(())
 }
 
-fn show_module(out: &mut dyn Write, module: &Module, host: &SimHost) -> Result<()> {
+fn show_module(out: &mut dyn Write, module: &Module, host: &SimHost, numbers: &BTreeMap<u32, usize>) -> Result<()> {
     let digest = module.digest.as_ref().map(|d| format!(", {d}")).unwrap_or_default();
-    writeln!(out, "  sealed as module {}{digest}", module.id)?;
+    writeln!(out, "  sealed as module {}{digest}", numbers[&module.id])?;
     for segment in &module.segments {
         let flags = segment.pages.iter().flatten().next().map_or(MapGpaFlags::NONE, |gpn| host.permission(Vtl::Vtl0, *gpn));
         let has = |flag, letter| if flags.contains(flag) { letter } else { '-' };
@@ -284,7 +280,8 @@ fn show_module(out: &mut dyn Write, module: &Module, host: &SimHost) -> Result<(
         writeln!(out, "    entry {entry}, {} patch sites", module.patch_sites().count())?;
     }
     if !module.uses.is_empty() {
-        let uses: Vec<String> = module.uses.iter().map(u32::to_string).collect();
+        let uses: BTreeSet<usize> = module.uses.iter().map(|id| numbers[id]).collect();
+        let uses: Vec<String> = uses.iter().map(usize::to_string).collect();
         writeln!(out, "    imports from module {}", uses.join(", "))?;
     }
     Ok(())

@@ -6,6 +6,7 @@ mod explore;
 mod load;
 mod scenario;
 mod trace;
+mod turns;
 
 use std::process::ExitCode;
 
