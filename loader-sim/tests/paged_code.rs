@@ -1,7 +1,5 @@
 //! Code that is out of memory or not in it yet: verified when a processor of the guest's executes it, whatever fails on the way.
 
-#![expect(clippy::cast_possible_truncation, reason = "tests of 64-bit machines")]
-
 use std::sync::{Arc, LazyLock};
 
 use corpus::synth::{

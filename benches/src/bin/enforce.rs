@@ -50,7 +50,8 @@ fn main() -> Result<()> {
         subjects.extend(Subject::real(dir)?);
     }
     let loads = loading::measure(&subjects, args.rounds)?;
-    let pages = pages::measure(args.rounds)?;
+    let driver = subjects.iter().find(|s| s.file.len() > 400 << 10).context("no driver of some size")?;
+    let pages = pages::measure(driver, args.rounds)?;
     let guarded = guarded::measure(args.rounds)?;
     let paging = paging(args.rounds)?;
     let goals = [loading::goals(&loads), pages::goals(&pages), guarded::goals(&guarded), paging_goals(&paging)].concat();

@@ -118,7 +118,8 @@ pub unsafe extern "C" fn hvci_hypercall(
     }
 }
 
-/// Answers an access of VTL 0 that the second-level table refused. `*action` is one of HVCI_ACTION_*, always.
+/// Answers an access of VTL 0 that the second-level table refused. `*action` is one of HVCI_ACTION_*, always. Execution of a page of code that
+/// was not in memory has it verified: functions of the host's are called for that.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_on_memory(
     engine: *const HvciEngine,

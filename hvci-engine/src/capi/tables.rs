@@ -257,7 +257,7 @@ pub struct HvciSection {
 pub struct HvciArea {
     /// Address of the first page.
     pub address: u64,
-    /// Guest page numbers, in order of address.
+    /// Guest page numbers, in order of address. As of a module at one base.
     pub pages: *const u64,
     /// How many.
     pub page_count: usize,
@@ -280,7 +280,8 @@ pub struct HvciLoadV1 {
     pub file_len: usize,
     /// Address of the module's first page; 0 with `sections`.
     pub base: u64,
-    /// Guest page numbers of its pages, in order of address; null with `sections`.
+    /// Guest page numbers of its pages, in order of address; null with `sections`. A page of code that is not listed, or has the number
+    /// UINT64_MAX, is to come when it is first executed (hvci_on_memory).
     pub pages: *const u64,
     /// How many; 0 with `sections`.
     pub page_count: usize,

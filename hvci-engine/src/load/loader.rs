@@ -64,6 +64,9 @@ use crate::{
 /// Most modules at a time.
 pub const MAX_MODULES: usize = 8192;
 
+/// In a list of a module's pages, where one is not there yet.
+const NOT_THERE: Gpn = Gpn(u64::MAX);
+
 /// From this length on a file is examined and laid out by two threads: laying out takes longer then than it takes to wake the second.
 const WORTH_A_THREAD: usize = 1 << 20;
 
@@ -275,7 +278,7 @@ impl Loader {
         progress.pages.reserve_exact(count);
         for segment in &expected.segments {
             for (at, bytes) in segment.pages() {
-                let gpn = (request.pages)(at);
+                let gpn = (request.pages)(at).filter(|gpn| *gpn != NOT_THERE);
                 match gpn {
                     Some(gpn) => changes.push((gpn, segment.kind)),
                     None if segment.kind == Kind::Code => absent.push((at, bytes)),

@@ -47,8 +47,8 @@ impl Function {
     /// A certificate whose key signs modules, until the boot is over: GPA, length.
     pub const LOAD_KDATA: Self = Self(0x1_FFE5);
     /// Loads a module: GPA and length of its name, GPA of the list of the file's pages, length of the file, address of the module's first
-    /// page, GPA of the list of its pages, number of these. A page of code that is not there yet has the number 2⁶⁴ - 1. Answers the module's
-    /// number.
+    /// page, GPA of the list of its pages, number of these. A page of code that is not listed, or has the number 2⁶⁴ - 1, is to come when
+    /// it is first executed. Answers the module's number.
     pub const VALIDATE_MODULE: Self = Self(0x1_FFE6);
     /// The initialisation of a module is over: module.
     pub const FREE_MODULE_INIT: Self = Self(0x1_FFE7);
@@ -68,9 +68,6 @@ impl Function {
     /// Gives a region back to VTL0: region, cookie.
     pub const RELEASE_REGION: Self = Self(0x2_0003);
 }
-
-/// In a list of a module's pages: one that is not there yet.
-const NOT_THERE: Gpn = Gpn(u64::MAX);
 
 /// The kinds of region, by number.
 const REGIONS: [Kind; 3] = [Kind::KernelData, Kind::CfgBitmap, Kind::ShadowStack];
@@ -151,10 +148,7 @@ impl Loader {
             name: &String::from_utf8_lossy(&name),
             file: File::Guest { pages: &file, len },
             place: Place::Base(base),
-            pages: &|at| {
-                let page = usize::try_from(at.0.checked_sub(base.0)?.checked_div(PAGE_SIZE)?).ok()?;
-                pages.get(page).copied().filter(|gpn| *gpn != NOT_THERE)
-            },
+            pages: &|at| pages.get(usize::try_from(at.0.checked_sub(base.0)?.checked_div(PAGE_SIZE)?).ok()?).copied(),
             time,
             vp: Some(vp),
         };
