@@ -39,6 +39,7 @@ fuzz_target!(|data: &[u8]| {
     let exports = pe.exports();
     assert!(exports.ordinals.is_sorted_by(|a, b| a.0 < b.0) && exports.names.len() <= 65_536);
     pe.relocations().for_each(drop);
+    assert!(pe.import_transfers().count() <= image.len() / 4);
     pe.version_info();
     pe.resource_note();
     pe.pdb();

@@ -1,21 +1,23 @@
 //! The load configuration (PE/COFF specification, "The Load Configuration Structure"; `IMAGE_LOAD_CONFIG_DIRECTORY64` of the Windows SDK,
-//! `winnt.h`): which words of the image a loader sets.
+//! `winnt.h`): which words of the image a loader sets, and where its table of dynamic relocations is.
 //!
 //! Only PE32+. The structure grew with every release and says itself how long it is; a field behind its end is not there. Trusts nothing: an
 //! address may point anywhere.
 
 use super::{LOAD_CONFIG_DIRECTORY, Pe};
-use crate::bytes::{index, le32, le64};
+use crate::bytes::{index, le16, le32, le64};
 
 /// Offsets of the fields.
 const SECURITY_COOKIE: usize = 0x58;
 const GUARD_CHECK: usize = 0x70;
 const GUARD_DISPATCH: usize = 0x78;
 const GUARD_FLAGS: usize = 0x90;
+const DYNAMIC_RELOCATIONS_OFFSET: usize = 0xE0;
+const DYNAMIC_RELOCATIONS_SECTION: usize = 0xE4;
 /// IMAGE_GUARD_CF_INSTRUMENTED
 const CF_INSTRUMENTED: u32 = 0x100;
 
-/// The words that a loader sets. Addresses are virtual ones as the image has them, for its preferred base; `None` for a field that is 0 or
+/// The words that a loader sets, and a table that it reads. Addresses are virtual ones as the image has them, for its preferred base; `None` for a field that is 0 or
 /// missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadConfig {
@@ -26,6 +28,8 @@ pub struct LoadConfig {
     pub guard_check: Option<u64>,
     /// `GuardCFDispatchFunctionPointer`: address of the pointer to the function that checks and calls. `None` as for `guard_check`.
     pub guard_dispatch: Option<u64>,
+    /// `DynamicValueRelocTableOffset` and `DynamicValueRelocTableSection`: bytes into a section, and its number from 1 on.
+    pub dynamic_relocations: Option<(u32, u16)>,
 }
 
 impl Pe<'_> {
@@ -44,6 +48,9 @@ impl Pe<'_> {
             security_cookie: address(SECURITY_COOKIE),
             guard_check: address(GUARD_CHECK).filter(|_| instrumented),
             guard_dispatch: address(GUARD_DISPATCH).filter(|_| instrumented),
+            dynamic_relocations: le32(config, DYNAMIC_RELOCATIONS_OFFSET)
+                .zip(le16(config, DYNAMIC_RELOCATIONS_SECTION))
+                .filter(|(_, section)| *section != 0),
         })
     }
 }

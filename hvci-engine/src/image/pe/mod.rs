@@ -16,6 +16,7 @@
 mod certificates;
 mod crosscheck;
 mod directories;
+mod dynamic_relocations;
 mod exports;
 mod hash;
 mod headers;
@@ -28,6 +29,7 @@ mod structure;
 
 pub use certificates::{CertificateEntry, CertificateTable};
 pub use directories::{FixedVersion, Import, Imports, Relocation, Relocations, Symbol};
+pub use dynamic_relocations::ImportTransfer;
 pub use exports::{ExportTarget, Exports};
 pub use headers::{
     CERTIFICATE_DIRECTORY, DEBUG_DIRECTORY, DELAY_IMPORT_DIRECTORY, Directory, EXPORT_DIRECTORY, Headers, IAT_DIRECTORY, IMPORT_DIRECTORY,
@@ -364,6 +366,7 @@ mod tests {
         let Ok(pe) = Pe::parse(data) else { return };
         let _ = (pe.kind(), pe.facts(), pe.lint(&pe.imports()), pe.exports());
         let _ = (pe.forms_differ(), pe.checksum_note(), pe.resource_note());
+        assert!(pe.import_transfers().count() <= data.len());
         let table = pe.certificate_table();
         for entry in &table.entries {
             assert_eq!(entry.payload, [entry.pkcs7, entry.padding].concat());
