@@ -312,7 +312,7 @@ fn the_guest_loads_patches_and_unloads_by_secure_calls() {
     let page = AT + (data - BASE.0) / PAGE_SIZE;
     assert_eq!(guest.host.access(0, Gpa(page * PAGE_SIZE), Access::Write), Err(HvStatus::ACCESS_DENIED));
     assert_eq!(call(Function::PATCH_TEXT, &[id, BASE.0, 0, 1, 0xCC]).0, HvStatus::ACCESS_DENIED, "no site");
-    assert_eq!(call(Function::PATCH_TEXT, &[id, BASE.0, 0, 9, 0xCC]).0, HvStatus::INVALID_PARAMETER);
+    assert_eq!(call(Function::PATCH_TEXT, &[id, BASE.0, 0, 17, 0xCC]).0, HvStatus::INVALID_PARAMETER);
     assert_eq!(call(Function::FREE_MODULE_INIT, &[id]).0, HvStatus::SUCCESS);
     assert_eq!(call(Function::UNLOAD_MODULE, &[id + 1]).0, HvStatus::NOT_FOUND);
     assert_eq!(call(Function::UNLOAD_MODULE, &[1 << 40]).0, HvStatus::NOT_FOUND);

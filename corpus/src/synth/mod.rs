@@ -31,6 +31,7 @@ pub mod catalog;
 pub mod certificate;
 pub mod der;
 pub mod elf;
+pub mod import_calls;
 pub mod key;
 pub mod layout;
 pub mod mutate;

@@ -10,6 +10,7 @@ use rand_core::RngCore;
 use super::{
     Error, Result,
     authenticode::{pad, set_checksum},
+    import_calls::{self, ImportCall, LOAD_CONFIG},
     key::stream,
     layout::{Layout, to_u32, write32},
 };
@@ -44,8 +45,10 @@ pub struct Image {
     pub sections: Vec<(&'static str, u32, usize)>,
     /// Module and functions that it imports.
     pub imports: (&'static str, Vec<&'static str>),
-    /// Index of the section that gets the import and export tables.
+    /// Index of the section that gets the import and export tables, and the list of import calls.
     pub import_section: usize,
+    /// Calls of what it imports that a kernel may make direct ones.
+    pub import_calls: Vec<ImportCall>,
     /// What it exports, by names and by ordinals from 1 up.
     pub exports: Vec<(&'static str, Export)>,
     /// Relocations: index of section, offset in it.
@@ -85,6 +88,7 @@ impl Image {
             sections: vec![(".text", CODE, 0x1400), (".rdata", CONST, 0x200), (".data", DATA, 0x300), ("INIT", INIT, 0x180)],
             imports: ("ntoskrnl.exe", vec!["DbgPrint", "IoCreateDevice", "IoDeleteDevice", "KeBugCheckEx", "ExAllocatePool2"]),
             import_section: 1,
+            import_calls: Vec::new(),
             exports: Vec::new(),
             relocations: vec![(2, 0x10), (2, 0x18), (2, 0x100)],
             version: Some([1, 2, 3, 4]),
@@ -143,6 +147,12 @@ impl Image {
                     writer.set_data_directory(pe::IMAGE_DIRECTORY_ENTRY_IAT, at + iat.0, iat.1);
                 }
                 content.extend(tables);
+                if !self.import_calls.is_empty() {
+                    pad(&mut content);
+                    let offset = to_u32(content.len());
+                    writer.set_data_directory(pe::IMAGE_DIRECTORY_ENTRY_LOAD_CONFIG, address + offset, LOAD_CONFIG);
+                    content.extend(import_calls::tables(&self.import_calls, &mut contents, at + iat.0, (index + 1, offset))?);
+                }
             }
             if index == self.import_section && !self.exports.is_empty() {
                 pad(&mut content);

@@ -44,7 +44,9 @@ impl Loader {
         self.finish(&module, "end of initialisation", &ended, |module| {
             module.segments.retain(|s| !s.discardable);
             let mut sites = core::mem::take(&mut module.sites);
-            sites.retain(|at, _| module.segments.iter().any(|s| s.contains(*at)));
+            // imports are optimised before others use a module
+            let stays = |at: Gva| module.segments.iter().any(|s| s.contains(at));
+            sites.retain(|at, site| site.import_forms().is_none() && stays(*at));
             module.sites = sites;
             module.segments.iter_mut().filter(|s| s.kind == Kind::RoAfterInit).for_each(|s| s.kind = Kind::RoData);
         })
@@ -89,8 +91,8 @@ impl Loader {
         })
     }
 
-    /// Writes `bytes` into an instruction that the module lists as one with two forms, `offset` bytes from its start `site`, if that is the
-    /// next step of a change from one form to the other.
+    /// Writes `bytes` into a site of two forms that the module lists, `offset` bytes from its start `site`, if that is the next step of a
+    /// change from one form to the other: of a jump label one of three, of an import the whole direct form, until the end of initialisation.
     ///
     /// # Errors
     /// [`HvStatus::ACCESS_DENIED`] for anything else: nothing is written then; as [`end_of_initialisation`](Self::end_of_initialisation).

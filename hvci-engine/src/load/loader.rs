@@ -31,10 +31,11 @@ use std::{
 
 use super::{
     Expected, MAX_IMAGE, Part, Placement, Refusal, Symbols, elf,
+    import_site::{self, Standing},
     linker::{Linker, exporters},
     module::{Life, Module, Sealed},
     paging::Out,
-    patch::sites,
+    patch::{Site, sites},
     pe,
     region::Region,
 };
@@ -140,6 +141,14 @@ impl Progress {
         self.digest = digest_of(&facts);
         refusal_of(self.verdict.insert(verdict))
     }
+}
+
+/// A module as it is laid out.
+struct Laid<'a> {
+    expected: Expected<'a>,
+    /// the modules whose addresses are in it
+    uses: BTreeSet<u32>,
+    sites: BTreeMap<Gva, Site>,
 }
 
 /// Loads modules into a partition, and knows those that are.
@@ -261,7 +270,7 @@ impl Loader {
         let (time, place) = (request.time, request.place);
         let judge = || self.judge(&trust, examiner.finish(rest, &parsed), time);
         let expected = || self.expected(&parsed, &notes, place);
-        let (expected, uses) = if input.bytes().len() < WORTH_A_THREAD {
+        let Laid { expected, uses, sites } = if input.bytes().len() < WORTH_A_THREAD {
             progress.accept(judge(), &mut clock, "verify")?;
             let expected = expected()?;
             progress.phases.push(("relocate", clock.lap()));
@@ -288,11 +297,13 @@ impl Loader {
             }
         }
         let absent = Out::of(&absent);
-        let module = self.reserve(request.name, progress.digest, &expected, uses, &progress.pages)?;
+        let module = self.reserve(request.name, progress.digest, &expected, (uses, sites), &progress.pages)?;
         let mut refusal = None;
+        let mut rewritten = BTreeSet::new();
         let mut rest = progress.pages.iter();
         let mut current = None;
         let inspect = || {
+            let mut standing = Standing::new(&module.sites);
             let compared = expected.compare(|at, bytes| {
                 let (page, into) = (at.0 / PAGE_SIZE, at.0 % PAGE_SIZE);
                 let gpn = match current {
@@ -300,19 +311,21 @@ impl Loader {
                     _ => *rest.next().ok_or(HvStatus::INVALID_PARAMETER)?,
                 };
                 current = Some((page, gpn));
-                // looked at when it comes
-                let Some(gpn) = gpn else { return Ok(None) };
-                let gpa = gpn.gpa().ok_or(HvStatus::INVALID_PARAMETER)?;
-                self.partition.host().compare(Gpa(gpa.0 | into), bytes)
+                let start = gpn.map(|gpn| gpn.gpa().ok_or(HvStatus::INVALID_PARAMETER)).transpose()?;
+                standing.compare(at, bytes, start.map(|start| Gpa(start.0 | into)), self.partition.host())
             });
-            compared.map_err(|difference| refusal.insert(Refusal::from(difference)).status)
+            let whole = compared.and_then(|()| standing.whole());
+            rewritten = whole.map_err(|difference| refusal.insert(Refusal::from(difference)).status)?;
+            Ok(())
         };
         match self.partition.transform(module.id, &changes, inspect) {
             Ok(took) => {
                 let took = [("lock", took.lock), ("quiesce", took.quiesce), ("compare", took.inspect), ("grant", took.grant)];
                 progress.phases.extend(took);
                 self.modules().out.extend(absent.into_iter().map(|(at, digest)| (at, Out { module: module.id, digest })));
-                Ok(self.settle(&module, |_| {}))
+                Ok(self.settle(&module, |module| {
+                    module.sites.iter_mut().filter(|(at, _)| rewritten.contains(at)).for_each(|(_, site)| site.stands_rewritten());
+                }))
             }
             Err(status) => {
                 self.modules().of.remove(&module.id);
@@ -361,7 +374,7 @@ impl Loader {
         name: &str,
         digest: Option<Digest>,
         expected: &Expected<'_>,
-        uses: BTreeSet<u32>,
+        (uses, sites): (BTreeSet<u32>, BTreeMap<Gva, Site>),
         pages: &[Option<Gpn>],
     ) -> Result<Arc<Module>, Refusal> {
         let mut pages = pages.iter().copied();
@@ -377,7 +390,6 @@ impl Loader {
                 parts: s.parts.clone(),
             })
             .collect();
-        let sites = sites(expected);
         let mut modules = self.modules();
         if modules.of.len() >= MAX_MODULES {
             return Err(Refusal::claim(HvStatus::INSUFFICIENT_MEMORY));
@@ -404,8 +416,8 @@ impl Loader {
         (Judge { trust, time, cache: &self.cache }.judge(&facts, profile), facts)
     }
 
-    /// What must stand in memory, and the modules whose addresses are in it.
-    fn expected<'a>(&self, parsed: &Parsed<'a>, notes: &[Note], place: Place<'_>) -> Result<(Expected<'a>, BTreeSet<u32>), Refusal> {
+    /// What must stand in memory, and what comes of it.
+    fn expected<'a>(&self, parsed: &Parsed<'a>, notes: &[Note], place: Place<'_>) -> Result<Laid<'a>, Refusal> {
         let loaded = || exporters(self.modules().of.values());
         let linker = Linker::new(&*self.symbols, &loaded);
         let expected = match (parsed, place) {
@@ -415,7 +427,11 @@ impl Loader {
             (Parsed::Elf(module), Place::Sections(placement)) => elf::examined(module, notes, placement, &linker),
             (Parsed::No, _) => Err(Refusal::unsupported("no driver and no module")),
         }?;
-        Ok((expected, linker.into_used()))
+        let sites = match (parsed, place) {
+            (Parsed::Pe(image), Place::Base(base)) => import_site::sites(&image.0, &image.1, base, &expected.segments),
+            _ => sites(&expected),
+        };
+        Ok(Laid { expected, uses: linker.into_used(), sites })
     }
 
     /// The file, out of the guest's reach. Its length is checked before anything is taken for it.

@@ -15,6 +15,7 @@ mod change;
 mod elf;
 mod expected;
 mod exports;
+mod import_site;
 mod linker;
 mod loader;
 mod module;

@@ -30,7 +30,7 @@ pub struct Module {
     pub exports: Arc<Exports>,
     /// The modules that it imports from: none of them is unloaded before it.
     pub uses: BTreeSet<u32>,
-    /// Its instructions that may be changed.
+    /// Its code that may be changed.
     pub(super) sites: BTreeMap<Gva, Site>,
     pub(super) life: Life,
 }
@@ -101,7 +101,7 @@ impl Module {
         }
     }
 
-    /// The instructions that may be changed, by their addresses.
+    /// The code that may be changed, by the addresses of jump labels and imports.
     pub fn patch_sites(&self) -> impl Iterator<Item = Gva> {
         self.sites.keys().copied()
     }

@@ -1,4 +1,5 @@
-//! Code that a kernel rewrites while it runs: the sites of a Linux module's jump labels, and the order in which one is changed.
+//! Code that a kernel rewrites: the sites of a Linux module's jump labels, while it runs, and those of a driver's [imports](super::import_site).
+//! The order in which a jump label is changed:
 //!
 //! ```text
 //! whole ─ first byte: INT3 ─► breakpoint ─ bytes 1..n of a form ─► tail ─ first byte of that form ─► whole
@@ -19,7 +20,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Expected, Segment};
+use super::{Expected, Segment, import_site::are_forms};
 use crate::{addr::Gva, bytes::widen, frames::Kind};
 
 /// Bytes of a `struct jump_entry`: code, target, key.
@@ -30,12 +31,22 @@ const NOP5: &[u8] = &[0x0F, 0x1F, 0x44, 0x00, 0x00];
 const JMP8: u8 = 0xEB;
 const JMP32: u8 = 0xE9;
 
-/// An instruction that has two forms.
+/// Code that has two forms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Site {
-    /// A NOP and a jump, of the same length.
+    order: Order,
+    /// A NOP and a jump, or the signed form and the direct one; of the same length.
     forms: [Vec<u8>; 2],
     state: State,
+}
+
+/// In which steps a form is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// A jump label: INT3, tail, first byte; from any form to any.
+    Breakpoint,
+    /// An import: the second form at once, and never the first again.
+    Once,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +58,28 @@ enum State {
 }
 
 impl Site {
+    /// An import, in its signed form.
+    pub(super) const fn import(signed: Vec<u8>, direct: Vec<u8>) -> Self {
+        Self { order: Order::Once, forms: [signed, direct], state: State::Whole(0) }
+    }
+
+    /// The forms of an import: signed and direct.
+    pub(super) fn import_forms(&self) -> Option<[&[u8]; 2]> {
+        (self.order == Order::Once).then(|| self.forms.each_ref().map(Vec::as_slice))
+    }
+
+    /// Was found to hold its second form.
+    pub(super) const fn stands_rewritten(&mut self) {
+        self.state = State::Whole(1);
+    }
+
     /// Whether `bytes` may be written `offset` bytes into the site now; and what it is then.
     pub(super) fn step(&self, offset: u64, bytes: &[u8]) -> Option<Self> {
-        let to = |state| Some(Self { forms: self.forms.clone(), state });
+        let to = |state| Some(Self { order: self.order, forms: self.forms.clone(), state });
+        if self.order == Order::Once {
+            let [_, direct] = &self.forms;
+            return if (self.state, offset, bytes) == (State::Whole(0), 0, direct) { to(State::Whole(1)) } else { None };
+        }
         match (self.state, offset, bytes) {
             (State::Whole(form), 0, [INT3]) => to(State::Breakpoint(form)),
             (State::Breakpoint(_), 1, tail) => to(State::Breakpoint(self.forms.iter().position(|form| form.get(1..) == Some(tail))?)),
@@ -58,7 +88,7 @@ impl Site {
         }
     }
 
-    /// Bytes of the instruction.
+    /// Bytes of the site.
     pub(super) fn size(&self) -> u64 {
         widen(self.forms.first().map_or(0, Vec::len))
     }
@@ -76,14 +106,18 @@ impl Site {
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (state, forms) = bytes.split_first()?;
         let (nop, jump) = forms.split_at_checked(forms.len() / 2)?;
-        let known = matches!((nop, jump), (NOP2, [JMP8, _]) | (NOP5, [JMP32, _, _, _, _]));
-        let form = usize::from(state & 1);
-        let state = match state {
-            0 | 1 => State::Whole(form),
-            2 | 3 => State::Breakpoint(form),
+        let order = match (nop, jump) {
+            (NOP2, [JMP8, _]) | (NOP5, [JMP32, _, _, _, _]) => Order::Breakpoint,
+            (signed, direct) if are_forms(signed, direct) => Order::Once,
             _ => return None,
         };
-        known.then(|| Self { forms: [nop.to_vec(), jump.to_vec()], state })
+        let form = usize::from(state & 1);
+        let state = match (state, order) {
+            (0 | 1, _) => State::Whole(form),
+            (2 | 3, Order::Breakpoint) => State::Breakpoint(form),
+            _ => return None,
+        };
+        Some(Self { order, forms: [nop.to_vec(), jump.to_vec()], state })
     }
 
     /// Whether a change of it is begun and not ended.
@@ -127,7 +161,7 @@ fn site(expected: &Expected<'_>, at: u64, entry: &[u8; ENTRY]) -> Option<(Gva, S
     let long = i32::try_from(far).ok().map(|far| [NOP5.to_vec(), [&[JMP32][..], &far.to_le_bytes()].concat()]);
     let forms = [short, long].into_iter().flatten().find(|forms| forms.iter().any(|form| stands(form)))?;
     let form = forms.iter().position(|form| stands(form))?;
-    Some((Gva(code), Site { forms, state: State::Whole(form) }))
+    Some((Gva(code), Site { order: Order::Breakpoint, forms, state: State::Whole(form) }))
 }
 
 /// Offset of `address` in a segment.

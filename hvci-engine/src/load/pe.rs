@@ -11,7 +11,7 @@
 //! - *Security cookie*: if it has the value that linkers give it, so that a loader sets it, its eight bytes are not compared. They must be in
 //!   data that is writable and not executable.
 //!
-//! Not applied: import optimisation, return thunks and other code that a kernel rewrites while it loads. Refuses what is no x86-64 driver, what
+//! Not applied: return thunks and other code that a kernel rewrites while it loads; for import optimisation see `import_site`. Refuses what is no x86-64 driver, what
 //! is not compatible with HVCI (the lint's findings), and everything whose loading is defined by no specification.
 
 #![deny(

@@ -54,7 +54,7 @@ impl Function {
     pub const FREE_MODULE_INIT: Self = Self(0x1_FFE7);
     /// Unloads a module: module. One that another imports from is in use.
     pub const UNLOAD_MODULE: Self = Self(0x1_FFE8);
-    /// Changes an instruction: module, its address, offset, number of bytes (at most 8), bytes.
+    /// Changes a site: module, its address, offset, number of bytes (at most 16), bytes in two words.
     pub const PATCH_TEXT: Self = Self(0x1_FFEB);
     /// Has pages be written through the engine alone: 0 for a pool, 1 for a bitmap of call targets, 2 for a shadow stack; GPA of the list of its
     /// pages, number of these, first address, cookie. Answers the region's number.
@@ -96,8 +96,8 @@ impl Loader {
             Function::PAGE_OUT => number(next()).and_then(|id| self.page_out(id, Gva(next()))).map(|()| 0),
             Function::UNLOAD_MODULE => number(next()).and_then(|id| self.unload(id)).map(|()| 0),
             Function::PATCH_TEXT => {
-                let (id, site, offset, len, bytes) = (next(), next(), next(), next(), next().to_le_bytes());
-                let bytes = usize::try_from(len).ok().and_then(|len| bytes.get(..len)).ok_or(HvStatus::INVALID_PARAMETER);
+                let (id, site, offset, len, words) = (next(), next(), next(), next(), [next(), next()].map(u64::to_le_bytes));
+                let bytes = usize::try_from(len).ok().and_then(|len| words.as_flattened().get(..len)).ok_or(HvStatus::INVALID_PARAMETER);
                 bytes.and_then(|bytes| self.patch(number(id)?, Gva(site), offset, bytes, Some(vp))).map(|()| 0)
             }
             Function::PROTECT_REGION => {

@@ -9,6 +9,7 @@ mod deputy;
 pub(crate) mod forge;
 mod guest;
 mod image;
+mod imports;
 mod policy;
 mod race;
 mod service;

@@ -15,6 +15,7 @@ use object::{elf::R_X86_64_GOTPCREL, write::SymbolSection};
 use super::{
     Attack, Guest, attack, forge,
     guest::{DATA, MODULE},
+    imports,
 };
 
 /// `VSM_VTL_CALL_FUNC_ID_ALLOCATE_RINGBUFFER_MEMORY`, which the engine does not have.
@@ -86,6 +87,13 @@ pub(super) const ATTACKS: &[Attack] = &[
             ensure!(guest.read(MODULE.1 + forge::SITE, 5)? == [0xE9, 0xFD, 0, 0, 0], "the jump is not there");
             Ok("every one: HV_STATUS 0x6, HVCI-MEM-012".to_owned())
         },
+    ),
+    attack(
+        34,
+        "service/patch-import",
+        "have the call of an imported function made a call of something else, or in part",
+        "every one: HV_STATUS 0x6, HVCI-MEM-012",
+        imports::redirect,
     ),
     attack(35, "service/patch-abandoned", "begin a patch and never end it", "pending, and listed", |guest| {
         let id = guest.load()?;
