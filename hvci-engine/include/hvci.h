@@ -298,7 +298,7 @@ typedef struct HvciSection {
 typedef struct HvciArea {
   // Address of the first page.
   uint64_t address;
-  // Guest page numbers, in order of address.
+  // Guest page numbers, in order of address. As of a module at one base.
   const uint64_t *pages;
   // How many.
   size_t page_count;
@@ -319,7 +319,8 @@ typedef struct HvciLoadV1 {
   size_t file_len;
   // Address of the module's first page; 0 with `sections`.
   uint64_t base;
-  // Guest page numbers of its pages, in order of address; null with `sections`.
+  // Guest page numbers of its pages, in order of address; null with `sections`. UINT64_MAX for a page of code that is to come when it
+  // is first executed (hvci_on_memory).
   const uint64_t *pages;
   // How many; 0 with `sections`.
   size_t page_count;
@@ -373,7 +374,8 @@ uint16_t hvci_hypercall(const struct HvciEngine *engine,
                         size_t output_len,
                         uint16_t *reps);
 
-// Answers an access of VTL 0 that the second-level table refused. `*action` is one of HVCI_ACTION_*, always.
+// Answers an access of VTL 0 that the second-level table refused. `*action` is one of HVCI_ACTION_*, always. Execution of a page of code that
+// was not in memory has it verified: functions of the host's are called for that.
 uint16_t hvci_on_memory(const struct HvciEngine *engine,
                         const struct HvciVpV1 *vp,
                         const struct HvciMemoryInterceptV1 *intercept,

@@ -3,15 +3,23 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "tests of a few pages")]
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use hvci_engine::{
     access::MapGpaFlags,
     addr::{Frame, Gpa, Gpn, GpnRange, Vtl},
     explore::{Explored, Space, explore},
     frames::{Change, FrameTable, Kind, State, Step, TRANSITIONS, Transaction},
-    host::{Capabilities, Host, Partial},
+    host::{Capabilities, Enforcer, Host, Partial, Vp},
     status::HvStatus,
+    vsm::{
+        Wire,
+        hypercall::{Control, HypercallCode},
+        input::{PARTITION_ID_SELF, VP_INDEX_SELF},
+        partition::Partition,
+        register::RegisterName,
+        status_register::VsmPartitionConfig,
+    },
 };
 use proptest::prelude::*;
 
@@ -328,6 +336,66 @@ fn i6_what_was_quarantined_comes_back_scrubbed_and_by_its_owner_alone() {
     assert_eq!(change(&table, &ram, 7, Frame(0), Kind::Code), Step::Failed(HvStatus::OPERATION_DENIED));
     assert_eq!(change(&table, &ram, 7, Frame(0), Kind::Data), Step::Done);
     assert_eq!((table.state(Frame(0)), ram.inner.lock().unwrap().bytes[0]), (Some(State::of(Kind::Data)), 0));
+}
+
+/// A processor without registers.
+struct Processor;
+
+impl Vp for Processor {
+    fn index(&self) -> u32 {
+        0
+    }
+    fn register(&self, _: u32) -> Result<u128, HvStatus> {
+        Err(HvStatus::INVALID_PARAMETER)
+    }
+    fn set_register(&mut self, _: u32, _: u128) -> Result<(), HvStatus> {
+        Err(HvStatus::INVALID_PARAMETER)
+    }
+    fn inject(&mut self, _: u8, _: Option<u32>) {}
+}
+
+/// HvCallEnablePartitionVtl by VTL0, HvCallEnableVpVtl, and the choice of a configuration by VTL1: what each answers.
+fn set_up(partition: &Partition) -> [HvStatus; 3] {
+    let call = |caller, control: Control, input: &[u8]| partition.hypercall(&mut Processor, caller, control.0, input, &mut []).0;
+    let mut levels = [0; 16];
+    PARTITION_ID_SELF.put(&mut levels, 0);
+    levels[8] = 1;
+    let mut processor = [0; 0xF0];
+    PARTITION_ID_SELF.put(&mut processor, 0);
+    VP_INDEX_SELF.put(&mut processor, 8);
+    processor[12] = 1;
+    let config =
+        VsmPartitionConfig(0).with_enable_vtl_protection(true).with_default_vtl_protection_mask(MapGpaFlags::DATA.0.to_le_bytes()[0]);
+    let mut register = [0; 48];
+    PARTITION_ID_SELF.put(&mut register, 0);
+    VP_INDEX_SELF.put(&mut register, 8);
+    RegisterName::VSM_PARTITION_CONFIG.0.put(&mut register, 16);
+    config.0.put(&mut register, 32);
+    [
+        call(Vtl::Vtl0, Control::simple(HypercallCode::ENABLE_PARTITION_VTL), &levels),
+        call(Vtl::Vtl0, Control::simple(HypercallCode::ENABLE_VP_VTL), &processor),
+        call(Vtl::Vtl1, Control::rep(HypercallCode::SET_VP_REGISTERS, 1), &register),
+    ]
+}
+
+#[test]
+fn i8_the_end_of_boot_is_one_way() {
+    let partition = || {
+        let ram = Arc::new(Ram::of(&table()));
+        Partition::new(ram, Frame(0), 6, &[GpnRange { start: Gpn(0), pages: 8 }], 1, 16).unwrap()
+    };
+    let booting = partition();
+    assert_eq!(set_up(&booting), [HvStatus::SUCCESS; 3]);
+    let mut before = Vec::new();
+    booting.save(&mut |bytes| before.extend(bytes));
+    assert_eq!(booting.restore(&before), Ok(()));
+    booting.end_of_boot();
+    assert_eq!(set_up(&booting)[2], HvStatus::ACCESS_DENIED);
+    assert_eq!(booting.restore(&before), Err(HvStatus::OPERATION_DENIED));
+    // whoever boots without VTL1 stays without it
+    let without = partition();
+    without.end_of_boot();
+    assert_eq!(set_up(&without)[0], HvStatus::ACCESS_DENIED);
 }
 
 #[test]

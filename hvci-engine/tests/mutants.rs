@@ -25,6 +25,9 @@ const TRANSACTION: &str = "frames/transaction.rs";
 const TABLE: &str = "frames/mod.rs";
 const STATE: &str = "frames/state.rs";
 
+const HYPERCALLS: &str = "vsm/partition/hypercalls.rs";
+const I8: &str = "i8_the_end_of_boot_is_one_way";
+
 const MUTANTS: &[Mutant] = &[
     Mutant {
         wrong: "VTL1 may write verified code",
@@ -144,6 +147,27 @@ const MUTANTS: &[Mutant] = &[
         original: "_ => State { kind: Kind::Quarantined, owner },",
         mutated: "_ => State { kind: Kind::Quarantined, owner: owner & 0 },",
         killer: "i6_what_was_quarantined_comes_back_scrubbed_and_by_its_owner_alone",
+    },
+    Mutant {
+        wrong: "levels can be enabled after the boot",
+        file: HYPERCALLS,
+        original: "if levels.end_of_boot {\n            return Err(HvStatus::ACCESS_DENIED);\n        }\n        levels.vtl1 = true;",
+        mutated: "levels.vtl1 = true;",
+        killer: I8,
+    },
+    Mutant {
+        wrong: "the configuration can be chosen after the boot",
+        file: HYPERCALLS,
+        original: "if levels.end_of_boot {\n            return Err(HvStatus::ACCESS_DENIED);\n        }\n        match name {",
+        mutated: "match name {",
+        killer: I8,
+    },
+    Mutant {
+        wrong: "a state from before the end of boot undoes it",
+        file: "vsm/partition/saved.rs",
+        original: "|| levels.end_of_boot && !saved.levels.end_of_boot {",
+        mutated: "{",
+        killer: I8,
     },
     Mutant {
         wrong: "unloaded code is given back as it is",

@@ -14,7 +14,7 @@ use hvci_engine::{
     finding::Code,
     frames::Kind,
     host::{Action, Enforcer, Host, MemoryIntercept, Vp},
-    load::{File, Function, Loader, Module, Place, Refusal, Request},
+    load::{File, Function, Loader, Module, NOT_THERE, Place, Refusal, Request},
     signature::{
         catalog::CatalogIndex,
         trust::{Purposes, TrustStore},
@@ -81,7 +81,8 @@ impl Guest {
     /// Loads the module; pages of code for which `absent` says so are not there.
     fn load(&self, absent: impl Fn(Gva) -> bool) -> Result<Arc<Module>, Refusal> {
         guest_loader::put(&*self.host, &guest_loader::place(&FILE, BASE).unwrap(), BASE, Gpn(AT)).unwrap();
-        let pages = |at: Gva| Some(Gpn(AT + at.0.checked_sub(BASE.0)? / PAGE_SIZE)).filter(|_| !absent(at));
+        let page = |at: Gva| Some(Gpn(AT + at.0.checked_sub(BASE.0)? / PAGE_SIZE));
+        let pages = |at: Gva| if absent(at) { Some(NOT_THERE) } else { page(at) };
         let request =
             Request { name: "paged", file: File::Private(&FILE), place: Place::Base(BASE), pages: &pages, time: TIME, vp: Some(0) };
         self.loader.load(&request).outcome

@@ -280,8 +280,8 @@ pub struct HvciLoadV1 {
     pub file_len: usize,
     /// Address of the module's first page; 0 with `sections`.
     pub base: u64,
-    /// Guest page numbers of its pages, in order of address; null with `sections`. A page of code that is not listed, or has the number
-    /// UINT64_MAX, is to come when it is first executed (hvci_on_memory).
+    /// Guest page numbers of its pages, in order of address; null with `sections`. UINT64_MAX for a page of code that is to come when it
+    /// is first executed (hvci_on_memory).
     pub pages: *const u64,
     /// How many; 0 with `sections`.
     pub page_count: usize,

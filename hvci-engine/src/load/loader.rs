@@ -65,8 +65,8 @@ use crate::{
 /// Most modules at a time.
 pub const MAX_MODULES: usize = 8192;
 
-/// In a list of a module's pages, where one is not there yet.
-const NOT_THERE: Gpn = Gpn(u64::MAX);
+/// Where a guest page is asked for that holds a page of a module's code: it is to come when it is first executed ([`Loader::on_memory`]).
+pub const NOT_THERE: Gpn = Gpn(u64::MAX);
 
 /// From this length on a file is examined and laid out by two threads: laying out takes longer then than it takes to wake the second.
 const WORTH_A_THREAD: usize = 1 << 20;
@@ -104,8 +104,7 @@ pub struct Request<'a> {
     pub file: File<'a>,
     /// Where it is.
     pub place: Place<'a>,
-    /// The guest page that a page of the module is in; `None` for a page of code that is to come when it is first executed
-    /// ([`Loader::on_memory`]). Decides nothing but which pages are looked at.
+    /// The guest page that a page of the module is in, or [`NOT_THERE`]. Decides nothing but which pages are looked at.
     pub pages: &'a dyn Fn(Gva) -> Option<Gpn>,
     /// The time now.
     pub time: UnixTime,
@@ -287,13 +286,17 @@ impl Loader {
         progress.pages.reserve_exact(count);
         for segment in &expected.segments {
             for (at, bytes) in segment.pages() {
-                let gpn = (request.pages)(at).filter(|gpn| *gpn != NOT_THERE);
-                match gpn {
-                    Some(gpn) => changes.push((gpn, segment.kind)),
-                    None if segment.kind == Kind::Code => absent.push((at, bytes)),
-                    None => return Err(Refusal::placement(format!("no guest page is said to hold {at}"))),
+                match (request.pages)(at) {
+                    Some(NOT_THERE) if segment.kind == Kind::Code => {
+                        absent.push((at, bytes));
+                        progress.pages.push(None);
+                    }
+                    Some(gpn) if gpn != NOT_THERE => {
+                        changes.push((gpn, segment.kind));
+                        progress.pages.push(Some(gpn));
+                    }
+                    _ => return Err(Refusal::placement(format!("no guest page is said to hold {at}"))),
                 }
-                progress.pages.push(gpn);
             }
         }
         let absent = Out::of(&absent);

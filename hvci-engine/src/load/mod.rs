@@ -33,7 +33,7 @@ mod service;
 pub use elf::{Placed, Placement, elf};
 pub use expected::{Difference, Expected, MAX_IMAGE, Part, Segment};
 pub use exports::Exports;
-pub use loader::{Attempt, File, Loader, MAX_MODULES, Place, Request};
+pub use loader::{Attempt, File, Loader, MAX_MODULES, NOT_THERE, Place, Request};
 pub use module::{Module, Sealed};
 pub use pages::Pages;
 pub use pe::{GUARD_CHECK, GUARD_DISPATCH, GUARD_LIBRARY, pe};

@@ -47,8 +47,8 @@ impl Function {
     /// A certificate whose key signs modules, until the boot is over: GPA, length.
     pub const LOAD_KDATA: Self = Self(0x1_FFE5);
     /// Loads a module: GPA and length of its name, GPA of the list of the file's pages, length of the file, address of the module's first
-    /// page, GPA of the list of its pages, number of these. A page of code that is not listed, or has the number 2⁶⁴ - 1, is to come when
-    /// it is first executed. Answers the module's number.
+    /// page, GPA of the list of its pages, number of these. For a page of code that is to come when it is first executed: 2⁶⁴ - 1.
+    /// Answers the module's number.
     pub const VALIDATE_MODULE: Self = Self(0x1_FFE6);
     /// The initialisation of a module is over: module.
     pub const FREE_MODULE_INIT: Self = Self(0x1_FFE7);
