@@ -12,9 +12,9 @@ use hvci_engine::{
     crypto::{Job, digest, digest_jobs},
     digest::{Digest, DigestAlg},
     frames::Kind,
-    host::{Action, Host, MemoryIntercept, Vp},
-    status::HvStatus,
+    host::{Action, Host, MemoryIntercept},
 };
+use loader_sim::cpu::{Cpu, registers::Registers};
 use serde::Serialize;
 
 use crate::{
@@ -84,25 +84,6 @@ struct Paged<'s> {
     code: Vec<(Gva, Gpa, [u8; PAGE])>,
 }
 
-/// A processor that executes.
-struct Processor;
-
-impl Vp for Processor {
-    fn index(&self) -> u32 {
-        0
-    }
-
-    fn register(&self, _: u32) -> Result<u128, HvStatus> {
-        Err(HvStatus::INVALID_PARAMETER)
-    }
-
-    fn set_register(&mut self, _: u32, _: u128) -> Result<(), HvStatus> {
-        Err(HvStatus::INVALID_PARAMETER)
-    }
-
-    fn inject(&mut self, _: u8, _: Option<u32>) {}
-}
-
 impl<'s> Paged<'s> {
     fn new(driver: &'s Subject) -> Result<Self> {
         let machine = Machine::new(driver)?;
@@ -138,10 +119,11 @@ impl<'s> Paged<'s> {
                 self.machine.host.write(*gpa, bytes)?;
             }
             let mut resumed = true;
-            let execute = |(at, gpa): (Gva, Gpa)| {
+            let mut cpu = Cpu::new(0, Registers::kernel(0, 0, 0));
+            let mut execute = |(at, gpa): (Gva, Gpa)| {
                 let access = Access::KernelExecute;
                 let intercept = MemoryIntercept { gpa, gva: Some(at), access, page_walk: false, cpl: 0, rip: at };
-                self.machine.loader.on_memory(&mut Processor, &intercept) == Action::Resume
+                self.machine.loader.on_memory(&mut cpu, &intercept) == Action::Resume
             };
             took += micros(1, || resumed = self.code.iter().all(|(at, gpa, _)| execute((*at, *gpa))));
             ensure!(resumed, "a page that came back is refused");

@@ -276,6 +276,46 @@ fn an_error_at_any_call_of_the_host_leaves_no_more_than_there_was() {
     }
 }
 
+/// Invariant I9.
+#[test]
+fn i9_every_byte_that_executes_has_a_provenance() {
+    let guest = guest(&small());
+    let elsewhere = (Gva(BASE.0 + 0x10_0000), AT + 0x100);
+    let check = |what: &str, modules: usize| {
+        let loaded = guest.loader.modules_loaded();
+        assert_eq!(loaded.len(), modules, "{what}");
+        let mut known = BTreeMap::new();
+        for (module, segment) in loaded.iter().flat_map(|m| m.segments.iter().map(move |s| (m, s))) {
+            for part in &segment.parts {
+                for offset in [0, part.len - 1] {
+                    let at = Gva(segment.start.0 + part.offset + offset);
+                    let (owner, of, into) = guest.loader.provenance(at).unwrap();
+                    assert_eq!((owner.id, &of, into), (module.id, part, offset), "{what}: {at}");
+                }
+            }
+            if segment.kind == Kind::Code {
+                known.extend(segment.pages.iter().flatten().map(|gpn| (*gpn, module.id)));
+            }
+        }
+        let code: Vec<Gpn> = (0..0x1000).map(Gpn).filter(|gpn| guest.partition.kind(*gpn) == Some(Kind::Code)).collect();
+        assert_eq!(code, known.into_keys().collect::<Vec<_>>(), "{what}: frames that execute are those of modules");
+    };
+    check("nothing is loaded", 0);
+    let one = guest.load(&guest.signed("one"), BASE, AT).outcome.unwrap().id;
+    check("one is loaded", 1);
+    let two = guest.load(&guest.signed("two"), elsewhere.0, elsewhere.1).outcome.unwrap().id;
+    check("two are loaded", 2);
+    guest.loader.page_out(one, BASE).unwrap();
+    check("a page is out", 2);
+    guest.loader.end_of_initialisation(two).unwrap();
+    check("the second is initialised", 2);
+    guest.loader.unload(one).unwrap();
+    check("the first is gone", 1);
+    assert!(guest.loader.provenance(BASE).is_none());
+    guest.loader.unload(two).unwrap();
+    check("both are gone", 0);
+}
+
 /// The bytes of a guest's argument block, and whatever it points to.
 fn block(function: Function, arguments: &[u64]) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];

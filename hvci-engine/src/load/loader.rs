@@ -364,8 +364,10 @@ impl Loader {
         update(&mut settled);
         let settled = Arc::new(settled);
         let mut modules = self.modules();
-        // its initialisation is over: what is gone does not come back
-        modules.out.retain(|at, out| out.module != settled.id || settled.segments.iter().any(|s| s.contains(*at)));
+        if settled.segments.len() < module.segments.len() {
+            // its initialisation is over: what is gone does not come back
+            modules.out.retain(|at, out| out.module != settled.id || settled.segments.iter().any(|s| s.contains(*at)));
+        }
         modules.of.insert(settled.id, Arc::clone(&settled));
         drop(modules);
         settled

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Exports, Part, patch::Site};
+use super::{Exports, Part, pages::PAGE, patch::Site};
 use crate::{
     addr::{Gpn, Gva, PAGE_SIZE},
     bytes::widen,
@@ -113,7 +113,7 @@ impl Module {
 
     /// The addresses of its pages that are out.
     pub fn pages_out(&self) -> impl Iterator<Item = Gva> {
-        let pages = self.segments.iter().flat_map(|s| (s.start.0..).step_by(4096).map(Gva).zip(&s.pages));
+        let pages = self.segments.iter().flat_map(|s| (s.start.0..).step_by(PAGE).map(Gva).zip(&s.pages));
         pages.filter(|(_, gpn)| gpn.is_none()).map(|(at, _)| at)
     }
 
