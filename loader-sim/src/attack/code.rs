@@ -69,7 +69,7 @@ pub(super) const ATTACKS: &[Attack] = &[
             let pages = page_out(guest, 1)?;
             guest.write(MODULE.1, &pages)?;
             let changed = guest.write_to(1, MODULE.0 + 0x20)?;
-            ensure!(changed == "goes through", "writing into a page that is the guest's: {changed}");
+            ensure!(changed.starts_with("goes through"), "writing into a page that is the guest's: {changed}");
             guest.call_to(0, MODULE.0)
         },
     ),
