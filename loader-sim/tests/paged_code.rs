@@ -232,8 +232,10 @@ fn an_error_at_any_call_of_the_host_leaves_no_more_than_there_was() {
         guest.host.fail_call(None, HvStatus::SUCCESS);
         assert!(!guest.host.permission(Vtl::Vtl0, page).is_writable_and_executable());
         if guest.partition.kind(page) == Some(Kind::Quarantined) {
-            // scrubbed already: the module can only end
+            // scrubbed already: zeros are no code to remember, and the module can only end
             quarantined += 1;
+            assert_eq!(guest.loader.page_out(module.id, BASE), Err(HvStatus::OPERATION_DENIED), "call {n}");
+            assert_eq!(guest.module().pages_out().count(), 0, "call {n}");
             guest.loader.unload(module.id).unwrap();
             module = guest.load(|_| false).unwrap();
         }

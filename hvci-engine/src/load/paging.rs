@@ -67,12 +67,14 @@ impl Loader {
     /// [back](Self::on_memory), no instruction in it is [patched](Self::patch).
     ///
     /// # Errors
-    /// [`HvStatus::ACCESS_DENIED`] for an address that is not in code of that module that is in memory; as [`Partition::transform`], and nothing
-    /// is changed then.
+    /// [`HvStatus::ACCESS_DENIED`] for an address that is not in code of that module that is in memory; [`HvStatus::OPERATION_DENIED`] for a page
+    /// that an earlier change left half-way; as [`Partition::transform`]. Nothing is changed then, or the page is quarantined.
     pub fn page_out(&self, id: u32, at: Gva) -> Result<(), HvStatus> {
         let module = self.take(id)?;
         let page = Gva(at.0 & !(PAGE_SIZE.wrapping_sub(1)));
         let result = match module.segments.iter().find(|s| s.kind == Kind::Code && s.contains(at)).and_then(|_| module.gpn_of(at)) {
+            // quarantined by a change that failed half-way: what stands there now is no code
+            Some(gpn) if self.partition.state(gpn) != Some(State { kind: Kind::Code, owner: id }) => Err(HvStatus::OPERATION_DENIED),
             Some(gpn) => {
                 // sealed: nobody changes it before it is out
                 let digest = self.digest(gpn);
