@@ -29,6 +29,7 @@ use loader_sim::{
     host::{Config, SimHost},
     paging::entry,
 };
+use object::{Architecture, BinaryFormat, Endianness, SectionKind, write::Object};
 
 const BASE: Gva = Gva(0xFFFF_FFFF_C040_0000);
 const AT: u64 = 0x100;
@@ -38,8 +39,25 @@ const TIME: UnixTime = UnixTime(1_790_000_000);
 
 static KEY: LazyLock<Identity> =
     LazyLock::new(|| Template::leaf("CN=module key", &[]).issue(&Key::derive(7, "module", KeyKind::Rsa(2048)).unwrap(), None).unwrap());
-static FILE: LazyLock<Vec<u8>> =
-    LazyLock::new(|| synth_elf::signed(&synth_elf::module("paged", false).unwrap(), &synth_elf::signing(&KEY)).unwrap());
+static FILE: LazyLock<Vec<u8>> = LazyLock::new(|| synth_elf::signed(&unsigned(), &synth_elf::signing(&KEY)).unwrap());
+
+/// A module with three pages of code, one of which is only for its initialisation.
+fn unsigned() -> Vec<u8> {
+    let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+    let info: &[u8] = b"license=GPL\0name=paged\0vermagic=6.1.0-synthetic SMP preempt mod_unload modversions \0";
+    let sections: [(&str, SectionKind, Vec<u8>); 5] = [
+        (".text", SectionKind::Text, (0..=250).cycle().take(0x1800).collect()),
+        (".init.text", SectionKind::Text, vec![0x90; 0x100]),
+        (".data", SectionKind::Data, vec![1; 0x40]),
+        (".rodata", SectionKind::ReadOnlyData, vec![2; 0x40]),
+        (".modinfo", SectionKind::ReadOnlyData, info.to_vec()),
+    ];
+    for (name, kind, bytes) in sections {
+        let id = object.add_section(Vec::new(), name.into(), kind);
+        object.append_section_data(id, &bytes, 16);
+    }
+    object.write().unwrap()
+}
 
 struct Guest {
     host: Arc<SimHost>,
@@ -198,14 +216,15 @@ fn code_that_is_not_there_when_its_module_is_loaded_comes_as_it_was_signed() {
         assert_eq!(guest.execute(*at, *gpn), GOES_ON);
         assert_eq!(guest.partition.kind(*gpn), Some(Kind::Code));
     }
-    // what is discarded while it is out does not come any more
-    let init = module.segments.iter().find(|s| s.discardable && s.kind == Kind::Code).map(|s| s.start);
-    if let Some(at) = init {
-        guest.loader.page_out(module.id, at).unwrap();
-        guest.loader.end_of_initialisation(module.id).unwrap();
+    // what is discarded while it is out does not come any more, and what stays does
+    let init = module.segments.iter().find(|s| s.discardable && s.kind == Kind::Code).unwrap().start;
+    guest.loader.page_out(module.id, init).unwrap();
+    guest.loader.page_out(module.id, BASE).unwrap();
+    guest.loader.end_of_initialisation(module.id).unwrap();
+    for (at, answer) in [(init, REFUSED), (BASE, GOES_ON)] {
         let gpn = code.iter().find(|(page, _)| *page == at).unwrap().1;
         guest.write(gpn, &whole.page(gpn));
-        assert_eq!(guest.execute(at, gpn), REFUSED);
+        assert_eq!(guest.execute(at, gpn), answer, "{at}");
     }
     guest.loader.unload(module.id).unwrap();
 }
@@ -234,8 +253,11 @@ fn an_error_at_any_call_of_the_host_leaves_no_more_than_there_was() {
         if guest.partition.kind(page) == Some(Kind::Quarantined) {
             // scrubbed already: zeros are no code to remember, and the module can only end
             quarantined += 1;
+            let elsewhere = Gva(BASE.0 + PAGE_SIZE);
+            guest.loader.page_out(module.id, elsewhere).unwrap();
+            assert_eq!(guest.execute(elsewhere, page), REFUSED, "no page of two addresses");
             assert_eq!(guest.loader.page_out(module.id, BASE), Err(HvStatus::OPERATION_DENIED), "call {n}");
-            assert_eq!(guest.module().pages_out().count(), 0, "call {n}");
+            assert!(guest.module().pages_out().all(|at| at != BASE), "call {n}");
             guest.loader.unload(module.id).unwrap();
             module = guest.load(|_| false).unwrap();
         }

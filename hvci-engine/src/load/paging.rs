@@ -71,7 +71,7 @@ impl Loader {
     /// that an earlier change left half-way; as [`Partition::transform`]. Nothing is changed then, or the page is quarantined.
     pub fn page_out(&self, id: u32, at: Gva) -> Result<(), HvStatus> {
         let module = self.take(id)?;
-        let page = Gva(at.0 & !(PAGE_SIZE.wrapping_sub(1)));
+        let page = page_at(at);
         let result = match module.segments.iter().find(|s| s.kind == Kind::Code && s.contains(at)).and_then(|_| module.gpn_of(at)) {
             // quarantined by a change that failed half-way: what stands there now is no code
             Some(gpn) if self.partition.state(gpn) != Some(State { kind: Kind::Code, owner: id }) => Err(HvStatus::OPERATION_DENIED),
@@ -109,7 +109,7 @@ impl Loader {
 
     /// Takes the module of a page that is out for a change. `None` if there is no such page at this address.
     fn coming(&self, at: Gva) -> Result<Option<Coming>, HvStatus> {
-        let at = Gva(at.0 & !(PAGE_SIZE.wrapping_sub(1)));
+        let at = page_at(at);
         let mut modules = self.modules();
         let Some(out) = modules.out.get(&at).copied() else { return Ok(None) };
         let Some(module) = modules.of.get_mut(&out.module) else { return Ok(None) };
@@ -123,10 +123,12 @@ impl Loader {
 
     fn page_in(&self, coming: &Coming, gpn: Gpn, vp: u32) -> Result<(), HvStatus> {
         let Coming { at, out, name } = coming;
+        let quarantined = Some(State { kind: Kind::Quarantined, owner: out.module });
+        let before = self.partition.state(gpn);
         let inspect = || if self.digest(gpn)? == out.digest { Ok(()) } else { Err(HvStatus::ACCESS_DENIED) };
         let result = self.partition.transform(out.module, &[(gpn, Kind::Code)], inspect).map(drop);
-        // what a failing host left half-way is the module's, which gives it up when it is unloaded
-        let kept = result.is_ok() || self.partition.state(gpn) == Some(State { kind: Kind::Quarantined, owner: out.module });
+        // what a failing host has left half-way now is the module's, which gives it up when it is unloaded
+        let kept = result.is_ok() || before != quarantined && self.partition.state(gpn) == quarantined;
         let mut modules = self.modules();
         if let Some(module) = modules.of.get_mut(&out.module) {
             let module = Arc::make_mut(module);
@@ -151,4 +153,9 @@ impl Loader {
         self.partition.host().read(gpn.gpa().ok_or(HvStatus::INVALID_PARAMETER)?, &mut page)?;
         Ok(crypto::digest(DigestAlg::Sha256, &[&page]))
     }
+}
+
+/// The start of the page that the byte at `at` is in.
+const fn page_at(at: Gva) -> Gva {
+    Gva(at.0.saturating_sub(at.0 % PAGE_SIZE))
 }
