@@ -121,15 +121,16 @@ impl From<Difference> for Refusal {
 }
 
 impl Expected<'_> {
-    /// Compares memory with this, every byte but those of the [cookie](Self::security_cookie). `compare` gets bytes of one page and the
-    /// address that they belong at, and says which of them is another there, and what stands there ([`Host::compare`]).
+    /// Compares memory with this, every byte but those of the [cookie](Self::security_cookie). `compare` gets the number of a page
+    /// of the module, counted from 0 over all segments, bytes of that page and the address that they belong at, and says which of them is another
+    /// there, and what stands there ([`Host::compare`]).
     ///
     /// # Errors
     /// The first difference, in order of address; the first page that `compare` cannot look at.
     ///
     /// [`Host::compare`]: crate::host::Host::compare
-    pub fn compare(&self, mut compare: impl FnMut(Gva, &[u8]) -> Result<Option<(usize, u8)>, HvStatus>) -> Result<(), Difference> {
-        let mut piece = |at: u64, expected: &[u8]| match compare(Gva(at), expected) {
+    pub fn compare(&self, mut compare: impl FnMut(usize, Gva, &[u8]) -> Result<Option<(usize, u8)>, HvStatus>) -> Result<(), Difference> {
+        let mut piece = |page: usize, at: u64, expected: &[u8]| match compare(page, Gva(at), expected) {
             Ok(None) => Ok(()),
             Ok(Some((into, found))) => {
                 let expected = expected.get(into).copied().unwrap_or_default();
@@ -137,15 +138,15 @@ impl Expected<'_> {
             }
             Err(status) => Err(Difference::Unreadable { at: Gva(at), status }),
         };
-        for (at, page) in self.segments.iter().flat_map(Segment::pages) {
+        for (number, (at, page)) in self.segments.iter().flat_map(Segment::pages).enumerate() {
             match self.around_cookie(at, page) {
-                None => piece(at.0, page)?,
+                None => piece(number, at.0, page)?,
                 Some((before, behind)) => {
                     let end = at.0.saturating_add(PAGE_SIZE);
                     [(at.0, before), (end.saturating_sub(widen(behind.len())), behind)]
                         .into_iter()
                         .filter(|(_, bytes)| !bytes.is_empty())
-                        .try_for_each(|(at, bytes)| piece(at, bytes))?;
+                        .try_for_each(|(at, bytes)| piece(number, at, bytes))?;
                 }
             }
         }
@@ -201,7 +202,7 @@ mod tests {
         for (at, value) in changes {
             memory[*at as usize] = *value;
         }
-        expected.compare(|at, bytes| {
+        expected.compare(|_, at, bytes| {
             let found = &memory[(at.0 - BASE) as usize..];
             Ok(bytes.iter().zip(found).position(|(a, b)| a != b).map(|into| (into, found[into])))
         })
@@ -225,7 +226,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_no_match() {
         let mut pages = 0;
-        let result = expected().compare(|at, _| {
+        let result = expected().compare(|_, at, _| {
             pages += 1;
             if at.0 == BASE + PAGE_SIZE { Err(HvStatus::NOT_FOUND) } else { Ok(None) }
         });

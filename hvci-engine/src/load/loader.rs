@@ -303,19 +303,12 @@ impl Loader {
         let module = self.reserve(request.name, progress.digest, &expected, (uses, sites), &progress.pages)?;
         let mut refusal = None;
         let mut rewritten = BTreeSet::new();
-        let mut rest = progress.pages.iter();
-        let mut current = None;
         let inspect = || {
             let mut standing = Standing::new(&module.sites);
-            let compared = expected.compare(|at, bytes| {
-                let (page, into) = (at.0 / PAGE_SIZE, at.0 % PAGE_SIZE);
-                let gpn = match current {
-                    Some((known, gpn)) if known == page => gpn,
-                    _ => *rest.next().ok_or(HvStatus::INVALID_PARAMETER)?,
-                };
-                current = Some((page, gpn));
+            let compared = expected.compare(|page, at, bytes| {
+                let gpn = progress.pages.get(page).ok_or(HvStatus::INVALID_PARAMETER)?;
                 let start = gpn.map(|gpn| gpn.gpa().ok_or(HvStatus::INVALID_PARAMETER)).transpose()?;
-                standing.compare(at, bytes, start.map(|start| Gpa(start.0 | into)), self.partition.host())
+                standing.compare(at, bytes, start.map(|start| Gpa(start.0 | (at.0 % PAGE_SIZE))), self.partition.host())
             });
             let whole = compared.and_then(|()| standing.whole());
             rewritten = whole.map_err(|difference| refusal.insert(Refusal::from(difference)).status)?;

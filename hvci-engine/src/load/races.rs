@@ -82,7 +82,7 @@ fn load(loader: &Loader) -> Result<Arc<Module>, HvStatus> {
 /// Has a processor write to where code is or comes, and execute it.
 fn attack(guest: &Guest, partition: &Partition, vp: usize) {
     let page = page_of(Kind::Code);
-    let first = EXPECTED.segments.iter().find(|s| s.kind == Kind::Code).unwrap().bytes.page(0).unwrap()[0];
+    let first = EXPECTED.segments.iter().find(|s| s.kind == Kind::Code).unwrap().bytes.to_vec()[0];
     for _ in 0..2 {
         guest.access(partition, vp, page, Access::Write);
         let executed = guest.access(partition, vp, page, Access::KernelExecute);
