@@ -35,8 +35,9 @@ Examples:
   hvci-sim bench WinDivert64.sys
   hvci-sim bench --kernel vmlinuz nf_tables.ko --rounds 2000 --at-once 2
 
-Each file is loaded and unloaded again and again: with certificates known, the file's signatures not (warm), and neither (cold), alone and while two processors refill their
-TLBs from all over memory (storm), and as many at once as is said. Microseconds; the time of the machine that runs it, not of a guest's.
+Each file is loaded and unloaded again and again: with certificates known, the file's signatures not (warm), and neither (cold), alone and while
+two processors refill their TLBs from all over memory (storm), and as many at once as is said. Microseconds; the time of the machine that runs it,
+not of a guest's.
 
 Exit status: 0 measured, 1 a file is refused, 2 usage or I/O.";
 
