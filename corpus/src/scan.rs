@@ -4,8 +4,8 @@
 //! walk ─► units (some files) ─► threads: read, examine, judge ─► records in the order of the walk ─► sinks
 //! ```
 //!
-//! Files are examined in batches, because the engine hashes a batch in interleaved lanes. The calling thread walks and writes, and with one
-//! job does everything; it keeps only as many units under way as the threads need, so memory does not grow with the corpus.
+//! Files are examined in batches, because the engine hashes a batch in interleaved lanes. The threads walk and write too, one at a time: whoever
+//! has records while nobody writes. Only as many units are under way as the threads need, so memory does not grow with the corpus.
 //! **Invariant:** the records and their order depend on the files and the arguments, never on the number of threads.
 
 use std::{
@@ -15,9 +15,13 @@ use std::{
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::mpsc::{self, Sender},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
+use anyhow::Context as _;
 use hvci_engine::{
     digest::DigestAlg,
     examine::{Examiner, Input},
@@ -27,7 +31,7 @@ use hvci_engine::{
     signature::{cache::Cache, catalog::CatalogIndex, trust::TrustStore},
     time::UnixTime,
 };
-use rayon::{Scope, prelude::*};
+use rayon::{ScopeFifo, prelude::*};
 
 use crate::{
     report::{Audited, Summary},
@@ -42,6 +46,8 @@ use crate::{
 /// How many files make a batch, and how many bytes: enough neighbours for the digest lanes, and little enough for memory.
 const BATCH_FILES: usize = 64;
 const BATCH_BYTES: usize = 12 << 20;
+/// As few files as a batch is parted into at the end, so that every thread has something to do until then.
+const FEW_FILES: usize = 8;
 
 /// Everything that a scan is made with.
 #[derive(Debug)]
@@ -68,8 +74,8 @@ pub struct Context {
     pub named: HashSet<PathBuf>,
 }
 
-/// Watches a scan as it goes on.
-pub trait Watcher {
+/// Watches a scan as it goes on, from one thread at a time.
+pub trait Watcher: Send {
     /// One more record, or a failure to write it.
     ///
     /// # Errors
@@ -85,73 +91,107 @@ pub trait Watcher {
 /// # Errors
 /// The watcher's.
 pub fn scan(walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> anyhow::Result<Summary> {
-    if context.jobs <= 1 { scan_here(walk, context, watcher) } else { scan_on_threads(walk, context, watcher) }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(context.jobs).thread_name(|i| format!("scan-{i}")).build()?;
+    let mut desk = Desk { walk, early: BTreeMap::new(), begun: 0, next: (0, 0), summary: Summary::default(), watcher, result: Ok(()) };
+    let run = Run { context, waiting: AtomicUsize::new(0), sent: Mutex::default() };
+    pool.scope_fifo(|scope| {
+        run.walk_on(&mut desk, scope);
+        run.sent().desk = Some(desk);
+        // by now they may all be done
+        run.tell(scope, None);
+    });
+    let desk = run.sent().desk.take().context("nobody has the desk")?;
+    desk.result?;
+    Ok(desk.summary)
 }
 
-/// On the calling thread alone: memory that goes from one processor to another costs both.
-fn scan_here(mut walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> anyhow::Result<Summary> {
-    let mut summary = Summary::default();
-    let mut written = Ok(());
-    while written.is_ok()
-        && let Some(unit) = unit_of(&mut walk)
-    {
-        let mut deliver = |piece: Piece| {
-            if written.is_ok() {
-                written = piece.tell(&mut summary, watcher);
-            }
-        };
-        let mut next = Some((unit, 0));
-        while let Some((unit, part)) = next.take() {
-            Worker { context, deliver: &mut deliver, unit: 0, part }.run(unit, &mut |rest, part| next = Some((rest, part)));
+/// A scan that goes on.
+struct Run<'s> {
+    context: &'s Context,
+    /// Units that no thread has taken yet.
+    waiting: AtomicUsize,
+    sent: Mutex<Sent<'s>>,
+}
+
+/// Pieces that were not told yet, and the desk, unless a thread is at it.
+#[derive(Default)]
+struct Sent<'s> {
+    pieces: Vec<Piece>,
+    desk: Option<Desk<'s>>,
+}
+
+/// What one thread at a time is at: it walks, and tells the watcher.
+struct Desk<'s> {
+    walk: Walk,
+    /// Pieces that came before one that is to be told first.
+    early: BTreeMap<(u64, u64), Piece>,
+    /// How many units were begun.
+    begun: u64,
+    /// The unit and the piece of it that is told next.
+    next: (u64, u64),
+    summary: Summary,
+    watcher: &'s mut dyn Watcher,
+    result: io::Result<()>,
+}
+
+impl<'s> Run<'s> {
+    fn sent(&self) -> MutexGuard<'_, Sent<'s>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins as many units as the threads need.
+    fn walk_on<'r>(&'r self, desk: &mut Desk<'s>, scope: &ScopeFifo<'r>) {
+        // a unit that waits is a list of paths, and lets nobody starve while a thread writes
+        let under_way = u64::try_from(self.context.jobs.saturating_mul(4)).unwrap_or(u64::MAX);
+        while desk.result.is_ok() && desk.begun - desk.next.0 < under_way {
+            let Some(unit) = unit_of(&mut desk.walk) else { return };
+            self.spawn(scope, (desk.begun, 0), unit);
+            desk.begun += 1;
         }
     }
-    written?;
-    Ok(summary)
+
+    /// Has a thread of the pool deal with `files`, and another one with what is more than a batch of them.
+    fn spawn<'r>(&'r self, scope: &ScopeFifo<'r>, (unit, part): (u64, u64), files: Unit) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        scope.spawn_fifo(move |scope| {
+            // nothing waits behind it: another thread may have nothing to do
+            let last = self.waiting.fetch_sub(1, Ordering::Relaxed) == 1;
+            let enough = if last && self.context.jobs > 1 { files.len().div_ceil(2).max(FEW_FILES) } else { BATCH_FILES };
+            let mut deliver = |piece| self.tell(scope, Some(piece));
+            Worker { context: self.context, deliver: &mut deliver, unit, part, enough }
+                .run(files, &mut |rest, part| self.spawn(scope, (unit, part), rest));
+        });
+    }
+
+    /// Tells of what was sent, unless another thread is at it: that one tells of this too.
+    fn tell<'r>(&'r self, scope: &ScopeFifo<'r>, piece: Option<Piece>) {
+        let mut sent = self.sent();
+        sent.pieces.extend(piece);
+        let Some(mut desk) = sent.desk.take() else { return };
+        loop {
+            let pieces = std::mem::take(&mut sent.pieces);
+            if pieces.is_empty() {
+                sent.desk = Some(desk);
+                return;
+            }
+            drop(sent);
+            pieces.into_iter().for_each(|piece| desk.take(piece));
+            self.walk_on(&mut desk, scope);
+            sent = self.sent();
+        }
+    }
 }
 
-fn scan_on_threads(mut walk: Walk, context: &Context, watcher: &mut dyn Watcher) -> anyhow::Result<Summary> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(context.jobs).thread_name(|i| format!("scan-{i}")).build()?;
-    // a unit that waits is a list of paths, and lets nobody starve while this thread writes
-    let under_way = context.jobs.saturating_mul(4);
-    pool.in_place_scope(|scope| {
-        let (sender, receiver) = mpsc::channel::<Piece>();
-        let mut summary = Summary::default();
-        let mut early: BTreeMap<(u64, u64), Piece> = BTreeMap::new();
-        let (mut next_unit, mut next) = (0_u64, (0_u64, 0_u64));
-        let mut exhausted = false;
-        loop {
-            while !exhausted && next_unit - next.0 < u64::try_from(under_way)? {
-                match unit_of(&mut walk) {
-                    Some(unit) => {
-                        spawn(scope, context, sender.clone(), (next_unit, 0), unit);
-                        next_unit += 1;
-                    }
-                    None => exhausted = true,
-                }
-            }
-            if next.0 == next_unit {
-                return Ok(summary);
-            }
-            let piece = receiver.recv()?;
-            early.insert((piece.unit, piece.part), piece);
-            while let Some(piece) = early.remove(&next) {
-                next = if piece.last { (next.0 + 1, 0) } else { (next.0, next.1 + 1) };
-                piece.tell(&mut summary, watcher)?;
+impl Desk<'_> {
+    fn take(&mut self, piece: Piece) {
+        self.early.insert((piece.unit, piece.part), piece);
+        while let Some(piece) = self.early.remove(&self.next) {
+            self.next = if piece.last { (self.next.0 + 1, 0) } else { (self.next.0, self.next.1 + 1) };
+            if self.result.is_ok() {
+                self.result = piece.tell(&mut self.summary, self.watcher);
             }
         }
-    })
-}
-
-/// Has a thread of the pool deal with `files`, and another one with what is more than a batch of them.
-fn spawn<'s>(scope: &Scope<'s>, context: &'s Context, sender: Sender<Piece>, (unit, part): (u64, u64), files: Unit) {
-    scope.spawn(move |scope| {
-        let mut deliver = |piece| {
-            // the receiver is gone only when the scan has ended with an error
-            let _ = sender.send(piece);
-        };
-        Worker { context, deliver: &mut deliver, unit, part }
-            .run(files, &mut |rest, part| spawn(scope, context, sender.clone(), (unit, part), rest));
-    });
+    }
 }
 
 /// Files that are dealt with together, if they are not too large for that.
@@ -200,6 +240,8 @@ struct Worker<'c, 'd> {
     deliver: &'d mut dyn FnMut(Piece),
     unit: u64,
     part: u64,
+    /// How many files make a batch.
+    enough: usize,
 }
 
 /// A file or member that waits for the others of its batch.
@@ -232,11 +274,12 @@ impl Worker<'_, '_> {
         let mut free = room.as_mut_slice();
         let mut batch = Vec::with_capacity(unit.len());
         let (mut skipped, mut files, mut bytes) = (0_u64, 0_u64, 0_u64);
-        let mut read = 0_u64;
+        let (mut read, mut taken) = (0_u64, 0_usize);
         let mut unit = unit.into_iter();
         let mut last = true;
         while let Some(found) = unit.next() {
             files += 1;
+            taken += 1;
             let Found { path, display, result } = found;
             let display = match self.context.base.as_deref().and_then(|base| display.strip_prefix(base)) {
                 Some(rest) => rest.trim_start_matches('/').to_owned(),
@@ -266,7 +309,7 @@ impl Worker<'_, '_> {
                 Kind::Other if !named && self.context.catalogs.is_empty() => skipped += 1,
                 _ => batch.push(Waiting::File { path: display, content, named }),
             }
-            if read >= BATCH_BYTES as u64 && !unit.as_slice().is_empty() {
+            if (read >= BATCH_BYTES as u64 || taken >= self.enough) && !unit.as_slice().is_empty() {
                 hand_over(unit.collect(), self.part + 1);
                 last = false;
                 break;
@@ -314,11 +357,7 @@ impl Worker<'_, '_> {
 
     fn flush_batches(&mut self, batches: Vec<Vec<Waiting<'_>>>, counts: (u64, u64, u64)) {
         let context = self.context;
-        let records: Vec<(Vec<Audited>, u64)> = if context.jobs <= 1 {
-            batches.into_iter().map(|batch| audit(batch, context)).collect()
-        } else {
-            batches.into_par_iter().map(|batch| audit(batch, context)).collect()
-        };
+        let records: Vec<(Vec<Audited>, u64)> = batches.into_par_iter().map(|batch| audit(batch, context)).collect();
         let skipped = records.iter().map(|(_, s)| s).sum::<u64>() + counts.0;
         self.send(records.into_iter().flat_map(|(r, _)| r).collect(), (skipped, counts.1, counts.2), false);
     }

@@ -14,7 +14,7 @@ use super::{
 
 /// Writes one row a file (RFC 4180).
 pub struct Csv<'w> {
-    writer: csv::Writer<Box<dyn Write + 'w>>,
+    writer: csv::Writer<Box<dyn Write + Send + 'w>>,
     begun: bool,
 }
 
@@ -35,7 +35,7 @@ const COLUMNS: [&str; 12] = [
 
 impl<'w> Csv<'w> {
     /// Over `out`.
-    pub fn new(out: Box<dyn Write + 'w>) -> Self {
+    pub fn new(out: Box<dyn Write + Send + 'w>) -> Self {
         Self { writer: csv::Writer::from_writer(out), begun: false }
     }
 

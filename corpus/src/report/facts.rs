@@ -22,12 +22,12 @@ pub struct FactsLine {
 
 /// Writes [`FactsLine`]s.
 pub struct FactsSink<'w> {
-    out: Box<dyn Write + 'w>,
+    out: Box<dyn Write + Send + 'w>,
 }
 
 impl<'w> FactsSink<'w> {
     /// Over `out`.
-    pub fn new(out: Box<dyn Write + 'w>) -> Self {
+    pub fn new(out: Box<dyn Write + Send + 'w>) -> Self {
         Self { out }
     }
 }

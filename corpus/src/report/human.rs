@@ -20,13 +20,13 @@ const TOP: usize = 12;
 
 /// Writes text. Colours are plain escape codes; the stream strips them where they do not belong.
 pub struct Human<'w> {
-    out: Box<dyn Write + 'w>,
+    out: Box<dyn Write + Send + 'w>,
     verbose: bool,
 }
 
 impl<'w> Human<'w> {
     /// Over `out`; `verbose` shows warnings and notes of accepted files too.
-    pub fn new(out: Box<dyn Write + 'w>, verbose: bool) -> Self {
+    pub fn new(out: Box<dyn Write + Send + 'w>, verbose: bool) -> Self {
         Self { out, verbose }
     }
 }

@@ -11,12 +11,12 @@ use super::{Audited, ReportRecord, Sink, Summary};
 
 /// One object a line, written and flushed as it comes.
 pub struct Ndjson<'w> {
-    out: Box<dyn Write + 'w>,
+    out: Box<dyn Write + Send + 'w>,
 }
 
 impl<'w> Ndjson<'w> {
     /// Over `out`.
-    pub fn new(out: Box<dyn Write + 'w>) -> Self {
+    pub fn new(out: Box<dyn Write + Send + 'w>) -> Self {
         Self { out }
     }
 }
@@ -40,13 +40,13 @@ impl Sink for Ndjson<'_> {
 
 /// One document ([`super::ReportDocument`]), written record by record.
 pub struct Json<'w> {
-    out: Box<dyn Write + 'w>,
+    out: Box<dyn Write + Send + 'w>,
     begun: bool,
 }
 
 impl<'w> Json<'w> {
     /// Over `out`.
-    pub fn new(out: Box<dyn Write + 'w>) -> Self {
+    pub fn new(out: Box<dyn Write + Send + 'w>) -> Self {
         Self { out, begun: false }
     }
 

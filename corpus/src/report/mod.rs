@@ -37,7 +37,7 @@ pub struct Audited {
 }
 
 /// Something that writes a report.
-pub trait Sink {
+pub trait Sink: Send {
     /// Writes one file's record.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl Format {
     }
 
     /// A sink of this format over `out`. `verbose` adds notes and details where the format has room for more or less.
-    pub fn sink<'w>(self, out: Box<dyn io::Write + 'w>, verbose: bool) -> Box<dyn Sink + 'w> {
+    pub fn sink<'w>(self, out: Box<dyn io::Write + Send + 'w>, verbose: bool) -> Box<dyn Sink + 'w> {
         match self {
             Self::Human => Box::new(Human::new(out, verbose)),
             Self::Json => Box::new(Json::new(out)),

@@ -17,7 +17,7 @@ pub const MAX_RESULTS: usize = 5_000;
 
 /// Collects results and writes one log at the end.
 pub struct Sarif<'w> {
-    out: Box<dyn Write + 'w>,
+    out: Box<dyn Write + Send + 'w>,
     /// worst severity first; within one, in the order of the scan
     kept: BTreeMap<std::cmp::Reverse<Severity>, Vec<Value>>,
     left_out: u64,
@@ -25,7 +25,7 @@ pub struct Sarif<'w> {
 
 impl<'w> Sarif<'w> {
     /// Over `out`.
-    pub fn new(out: Box<dyn Write + 'w>) -> Self {
+    pub fn new(out: Box<dyn Write + Send + 'w>) -> Self {
         Self { out, kept: BTreeMap::new(), left_out: 0 }
     }
 

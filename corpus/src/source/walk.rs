@@ -31,19 +31,19 @@ pub struct Found {
 }
 
 /// The regular files at and below `roots`, lazily.
-pub fn walk(roots: impl IntoIterator<Item = PathBuf> + 'static) -> Walk {
+pub fn walk(roots: impl IntoIterator<Item = PathBuf, IntoIter: Send> + 'static) -> Walk {
     Walk::over(roots.into_iter().map(Ok))
 }
 
 /// The regular files at and below the paths that `list` names, lazily: one path a line, or each ended by a NUL byte (as `find -print0`
 /// writes them) if there is one in the first buffer. A list that cannot be read on is the last item.
-pub fn walk_list(list: impl BufRead + 'static) -> Walk {
+pub fn walk_list(list: impl BufRead + Send + 'static) -> Walk {
     Walk::over(List { list, separator: None })
 }
 
 /// The files found; made by [`walk`] and [`walk_list`].
 pub struct Walk {
-    roots: Box<dyn Iterator<Item = io::Result<PathBuf>>>,
+    roots: Box<dyn Iterator<Item = io::Result<PathBuf>> + Send>,
     /// The root that is being walked, if it is a directory.
     root: Option<Identity>,
     /// The directories that lead to the next entry, outermost first.
@@ -93,7 +93,7 @@ impl Iterator for Walk {
 }
 
 impl Walk {
-    fn over(roots: impl Iterator<Item = io::Result<PathBuf>> + 'static) -> Self {
+    fn over(roots: impl Iterator<Item = io::Result<PathBuf>> + Send + 'static) -> Self {
         Self { roots: Box::new(roots), root: None, open: Vec::new(), seen: HashSet::new() }
     }
 

@@ -244,7 +244,7 @@ fn jobs(wanted: usize) -> usize {
     }
 }
 
-fn open_list(path: &Path) -> Result<Box<dyn BufRead>> {
+fn open_list(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     if path == Path::new("-") {
         return Ok(Box::new(BufReader::new(io::stdin())));
     }

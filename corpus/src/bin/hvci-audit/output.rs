@@ -25,12 +25,12 @@ impl Outputs {
         }
         let mut sinks = Vec::new();
         for output in &args.output {
-            let out: Box<dyn Write> = match &output.file {
+            let out: Box<dyn Write + Send> = match &output.file {
                 Some(path) => {
                     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
                     let out = BufWriter::new(file);
                     if output.format == Format::Human {
-                        Box::new(anstream::StripStream::new(Box::new(out) as Box<dyn Write>))
+                        Box::new(anstream::StripStream::new(Box::new(out) as Box<dyn Write + Send>))
                     } else {
                         Box::new(out)
                     }
