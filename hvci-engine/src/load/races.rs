@@ -304,3 +304,45 @@ fn a_change_that_failed_half_way_is_ended_by_another_try() {
     }
     assert!(quarantined > 3 && refused > 0, "{quarantined} {refused}");
 }
+
+/// Invariant I9, at each stage of a module's life: frames that execute are those of the table of modules, and each of their bytes is one of a
+/// section that the module has.
+#[test]
+fn i9_every_byte_that_executes_has_a_provenance() {
+    let (guest, partition, loader) = prepared();
+    let stage = |what: &str, modules: usize| {
+        let loaded = loader.modules_loaded();
+        assert_eq!(loaded.len(), modules, "{what}");
+        let mut known = std::collections::BTreeSet::new();
+        for (module, segment) in loaded.iter().flat_map(|m| m.segments.iter().map(move |s| (m, s))).filter(|(_, s)| s.kind == Kind::Code) {
+            for (page, gpn) in (0..).zip(&segment.pages) {
+                known.extend(*gpn);
+                let at = Gva(segment.start.0 + page * PAGE_SIZE);
+                let (owner, part, offset) = loader.provenance(at).unwrap();
+                assert_eq!((owner.id, part.offset + offset), (module.id, page * PAGE_SIZE), "{what}: {at}");
+                assert!(segment.parts.contains(&part) && offset < part.len, "{what}: {at}");
+            }
+        }
+        let executes = (0..=pages()).map(Gpn).filter(|gpn| partition.kind(*gpn) == Some(Kind::Code));
+        assert_eq!(executes.collect::<std::collections::BTreeSet<_>>(), known, "{what}");
+    };
+    stage("before it is loaded", 0);
+    let id = load(&loader).unwrap().id;
+    stage("loaded", 1);
+    let (page, spare) = (page_of(Kind::Code), pages());
+    let at = Gva(BASE.0 + page * PAGE_SIZE);
+    let bytes = EXPECTED.segments.iter().flat_map(Segment::pages).find(|(start, _)| *start == at).unwrap().1;
+    loader.page_out(id, at).unwrap();
+    stage("with a page out", 1);
+    guest.put(spare, bytes);
+    let access = Access::KernelExecute;
+    let intercept = MemoryIntercept { gpa: Gpa(spare * PAGE_SIZE), gva: Some(at), access, page_walk: false, cpl: 0, rip: at };
+    loader.on_memory(&mut Processor(0), &intercept);
+    assert_eq!(partition.kind(Gpn(spare)), Some(Kind::Code));
+    stage("with the page back, elsewhere", 1);
+    loader.end_of_initialisation(id).unwrap();
+    stage("initialised", 1);
+    loader.unload(id).unwrap();
+    stage("unloaded", 0);
+    assert!((0..=pages()).all(|page| loader.provenance(Gva(BASE.0 + page * PAGE_SIZE)).is_none()));
+}
