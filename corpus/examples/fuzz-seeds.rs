@@ -3,11 +3,16 @@
 use std::{fs, io::Write, path::PathBuf};
 
 use anyhow::{Context, Result};
-use corpus::synth::{DEFAULT_SEED, authenticode::Table, cases, elf, pki::Pki};
+use corpus::synth::{DEFAULT_SEED, authenticode::Table, cases, elf, pki::Pki, signed_data::Signing};
 use der::Encode;
 use hvci_engine::{
     examine::Examiner,
-    signature::{cache::Cache, catalog::CatalogIndex, modsig::ModuleTrailer},
+    signature::{
+        cache::Cache,
+        catalog::CatalogIndex,
+        modsig::ModuleTrailer,
+        signature_list::{Entry, Guid, SignatureDatabase, SignatureList, SignatureType},
+    },
 };
 
 /// `-max_len` of the smoke run.
@@ -59,6 +64,16 @@ fn main() -> Result<()> {
     for name in ["whql", "whql p384", "kernel root", "code root v1", "critical", "tsa", "module"] {
         seeds.put("certificate", &pki.get(name)?.certificate.to_der()?)?;
     }
+    let one = |kind, data: Vec<u8>| SignatureList::new(kind, vec![Entry { owner: Guid([7; 16]), data }]);
+    let lists = vec![
+        one(SignatureType::SHA256, vec![1; 32])?,
+        one(SignatureType::X509, pki.get("whql")?.certificate.to_der()?)?,
+        one(SignatureType::X509_SHA384, vec![2; 64])?,
+        one(SignatureType::RSA2048, vec![3; 256])?,
+    ];
+    seeds.put("signature_list", &SignatureDatabase::new(lists).to_bytes())?;
+    seeds.put("signature_list", &Signing::new(pki.get("module")?, &[]).detached(b"content")?)?;
+
     let kernel = elf::vmlinuz(&[pki.get("module")?, pki.get("module ecdsa")?])?;
     seeds.put("unpack", &kernel)?;
 

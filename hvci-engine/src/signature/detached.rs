@@ -1,9 +1,20 @@
 //! Detached PKCS#7 signatures, as Linux modules carry them: the content is elsewhere, the certificate usually too
-//! (`crypto/asymmetric_keys/pkcs7_verify.c`, `scripts/sign-file.c`).
+//! (`crypto/asymmetric_keys/pkcs7_verify.c`, `scripts/sign-file.c`). And as firmware wants them on variables, by one of the keys that it is given:
+//! [`verify`].
 
-use super::cms::{Pool, Role, SignedData, check_signer};
+use std::sync::Arc;
+
+use super::{
+    cache::Cache,
+    cert::Certificate,
+    chain::{self, PathError},
+    cms::{Pool, Role, SignedData, check_signer},
+    trust::{Purposes, TrustStore},
+};
 use crate::{
-    bytes::Span,
+    budget::Budget,
+    bytes::{Span, der::DerError},
+    crypto,
     digest::{Digest, DigestAlg},
     facts::{Coverage, DigestForm, Signature, Source},
     finding::{Code, Note},
@@ -72,5 +83,85 @@ impl<'a> Detached<'a> {
         signature.coverage = content.map(|digest| Coverage { form: DigestForm::Module, signed: digest, calculated: Some(digest) });
         signature.signer = Some(signer);
         signature
+    }
+}
+
+/// Why a detached signature does not count.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// No SignedData.
+    #[error("no PKCS#7 SignedData: {0}")]
+    Malformed(#[from] DerError),
+    /// The SignedData is not what a detached signature is.
+    #[error("{0}")]
+    Form(String),
+    /// The signature's arithmetic or attributes do not hold, or its certificate is missing.
+    #[error("{0}")]
+    Invalid(String),
+    /// No path from the signer to a key that is trusted.
+    #[error("the signer {signer} is not trusted: {reason}")]
+    Untrusted {
+        /// Subject of the signer's certificate.
+        signer: String,
+        /// Why no path leads to a trusted key.
+        reason: String,
+    },
+}
+
+/// Verifies a detached signature over the parts of `content`, one after the other, and returns the signer's certificate. `pkcs7` is one
+/// SignedData, with or without ContentInfo, of one signer with the digest `alg`, which carries the signer's certificate; a path must lead from
+/// that to one of `anchors`, or it must be one. Dates and extended key usages are not looked at: UEFI firmware does not
+/// (edk2 `CryptPkcs7VerifyCommon.c`), and the keys that it must go on to believe have expired.
+///
+/// # Errors
+/// The first reason why it does not count.
+pub fn verify(
+    pkcs7: &[u8],
+    content: &[&[u8]],
+    alg: DigestAlg,
+    anchors: impl IntoIterator<Item = Certificate>,
+) -> Result<Arc<Certificate>, VerifyError> {
+    let form = |what: &str| VerifyError::Form(what.to_owned());
+    let data = SignedData::parse(pkcs7, 0)?;
+    if data.whole.raw.len() != pkcs7.len() {
+        return Err(form("bytes behind the PKCS#7"));
+    }
+    if data.content.is_some() || data.content_type != oid::DATA {
+        return Err(form("the PKCS#7 is not detached: it carries content of its own"));
+    }
+    let [info] = data.signers.as_slice() else { return Err(VerifyError::Form(format!("{} signers, not one", data.signers.len()))) };
+    if info.digest_algorithm.digest() != Some(alg) {
+        return Err(VerifyError::Form(format!("the digest algorithm is {}, not {alg}", info.digest_algorithm.name())));
+    }
+
+    let cache = Cache::default();
+    let mut pool = Pool::new(&cache);
+    // a certificate that cannot be read may be nobody's; the signer's is missing then
+    let candidates = pool.add_all(&data.certificates, &mut Vec::new());
+    let mut notes = Vec::new();
+    let digest = crypto::digest(alg, content);
+    let signer = check_signer(info, data.content_type, Some(digest), &candidates, &mut pool, Role::Signer, &mut notes);
+    // attributes out of order are hashed as they stand
+    if let Some(note) = notes.iter().find(|n| n.code != Code::SigAttributeOrder) {
+        return Err(VerifyError::Invalid(reason(note)));
+    }
+    let certificate = signer.certificate.and_then(|i| pool.list.get(i)).filter(|_| signer.check.is_valid());
+    let certificate = certificate.ok_or_else(|| VerifyError::Invalid(format!("no certificate of the signer, {}", signer.identity())))?;
+
+    let mut trust = TrustStore::empty();
+    for anchor in anchors {
+        trust.add(Arc::new(anchor), Purposes::UEFI, "");
+    }
+    chain::build(certificate, &pool.list, &trust, &cache, &mut Budget::path_building())
+        .map_err(|e: PathError| VerifyError::Untrusted { signer: certificate.subject(), reason: reason(&e.note()) })?;
+    Ok(Arc::clone(certificate))
+}
+
+/// A note in one line; of whom is left out, as a path's last certificate may be anybody's.
+fn reason(note: &Note) -> String {
+    match note.detail.as_str() {
+        "" => note.code.title().to_owned(),
+        detail => format!("{} ({detail})", note.code.title()),
     }
 }

@@ -12,11 +12,12 @@ pub mod chain;
 pub(crate) mod cms;
 pub mod crosscheck;
 mod ctl;
-pub(crate) mod detached;
+pub mod detached;
 pub mod kernel;
 pub mod keyring;
 pub mod modsig;
 pub mod root_list;
+pub mod signature_list;
 mod timestamp;
 pub mod trust;
 #[doc(hidden)]
