@@ -13,6 +13,7 @@ pub mod attack;
 pub mod bus;
 pub mod cpu;
 pub mod device;
+pub mod firmware;
 pub mod guest_loader;
 pub mod host;
 pub mod machine;

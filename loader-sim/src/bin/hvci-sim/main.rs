@@ -7,6 +7,7 @@ mod load;
 mod scenario;
 mod trace;
 mod turns;
+mod vars;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,9 @@ enum Command {
     Replay(trace::ReplayArgs),
     /// Make a trace small that shows something
     Shrink(trace::ShrinkArgs),
+    /// Show and change the UEFI variables of a machine: keys, revocations, Secure Boot
+    #[command(subcommand)]
+    Vars(vars::VarsCommand),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         Command::Record(args) => scenario::record(&args),
         Command::Replay(args) => trace::replay_trace(&args),
         Command::Shrink(args) => trace::shrink_trace(&args),
+        Command::Vars(command) => vars::vars(&command),
     };
     outcome.unwrap_or_else(|error| {
         // whoever read our output has seen enough
