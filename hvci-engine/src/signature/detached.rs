@@ -131,8 +131,9 @@ pub fn verify(
         return Err(form("the PKCS#7 is not detached: it carries content of its own"));
     }
     let [info] = data.signers.as_slice() else { return Err(VerifyError::Form(format!("{} signers, not one", data.signers.len()))) };
-    if info.digest_algorithm.digest() != Some(alg) {
-        return Err(VerifyError::Form(format!("the digest algorithm is {}, not {alg}", info.digest_algorithm.name())));
+    // both places: firmware looks at the one that no signature covers
+    if let Some(other) = data.digest_algorithms.iter().chain([&info.digest_algorithm]).find(|a| a.digest() != Some(alg)) {
+        return Err(VerifyError::Form(format!("the digest algorithm is {}, not {alg}", other.name())));
     }
 
     let cache = Cache::default();
