@@ -17,6 +17,7 @@ pub mod firmware;
 pub mod guest_loader;
 pub mod host;
 pub mod machine;
+pub mod measure;
 pub mod memory;
 pub mod paging;
 pub mod scenario;

@@ -2,6 +2,7 @@
 
 mod attack;
 mod bench;
+mod eventlog;
 mod explore;
 mod load;
 mod scenario;
@@ -39,6 +40,8 @@ enum Command {
     Replay(trace::ReplayArgs),
     /// Make a trace small that shows something
     Shrink(trace::ShrinkArgs),
+    /// Show what was measured when a machine started, replay it, and say what is wrong with it
+    Eventlog(eventlog::EventlogArgs),
     /// Show and change the UEFI variables of a machine: keys, revocations, Secure Boot
     #[command(subcommand)]
     Vars(vars::VarsCommand),
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Record(args) => scenario::record(&args),
         Command::Replay(args) => trace::replay_trace(&args),
         Command::Shrink(args) => trace::shrink_trace(&args),
+        Command::Eventlog(args) => eventlog::eventlog(&args),
         Command::Vars(command) => vars::vars(&command),
     };
     outcome.unwrap_or_else(|error| {
