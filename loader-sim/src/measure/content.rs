@@ -3,7 +3,7 @@
 use std::fmt;
 
 use hvci_engine::{
-    bytes::{array, index, le16, le32, le64, slice, widen},
+    bytes::{array, index, le16, le32, le64, slice},
     signature::signature_list::Guid,
 };
 
@@ -21,19 +21,6 @@ pub struct Variable<'a> {
     pub name: String,
     /// VariableData.
     pub data: &'a [u8],
-}
-
-impl Variable<'_> {
-    /// As it stands in an event.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let name: Vec<u16> = self.name.encode_utf16().collect();
-        let mut out = self.vendor.0.to_vec();
-        out.extend(widen(name.len()).to_le_bytes());
-        out.extend(widen(self.data.len()).to_le_bytes());
-        out.extend(name.iter().flat_map(|unit| unit.to_le_bytes()));
-        out.extend(self.data);
-        out
-    }
 }
 
 /// An event's data, as far as its type says how to read them.

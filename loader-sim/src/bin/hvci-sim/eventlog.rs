@@ -71,7 +71,8 @@ pub(crate) fn eventlog(args: &EventlogArgs) -> Result<ExitCode> {
             // what the started system measures by itself, such as IMA into PCR 10
             None if *pcr > FIRMWARE => writeln!(out, "PCR {pcr} is {value}, of which the log says nothing")?,
             last => {
-                let last = last.map_or("no event went into it".to_owned(), |event| format!("event {event} is the last that went into it"));
+                let last =
+                    last.map_or_else(|| "no event went into it".to_owned(), |event| format!("event {event} is the last that went into it"));
                 writeln!(out, "PCR {pcr} is {value}, and not what the log says, {}; {last}", found.values[*pcr].hex())?;
                 wrong += 1;
             }
@@ -90,12 +91,16 @@ fn pcrs_of(path: &Path) -> Result<Vec<(usize, Digest)>> {
 
 fn events(log: &Log<'_>, out: &mut impl Write) -> Result<()> {
     let sha256 = Algorithm::of(DigestAlg::Sha256);
-    let bank =
-        log.banks.iter().map(|bank| bank.algorithm).find(|bank| Some(*bank) == sha256).or(log.banks.first().map(|bank| bank.algorithm));
+    let bank = log
+        .banks
+        .iter()
+        .map(|bank| bank.algorithm)
+        .find(|bank| Some(*bank) == sha256)
+        .or_else(|| log.banks.first().map(|bank| bank.algorithm));
     writeln!(out, "event  pcr  {:<33} {:<24}  what", "type", bank.map_or(String::new(), |bank| bank.to_string()))?;
     for event in &log.events {
         let digest = bank.filter(|_| event.is_measured()).and_then(|bank| event.digest(bank));
-        let digest = digest.map_or("–".to_owned(), |digest| hex::encode(digest.get(..SHOWN).unwrap_or(digest)));
+        let digest = digest.map_or_else(|| "–".to_owned(), |digest| hex::encode(digest.get(..SHOWN).unwrap_or(digest)));
         let pcr = if event.pcr == u32::MAX { "–".to_owned() } else { event.pcr.to_string() };
         writeln!(out, "{:>5}  {pcr:>3}  {:<33} {digest:<24}  {}", event.number, event.kind.to_string(), what(event))?;
     }

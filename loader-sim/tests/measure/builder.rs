@@ -6,18 +6,21 @@ use hvci_engine::{
     digest::{Digest, DigestAlg},
 };
 
-use super::event::{Algorithm, EventType};
+use loader_sim::measure::{
+    content::Variable,
+    event::{Algorithm, EventType},
+};
 
 /// A log that grows.
 #[derive(Clone, Debug)]
-pub struct Builder {
+pub(crate) struct Builder {
     banks: Vec<(Algorithm, DigestAlg)>,
     bytes: Vec<u8>,
 }
 
 impl Builder {
     /// An empty log with digests of these algorithms. Those that TPMs do not have are left out.
-    pub fn new(banks: &[DigestAlg]) -> Self {
+    pub(crate) fn new(banks: &[DigestAlg]) -> Self {
         let banks: Vec<(Algorithm, DigestAlg)> = banks.iter().filter_map(|alg| Some((Algorithm::of(*alg)?, *alg))).collect();
         let mut spec_id = b"Spec ID Event03\0".to_vec();
         // platformClass 0 (client), specification 2.0 errata 6, UINTN of 8 bytes
@@ -37,14 +40,14 @@ impl Builder {
     }
 
     /// Measures `measured` into a PCR, and writes down `data` of it. Returns what the PCR of each bank is extended with.
-    pub fn measure(&mut self, pcr: u32, kind: EventType, measured: &[u8], data: &[u8]) -> Vec<Digest> {
+    pub(crate) fn measure(&mut self, pcr: u32, kind: EventType, measured: &[u8], data: &[u8]) -> Vec<Digest> {
         let digests: Vec<Digest> = self.banks.iter().map(|(_, alg)| crypto::digest(*alg, &[measured])).collect();
         self.append(pcr, kind, &digests, data);
         digests
     }
 
     /// Writes down an event with digests that were made elsewhere: one for each bank, in the order of the banks.
-    pub fn append(&mut self, pcr: u32, kind: EventType, digests: &[Digest], data: &[u8]) {
+    pub(crate) fn append(&mut self, pcr: u32, kind: EventType, digests: &[Digest], data: &[u8]) {
         self.bytes.extend(pcr.to_le_bytes());
         self.bytes.extend(kind.0.to_le_bytes());
         let digests: Vec<_> = digests.iter().filter_map(|digest| Some((Algorithm::of(digest.alg())?, digest))).collect();
@@ -58,7 +61,7 @@ impl Builder {
     }
 
     /// The log so far.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
@@ -66,4 +69,15 @@ impl Builder {
 /// No log is longer than 4 GiB.
 fn length(n: usize) -> [u8; 4] {
     u32::try_from(widen(n)).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+/// A variable as it stands in an event.
+pub(crate) fn variable_data(variable: &Variable<'_>) -> Vec<u8> {
+    let name: Vec<u16> = variable.name.encode_utf16().collect();
+    let mut out = variable.vendor.0.to_vec();
+    out.extend(widen(name.len()).to_le_bytes());
+    out.extend(widen(variable.data.len()).to_le_bytes());
+    out.extend(name.iter().flat_map(|unit| unit.to_le_bytes()));
+    out.extend(variable.data);
+    out
 }

@@ -7,13 +7,15 @@
 
 use std::{env, fs, path::Path, process::Command};
 
+mod builder;
+
+use builder::{Builder, variable_data};
 use hvci_engine::{
     crypto,
     digest::{Digest, DigestAlg},
     signature::signature_list::Guid,
 };
 use loader_sim::measure::{
-    builder::Builder,
     check::{Fault, What, check},
     content::{Content, Variable},
     event::{Algorithm, EventType},
@@ -31,7 +33,7 @@ const ALL_FIRMWARE: std::ops::RangeInclusive<u32> = 0..=7;
 type Measurement = (u32, EventType, Vec<u8>, Vec<u8>);
 
 fn variable(name: &str, data: &[u8]) -> Vec<u8> {
-    Variable { vendor: GLOBAL, name: name.to_owned(), data }.to_bytes()
+    variable_data(&Variable { vendor: GLOBAL, name: name.to_owned(), data })
 }
 
 /// Measured as it is written down.
