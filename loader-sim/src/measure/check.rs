@@ -1,222 +1,279 @@
-//! What a verifier must refuse in a log even if it replays to the quoted PCRs: a PCR says that something was measured, not that it is what the
-//! event calls it. The masquerades are those of go-attestation's `docs/event-log-disclosure.md` and of CVE-2021-42299.
+//! The rules by which a log that can be read is no evidence.
 //!
-//! | rule | source |
-//! |---|---|
-//! | separators of PCRs 0 to 7: exact, one each, and nothing else has their digest | Platform Firmware Profile 1.06 §3.3.1, §10.4.1 |
-//! | a digest of data is the digest of those data, in every bank | §10.4.1 table 27 |
-//! | every event is in every bank | §10.2.1; a bank that firmware left out is whoever's that fills it |
-//! | PCR 7: SecureBoot, PK, KEK, db and dbx before the separator, once, none after; no type that it does not have | §3.3.4.8 |
-//! | the locality of the start is said before PCR 0 is used, once | §10.4.5.3 |
+//! A type is covered by no digest, so whoever writes the log can call a measured thing something else. What a verifier believes must
+//! follow from digests: those of data are recalculated in every bank, and what has a separator's digest must be called a separator.
+//! Sources: PFP 1.05 §3.3.4 and §10.4; the attacks are in go-attestation's `docs/event-log-disclosure.md` and CVE-2021-42299.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
-use hvci_engine::{bytes::index, crypto, digest::DigestAlg};
+use hvci_engine::{crypto, digest::DigestAlg, signature::signature_list::Guid};
 
 use super::{
-    content::{Content, Variable},
-    event::{Algorithm, Event, EventType},
-    log::Log,
-    replay::startup_locality,
+    data::{EventData, NoAction},
+    event_type::{Digested, EventType},
+    log::{Event, EventLog, TpmAlg},
 };
+use crate::firmware::variable::{GLOBAL, IMAGE_SECURITY};
 
-/// PCRs of the firmware, which a separator closes.
-const FIRMWARE: std::ops::RangeInclusive<u32> = 0..=7;
+/// PCRs of the firmware, each closed by a separator.
+const FIRMWARE_PCRS: u32 = 8;
 const SECURE_BOOT_PCR: u32 = 7;
-/// What a separator measures: the boot goes on; or it goes on and nobody says how.
-const SEPARATORS: [[u8; 4]; 2] = [[0; 4], [0xFF; 4]];
-/// What stands for a failure of the firmware, and what is measured for it.
-const FAILURE: [u8; 4] = [1, 0, 0, 0];
-/// Measured into PCR 7 in this order, also where there is none.
-const VARIABLES: [&str; 5] = ["SecureBoot", "PK", "KEK", "db", "dbx"];
+/// The variables of Secure Boot, which are measured even when they are empty (UEFI 2.10 §32.3, PFP 1.05 §3.3.4.8).
+const SECURE_BOOT: [(&str, Guid); 5] =
+    [("SecureBoot", GLOBAL), ("PK", GLOBAL), ("KEK", GLOBAL), ("db", IMAGE_SECURITY), ("dbx", IMAGE_SECURITY)];
+/// The two forms of a separator.
+const SEPARATORS: [&[u8]; 2] = [&[0; 4], &[0xFF; 4]];
+/// What firmware measures instead after an error.
+const SEPARATOR_ERROR: &[u8] = &[1, 0, 0, 0];
+/// What Windows closes its own PCRs with.
+const WBCL: &[u8] = b"WBCL";
 
-/// Something that a verifier must not believe.
+/// Findings that are kept; a log of nothing but nonsense has more than anybody reads.
+pub const MAX_FINDINGS: usize = 1000;
+
+/// A reason to refuse a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// The event; `None` where one is missing.
-    pub event: Option<usize>,
-    /// The PCR that it is about.
-    pub pcr: u32,
+pub struct Finding {
+    /// Number of the event and where it begins, unless it is that there is none.
+    pub event: Option<(usize, usize)>,
+    /// The PCR, unless it is about all.
+    pub pcr: Option<u32>,
     /// What is wrong.
-    pub what: What,
+    pub problem: Problem,
 }
 
-/// What is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
-    /// The event has no digest for a bank.
-    NotInBank(Algorithm),
-    /// The digest is not that of the data.
-    Digest(Algorithm),
-    /// A separator of other bytes than separators have.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(pcr) = self.pcr {
+            write!(f, "PCR {pcr}, ")?;
+        }
+        if let Some((number, offset)) = self.event {
+            write!(f, "event {number} at offset {offset:#x}, ")?;
+        }
+        self.problem.fmt(f)
+    }
+}
+
+/// What is wrong with a log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// A bank of an algorithm that cannot be calculated here: nothing in it can be compared.
+    #[error("bank {:#06x} cannot be calculated", .0.0)]
+    UnknownBank(TpmAlg),
+    /// Something was not measured in a bank, which whoever comes later can fill as they like (CVE-2021-42299).
+    #[error("no digest in bank {:#06x}", .0.0)]
+    MissingDigest(TpmAlg),
+    /// The digest is not of the data that it must be of.
+    #[error("the {0} digest is not of the event's data")]
+    DigestOfOther(DigestAlg),
+    /// A separator's data is neither of the two forms, nor Windows' in a PCR of Windows'.
+    #[error("no separator has this data")]
     SeparatorData,
-    /// The firmware says that it failed.
-    Failure,
-    /// A second separator.
+    /// Firmware says that it failed.
+    #[error("the firmware measured an error")]
+    SeparatorError,
+    /// A second one: what comes after the first is not the firmware's.
+    #[error("a second separator")]
     SecondSeparator,
-    /// No separator.
+    /// A separator where none belongs.
+    #[error("a separator in a PCR that has none")]
+    SeparatorElsewhere,
+    /// None: what was measured by whom cannot be told.
+    #[error("no separator")]
     NoSeparator,
-    /// Another type of event with a separator's digest.
-    LooksLikeSeparator,
-    /// A type that PCR 7 does not have, or data that are not of the type.
-    NotOfPcr7,
-    /// A variable that decides about Secure Boot, measured after the separator.
-    VariableAfterSeparator(String),
-    /// The same variable again.
-    VariableTwice(String),
-    /// A variable of Secure Boot that is not measured.
-    NoVariable(&'static str),
-    /// The locality of the start, said again or too late.
-    Locality,
+    /// The digest is a separator's, and the event is called something else.
+    #[error("its {0} digest is a separator's, its type is not")]
+    LooksLikeSeparator(DigestAlg),
+    /// Something in PCR 7 that a verifier does not know.
+    #[error("type {:#010x} is unknown in this PCR", .0.0)]
+    UnknownType(EventType),
+    /// Data that is not of its type's form, where it must be read.
+    #[error("the data is not of the type's form")]
+    Unreadable,
+    /// The type belongs in another PCR.
+    #[error("type {:#010x} does not belong in this PCR", .0.0)]
+    WrongPcr(EventType),
+    /// A variable after it could have been changed.
+    #[error("variable {0:?} after the separator")]
+    LateVariable(String),
+    /// The same variable, or the same authority, again.
+    #[error("variable {0:?} a second time")]
+    SecondVariable(String),
+    /// A variable that says what Secure Boot did.
+    #[error("variable {0} was not measured before the separator")]
+    MissingVariable(&'static str),
+    /// A second header, which other readers may believe.
+    #[error("a second header")]
+    SecondHeader,
+    /// Events that are not extended have digests of zeros.
+    #[error("an event that is not extended has a digest")]
+    NoActionDigest,
+    /// Localities are 0, 3 and 4, said once, for PCR 0, before anything is in it.
+    #[error("locality of the start: value, PCR or place")]
+    StartupLocality,
 }
 
-impl fmt::Display for What {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotInBank(bank) => write!(f, "has no digest for bank {bank}: whoever comes later can fill that bank"),
-            Self::Digest(bank) => write!(f, "its {bank} digest is not that of its data"),
-            Self::SeparatorData => f.write_str("a separator is 00000000 or FFFFFFFF"),
-            Self::Failure => f.write_str("the firmware says that it failed"),
-            Self::SecondSeparator => f.write_str("a second separator"),
-            Self::NoSeparator => f.write_str("no separator: what belongs to the firmware cannot be told from what came after"),
-            Self::LooksLikeSeparator => f.write_str("measures what a separator measures, under another type"),
-            Self::NotOfPcr7 => f.write_str("PCR 7 has no such event"),
-            Self::VariableAfterSeparator(name) => write!(f, "the variable {} after the separator", name.escape_debug()),
-            Self::VariableTwice(name) => write!(f, "the variable {} again", name.escape_debug()),
-            Self::NoVariable(name) => write!(f, "the variable {name} is not measured"),
-            Self::Locality => f.write_str("the locality of the TPM's start, again or after PCR 0 was used"),
-        }
+/// Every reason to refuse `log`, in the order of its events, up to [`MAX_FINDINGS`]; then what is missing. Empty: none.
+pub fn check(log: &EventLog<'_>) -> Vec<Finding> {
+    let mut checker = Checker {
+        log,
+        findings: Vec::new(),
+        separated: HashSet::new(),
+        extended: HashSet::new(),
+        variables: HashSet::new(),
+        authorities: HashSet::new(),
+        locality: false,
+    };
+    for (alg, _) in log.algorithms.iter().filter(|(alg, _)| alg.digest_alg().is_none()) {
+        checker.findings.push(Finding { event: None, pcr: None, problem: Problem::UnknownBank(alg) });
     }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.event {
-            Some(event) => write!(f, "event {event}, PCR {}: {}", self.pcr, self.what),
-            None => write!(f, "PCR {}: {}", self.pcr, self.what),
-        }
-    }
-}
-
-/// Everything that is wrong, in the order of the events.
-pub fn check(log: &Log<'_>) -> Vec<Fault> {
-    let mut faults = Vec::new();
     for event in &log.events {
-        for what in digests(event, log) {
-            faults.push(Fault { event: Some(event.number), pcr: event.pcr, what });
-        }
+        checker.event(event);
     }
-    separators(log, &mut faults);
-    secure_boot(log, &mut faults);
-    locality(log, &mut faults);
-    faults.sort_by_key(|fault| fault.event.unwrap_or(usize::MAX));
-    faults
+    checker.missing();
+    checker.findings
 }
 
-/// What is wrong with an event's digests by themselves.
-fn digests<'l>(event: &'l Event<'_>, log: &'l Log<'_>) -> impl Iterator<Item = What> + 'l {
-    let banks = log.banks.iter().filter(|_| event.is_measured()).map(|bank| bank.algorithm);
-    banks.filter_map(move |bank| match (event.digest(bank), bank.digest()) {
-        (None, _) => Some(What::NotInBank(bank)),
-        (Some(digest), Some(alg)) if !is_of_data(event, alg, digest) => Some(What::Digest(bank)),
-        _ => None,
-    })
+struct Checker<'l, 'a> {
+    log: &'l EventLog<'a>,
+    findings: Vec<Finding>,
+    separated: HashSet<u32>,
+    extended: HashSet<u32>,
+    variables: HashSet<([u8; 16], String)>,
+    authorities: HashSet<&'a [u8]>,
+    locality: bool,
 }
 
-/// Whether a digest is that of the data, where the type says that it is.
-fn is_of_data(event: &Event<'_>, alg: DigestAlg, digest: &[u8]) -> bool {
-    let is = |data: &[u8]| crypto::digest(alg, &[data]).as_bytes() == digest;
-    match event.kind {
-        EventType::SEPARATOR if FIRMWARE.contains(&event.pcr) && event.data == FAILURE => is(event.data),
-        EventType::SEPARATOR
-        | EventType::ACTION
-        | EventType::EFI_ACTION
-        | EventType::S_CRTM_VERSION
-        | EventType::EVENT_TAG
-        | EventType::EFI_GPT_EVENT
-        | EventType::EFI_VARIABLE_DRIVER_CONFIG
-        | EventType::EFI_VARIABLE_BOOT2
-        | EventType::EFI_VARIABLE_AUTHORITY => is(event.data),
-        // older firmware measures the value alone
-        EventType::EFI_VARIABLE_BOOT => {
-            is(event.data) || matches!(Content::of(event), Content::Variable(Variable { data, .. }) if is(data))
+impl<'a> Checker<'_, 'a> {
+    fn found(&mut self, event: &Event<'_>, problem: Problem) {
+        if self.findings.len() >= MAX_FINDINGS {
+            return;
         }
-        _ => true,
+        self.findings.push(Finding { event: Some((event.number, event.offset)), pcr: Some(event.pcr), problem });
     }
-}
 
-fn separators(log: &Log<'_>, faults: &mut Vec<Fault>) {
-    for pcr in FIRMWARE {
-        let mut found = None;
-        for event in log.events.iter().filter(|event| event.pcr == pcr && event.is_measured()) {
-            let mut fault = |what| faults.push(Fault { event: Some(event.number), pcr, what });
-            if event.kind != EventType::SEPARATOR {
-                if measures_separator(event) {
-                    fault(What::LooksLikeSeparator);
+    fn event(&mut self, event: &Event<'a>) {
+        let data = EventData::of(event);
+        if let EventData::NoAction(said) = &data {
+            self.no_action(event, said);
+            return;
+        }
+        self.digests(event, &data);
+        if event.event_type.pcrs().is_some_and(|pcrs| !pcrs.contains(&event.pcr)) {
+            self.found(event, Problem::WrongPcr(event.event_type));
+        }
+        if event.event_type == EventType::EV_SEPARATOR {
+            self.separator(event);
+        } else if event.pcr < FIRMWARE_PCRS {
+            self.separator_in_disguise(event);
+        }
+        if event.pcr == SECURE_BOOT_PCR {
+            self.secure_boot(event, &data);
+        }
+        self.extended.insert(event.pcr);
+    }
+
+    fn no_action(&mut self, event: &Event<'_>, said: &NoAction<'_>) {
+        if event.digests.iter().any(|(_, value)| value.iter().any(|b| *b != 0)) {
+            self.found(event, Problem::NoActionDigest);
+        }
+        match said {
+            // the old format's header is its first event
+            NoAction::SpecId(_) if self.log.agile || event.number != 0 => self.found(event, Problem::SecondHeader),
+            NoAction::StartupLocality(locality) => {
+                let early = event.pcr == 0 && !self.extended.contains(&0);
+                if !matches!(locality, 0 | 3 | 4) || !early || self.locality {
+                    self.found(event, Problem::StartupLocality);
                 }
-                continue;
+                self.locality = true;
             }
-            if event.data == FAILURE {
-                fault(What::Failure);
-            } else if !SEPARATORS.iter().any(|separator| event.data == separator) {
-                fault(What::SeparatorData);
-            }
-            if found.replace(event.number).is_some() {
-                fault(What::SecondSeparator);
-            }
-        }
-        if found.is_none() {
-            faults.push(Fault { event: None, pcr, what: What::NoSeparator });
+            NoAction::SpecId(_) | NoAction::Unknown(_) => {}
         }
     }
-}
 
-/// In any bank that is calculated here.
-fn measures_separator(event: &Event<'_>) -> bool {
-    let all = SEPARATORS.iter().chain([&FAILURE]);
-    all.into_iter().any(|separator| {
-        event.digests.iter().any(|(bank, digest)| bank.digest().is_some_and(|alg| crypto::digest(alg, &[separator]).as_bytes() == *digest))
-    })
-}
+    /// A digest in every bank, and each of the data where it must be.
+    fn digests(&mut self, event: &Event<'_>, data: &EventData<'_>) {
+        let value = match data {
+            EventData::Variable(variable) => variable.value,
+            _ => event.data,
+        };
+        for (alg, _) in self.log.algorithms.iter() {
+            if !event.digests.iter().any(|(a, _)| a == alg) {
+                self.found(event, Problem::MissingDigest(alg));
+            }
+        }
+        for (alg, digest) in event.digests.iter() {
+            let Some(alg) = alg.digest_alg() else { continue };
+            let is_of = |bytes: &[u8]| crypto::digest(alg, &[bytes]).as_bytes() == digest;
+            let holds = match event.event_type.digested(event.data) {
+                Digested::Data => is_of(event.data),
+                Digested::DataOrValue => is_of(value) || is_of(event.data),
+                Digested::Elsewhere => true,
+            };
+            if !holds {
+                self.found(event, Problem::DigestOfOther(alg));
+            }
+        }
+    }
 
-fn secure_boot(log: &Log<'_>, faults: &mut Vec<Fault>) {
-    let mut closed = false;
-    let mut measured: Vec<Variable<'_>> = Vec::new();
-    for event in log.events.iter().filter(|event| event.pcr == SECURE_BOOT_PCR && event.is_measured()) {
-        let mut fault = |what| faults.push(Fault { event: Some(event.number), pcr: event.pcr, what });
-        match (event.kind, Content::of(event)) {
-            (EventType::SEPARATOR, _) => closed = true,
-            (EventType::EFI_VARIABLE_DRIVER_CONFIG, Content::Variable(variable)) => {
-                if measured.iter().any(|known| (known.vendor, &known.name) == (variable.vendor, &variable.name)) {
-                    fault(What::VariableTwice(variable.name));
-                } else if closed {
-                    fault(What::VariableAfterSeparator(variable.name));
-                } else {
-                    measured.push(variable);
+    fn separator(&mut self, event: &Event<'_>) {
+        let windows = event.data == WBCL;
+        if event.data == SEPARATOR_ERROR {
+            self.found(event, Problem::SeparatorError);
+        } else if !windows && !SEPARATORS.contains(&event.data) || windows && event.pcr < FIRMWARE_PCRS {
+            self.found(event, Problem::SeparatorData);
+        }
+        if event.pcr >= FIRMWARE_PCRS && !windows {
+            self.found(event, Problem::SeparatorElsewhere);
+        }
+        if !self.separated.insert(event.pcr) {
+            self.found(event, Problem::SecondSeparator);
+        }
+    }
+
+    /// Each form is digested by itself: one hasher for several gives the second form a digest that nothing has.
+    fn separator_in_disguise(&mut self, event: &Event<'_>) {
+        for (alg, digest) in event.digests.iter() {
+            let Some(alg) = alg.digest_alg() else { continue };
+            let forms = SEPARATORS.into_iter().chain([SEPARATOR_ERROR]);
+            if forms.into_iter().any(|form| crypto::digest(alg, &[form]).as_bytes() == digest) {
+                self.found(event, Problem::LooksLikeSeparator(alg));
+            }
+        }
+    }
+
+    fn secure_boot(&mut self, event: &Event<'a>, data: &EventData<'a>) {
+        let separated = self.separated.contains(&SECURE_BOOT_PCR);
+        match (event.event_type, data) {
+            (EventType::EV_SEPARATOR, _) | (EventType::EV_EFI_ACTION, EventData::Text(_)) => {}
+            (EventType::EV_EFI_VARIABLE_DRIVER_CONFIG, EventData::Variable(variable)) => {
+                if separated {
+                    self.found(event, Problem::LateVariable(variable.name.clone()));
+                }
+                if !self.variables.insert((variable.guid.0, variable.name.clone())) {
+                    self.found(event, Problem::SecondVariable(variable.name.clone()));
                 }
             }
-            (
-                EventType::EFI_VARIABLE_AUTHORITY | EventType::EFI_SPDM_DEVICE_POLICY | EventType::EFI_SPDM_DEVICE_AUTHORITY,
-                Content::Variable(_),
-            )
-            | (EventType::EFI_ACTION, Content::Text(_)) => {}
-            _ => fault(What::NotOfPcr7),
-        }
-    }
-    for name in VARIABLES.into_iter().filter(|name| !measured.iter().any(|variable| variable.name == *name)) {
-        faults.push(Fault { event: None, pcr: SECURE_BOOT_PCR, what: What::NoVariable(name) });
-    }
-}
-
-fn locality(log: &Log<'_>, faults: &mut Vec<Fault>) {
-    let (mut said, mut used) = (false, false);
-    for event in log.events.iter().filter(|event| index(event.pcr) == 0) {
-        if startup_locality(event).is_some() {
-            if said || used {
-                faults.push(Fault { event: Some(event.number), pcr: 0, what: What::Locality });
+            (EventType::EV_EFI_VARIABLE_AUTHORITY, EventData::Variable(variable)) => {
+                // of one variable several entries may have been used, each once
+                if !self.authorities.insert(event.data) {
+                    self.found(event, Problem::SecondVariable(variable.name.clone()));
+                }
             }
-            said = true;
+            (_, EventData::Unreadable(_)) => self.found(event, Problem::Unreadable),
+            _ => self.found(event, Problem::UnknownType(event.event_type)),
         }
-        used |= event.is_measured();
+    }
+
+    fn missing(&mut self) {
+        let missing = |pcr, problem| Finding { event: None, pcr: Some(pcr), problem };
+        for pcr in (0..FIRMWARE_PCRS).filter(|pcr| !self.separated.contains(pcr)) {
+            self.findings.push(missing(pcr, Problem::NoSeparator));
+        }
+        for (name, guid) in SECURE_BOOT {
+            if !self.variables.contains(&(guid.0, name.to_owned())) {
+                self.findings.push(missing(SECURE_BOOT_PCR, Problem::MissingVariable(name)));
+            }
+        }
     }
 }

@@ -1,182 +1,332 @@
-//! Bytes to events: the log that a TPM 2.0 platform keeps, and the older one of SHA-1 alone (TCG PC Client Platform Firmware Profile 1.06 §10.2).
+//! The log's structure (PFP 1.05 §10.2): `TCG_PCR_EVENT` (SHA-1 only, or a header) and `TCG_PCR_EVENT2` (a digest a bank).
 //!
-//! ```text
-//! TCG_PCR_EVENT   PCRIndex u32, EventType u32, SHA-1[20], EventSize u32, Event[EventSize]
-//! Spec ID event   the first TCG_PCR_EVENT, EV_NO_ACTION: "Spec ID Event03\0", platformClass u32, minor u8, major u8, errata u8, uintnSize u8,
-//!                 numberOfAlgorithms u32, (algorithmId u16, digestSize u16)…, vendorInfoSize u8, vendorInfo
-//! TCG_PCR_EVENT2  PCRIndex u32, EventType u32, count u32, (algorithmId u16, digest)…, EventSize u32, Event[EventSize]
-//! ```
-//!
-//! Trusts nothing. Refuses what is cut short, PCRs that there are not, algorithms that the Spec ID event does not name, and two digests of one.
-//! Zeros or 0xFF to the end are room that was not used.
+//! Reads all bytes, borrows them, trusts nothing. Refuses what does not end where an event does, digests of algorithms that the header does
+//! not declare, PCRs that no TPM has. Padding is all zeros or all 0xFF, to the end.
 
-use std::fmt;
+use hvci_engine::{
+    bytes::{array, index, le16, le32, slice},
+    digest::{Digest, DigestAlg},
+};
 
-use hvci_engine::bytes::{array, index, le16, le32, slice};
+use super::{data::SPEC_ID_03, event_type::EventType, replay::PCRS};
 
-use super::event::{Algorithm, Event, EventType, PCRS};
-
-const SPEC_ID: &[u8] = b"Spec ID Event03\0";
-/// Header of a TCG_PCR_EVENT.
-const OLD_HEADER: usize = 32;
-/// Algorithms that a log may name; TPMs have at most 16 banks (TPM_NUM_PCR_BANKS in use).
+/// Longer logs are refused; real ones have up to some hundred kilobytes.
+pub const MAX_LOG: usize = 4 << 20;
+/// Banks that a header may declare; TPMs have at most seven.
 const MAX_BANKS: u32 = 16;
-/// A log without a Spec ID event has this bank.
-const SHA1: Bank = Bank { algorithm: Algorithm(4), size: 20 };
 
-/// An algorithm that a log has digests of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bank {
-    /// Which.
-    pub algorithm: Algorithm,
-    /// Bytes of a digest.
-    pub size: usize,
-}
-
-/// A log that could be read. Nothing in it is known to be true.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log<'a> {
-    /// The banks that the Spec ID event names, or SHA-1 alone.
-    pub banks: Vec<Bank>,
-    /// Every record, the Spec ID event first if there is one.
-    pub events: Vec<Event<'a>>,
-}
-
-/// Why bytes are no log.
+/// Why bytes are no event log. `offset` is where in the log, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("event {event}, at offset {offset:#x} of the log: {kind}")]
-pub struct LogError {
-    /// The number of the event that cannot be read.
-    pub event: usize,
-    /// Where it begins.
-    pub offset: usize,
-    /// What is wrong with it.
-    pub kind: LogErrorKind,
-}
-
-/// What can be wrong with an event's bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogErrorKind {
-    /// The log ends before the event does.
-    Truncated,
-    /// There is no such PCR.
-    Pcr(u32),
-    /// The Spec ID event names no algorithm, too many, one twice, or one with another length than it has.
-    Algorithms,
-    /// A digest of an algorithm that the Spec ID event does not name.
-    UnknownAlgorithm(Algorithm),
+pub enum LogError {
+    /// No event: what Linux shows when nothing was measured.
+    #[error("the log is empty")]
+    Empty,
+    /// More than [`MAX_LOG`] bytes.
+    #[error("the log has {0} bytes, more than {MAX_LOG}")]
+    TooLong(usize),
+    /// The bytes end within something.
+    #[error("event {event}: the log ends within the {what} at offset {offset:#x}")]
+    Truncated {
+        /// The event.
+        event: usize,
+        /// Where what is cut off begins.
+        offset: usize,
+        /// What that is.
+        what: &'static str,
+    },
+    /// The header is not what the PFP says (§10.4.5.1).
+    #[error("the header at offset {offset:#x}: {what}")]
+    Header {
+        /// Where.
+        offset: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// An event for a PCR that no TPM has.
+    #[error("event {event} at offset {offset:#x}: there is no PCR {pcr}")]
+    NoSuchPcr {
+        /// The event.
+        event: usize,
+        /// Where it begins.
+        offset: usize,
+        /// The number.
+        pcr: u32,
+    },
+    /// More digests than the header declares algorithms.
+    #[error("event {event} at offset {offset:#x}: {count} digests, more than the header's algorithms")]
+    DigestCount {
+        /// The event.
+        event: usize,
+        /// Where the number stands.
+        offset: usize,
+        /// The number.
+        count: u32,
+    },
+    /// A digest of an algorithm that the header does not declare.
+    #[error("event {event} at offset {offset:#x}: the header does not declare algorithm {alg:#06x}")]
+    Undeclared {
+        /// The event.
+        event: usize,
+        /// Where the digest stands.
+        offset: usize,
+        /// The algorithm.
+        alg: u16,
+    },
     /// Two digests of one algorithm.
-    DigestTwice(Algorithm),
-    /// A Spec ID event whose own bytes do not add up.
-    SpecId,
+    #[error("event {event} at offset {offset:#x}: a second digest of algorithm {alg:#06x}")]
+    Repeated {
+        /// The event.
+        event: usize,
+        /// Where the second stands.
+        offset: usize,
+        /// The algorithm.
+        alg: u16,
+    },
 }
 
-impl fmt::Display for LogErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Truncated => f.write_str("the log ends before the event does"),
-            Self::Pcr(pcr) => write!(f, "there is no PCR {pcr}"),
-            Self::Algorithms => f.write_str("the algorithms of the Spec ID event are none, too many, named twice, or of a wrong length"),
-            Self::UnknownAlgorithm(algorithm) => write!(f, "a digest of {algorithm}, which the Spec ID event does not name"),
-            Self::DigestTwice(algorithm) => write!(f, "two digests of {algorithm}"),
-            Self::SpecId => f.write_str("the Spec ID event does not have the length that its fields say"),
+/// `TPM_ALG_ID` of a bank (TPM 2.0 Library, Part 2, §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TpmAlg(pub u16);
+
+impl TpmAlg {
+    const KNOWN: [(u16, DigestAlg); 7] = [
+        (0x04, DigestAlg::Sha1),
+        (0x0B, DigestAlg::Sha256),
+        (0x0C, DigestAlg::Sha384),
+        (0x0D, DigestAlg::Sha512),
+        (0x27, DigestAlg::Sha3_256),
+        (0x28, DigestAlg::Sha3_384),
+        (0x29, DigestAlg::Sha3_512),
+    ];
+
+    /// The algorithm, if it can be calculated here.
+    pub fn digest_alg(self) -> Option<DigestAlg> {
+        Self::KNOWN.into_iter().find(|(id, _)| *id == self.0).map(|(_, alg)| alg)
+    }
+
+    /// The number of `alg`, if TPMs have one.
+    pub fn of(alg: DigestAlg) -> Option<Self> {
+        Self::KNOWN.into_iter().find(|(_, known)| *known == alg).map(|(id, _)| Self(id))
+    }
+}
+
+/// The table of algorithms in the header: `{ u16 algorithm, u16 size }` each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Algorithms<'a>(&'a [u8]);
+
+/// Of logs in the old format.
+const SHA1_ONLY: Algorithms<'static> = Algorithms(&[4, 0, 20, 0]);
+
+impl<'a> Algorithms<'a> {
+    /// Algorithm and length of its digests, in the header's order.
+    pub fn iter(self) -> impl Iterator<Item = (TpmAlg, usize)> + 'a {
+        self.0.chunks_exact(4).filter_map(|entry| Some((TpmAlg(le16(entry, 0)?), usize::from(le16(entry, 2)?))))
+    }
+
+    fn size(self, alg: TpmAlg) -> Option<usize> {
+        self.iter().find(|(a, _)| *a == alg).map(|(_, size)| size)
+    }
+}
+
+/// Digests of one event, a bank each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digests<'a> {
+    algorithms: Algorithms<'a>,
+    /// `{ u16 algorithm, digest }` each, or one SHA-1 digest
+    bytes: &'a [u8],
+    agile: bool,
+}
+
+impl<'a> Digests<'a> {
+    /// Algorithm and value, in the log's order.
+    pub fn iter(self) -> impl Iterator<Item = (TpmAlg, &'a [u8])> {
+        let mut at = 0_usize;
+        std::iter::from_fn(move || {
+            let (alg, start) = if self.agile { (TpmAlg(le16(self.bytes, at)?), at.checked_add(2)?) } else { (TpmAlg(4), at) };
+            let value = slice(self.bytes, start, self.algorithms.size(alg)?)?;
+            at = start.checked_add(value.len())?;
+            Some((alg, value))
+        })
+    }
+
+    /// The digest of one bank.
+    pub fn get(self, alg: DigestAlg) -> Option<Digest> {
+        self.iter().find(|(a, _)| a.digest_alg() == Some(alg)).and_then(|(_, value)| Digest::new(alg, value))
+    }
+}
+
+/// An event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// Its number. The header of a log with several banks has none, as in the kernel's and other tools' counting it is no measurement.
+    pub number: usize,
+    /// Where it begins in the log.
+    pub offset: usize,
+    /// Which PCR it was extended into, if it was.
+    pub pcr: u32,
+    /// What it says it is.
+    pub event_type: EventType,
+    /// What was extended.
+    pub digests: Digests<'a>,
+    /// What it says was measured.
+    pub data: &'a [u8],
+}
+
+/// A log that can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventLog<'a> {
+    /// Banks that it is about.
+    pub algorithms: Algorithms<'a>,
+    /// The events, in order, without the header.
+    pub events: Vec<Event<'a>>,
+    /// Bytes of padding behind the last.
+    pub padding: usize,
+    /// Whether every event has a digest for each bank (`TCG_PCR_EVENT2`), or SHA-1 only.
+    pub agile: bool,
+}
+
+impl<'a> EventLog<'a> {
+    /// Reads a log. Takes time and memory linear in its length.
+    ///
+    /// # Errors
+    /// [`LogError`] at the first byte that cannot be.
+    pub fn read(bytes: &'a [u8]) -> Result<Self, LogError> {
+        if bytes.len() > MAX_LOG {
+            return Err(LogError::TooLong(bytes.len()));
         }
-    }
-}
-
-/// Reads a whole log.
-///
-/// # Errors
-/// The first event that is none.
-pub fn read(bytes: &[u8]) -> Result<Log<'_>, LogError> {
-    let mut log = Log { banks: vec![SHA1], events: Vec::new() };
-    let mut at = 0;
-    let fail = |event, kind, offset| LogError { event, offset, kind };
-    let (first, mut next) = old_event(bytes, 0, 0).map_err(|kind| fail(0, kind, 0))?;
-    let is_spec_id = first.kind == EventType::NO_ACTION && first.data.starts_with(SPEC_ID);
-    if is_spec_id {
-        log.banks = banks(first.data).map_err(|kind| fail(0, kind, 0))?;
-        log.events.push(first);
-        at = next;
-    }
-    while !is_room(bytes.get(at..).unwrap_or_default()) {
-        let number = log.events.len();
-        let event = if is_spec_id { event(bytes, at, number, &log.banks) } else { old_event(bytes, at, number) };
-        let event = event.map_err(|kind| fail(number, kind, at))?;
-        next = event.1;
-        log.events.push(event.0);
-        at = next;
-    }
-    Ok(log)
-}
-
-/// Whether the rest of a log is room that was not used.
-fn is_room(rest: &[u8]) -> bool {
-    rest.iter().all(|byte| *byte == 0) || rest.iter().all(|byte| *byte == 0xFF)
-}
-
-type Read<'a> = Result<(Event<'a>, usize), LogErrorKind>;
-
-fn old_event(bytes: &[u8], offset: usize, number: usize) -> Read<'_> {
-    let header = slice(bytes, offset, OLD_HEADER).ok_or(LogErrorKind::Truncated)?;
-    let (data, next) = data(bytes, offset + OLD_HEADER - 4)?;
-    let kind = EventType(le32(header, 4).ok_or(LogErrorKind::Truncated)?);
-    let pcr = pcr(header, kind)?;
-    let digest = slice(header, 8, SHA1.size).ok_or(LogErrorKind::Truncated)?;
-    Ok((Event { number, offset, pcr, kind, digests: vec![(SHA1.algorithm, digest)], data }, next))
-}
-
-fn event<'a>(bytes: &'a [u8], offset: usize, number: usize, banks: &[Bank]) -> Read<'a> {
-    let header = slice(bytes, offset, 12).ok_or(LogErrorKind::Truncated)?;
-    let kind = EventType(le32(header, 4).ok_or(LogErrorKind::Truncated)?);
-    let pcr = pcr(header, kind)?;
-    let count = le32(header, 8).ok_or(LogErrorKind::Truncated)?;
-    let mut at = offset + header.len();
-    let mut digests = Vec::new();
-    // one of each bank at most, so that a count of millions ends soon
-    for _ in 0..count {
-        let algorithm = Algorithm(le16(bytes, at).ok_or(LogErrorKind::Truncated)?);
-        let bank = banks.iter().find(|bank| bank.algorithm == algorithm).ok_or(LogErrorKind::UnknownAlgorithm(algorithm))?;
-        if digests.iter().any(|(known, _)| *known == algorithm) {
-            return Err(LogErrorKind::DigestTwice(algorithm));
+        // where padding may begin: from there on all bytes are the same
+        let same = bytes.last().filter(|b| matches!(b, 0 | 0xFF)).map(|last| bytes.iter().rev().take_while(|b| *b == last).count());
+        let pad_from = bytes.len().saturating_sub(same.unwrap_or(0));
+        let mut reader = Reader { bytes, at: 0, event: 0 };
+        let mut log = Self { algorithms: SHA1_ONLY, events: Vec::new(), padding: 0, agile: false };
+        if pad_from == 0 {
+            return Err(LogError::Empty);
         }
-        digests.push((algorithm, slice(bytes, at + 2, bank.size).ok_or(LogErrorKind::Truncated)?));
-        at += 2 + bank.size;
+        let first = reader.sha1_event()?;
+        if first.event_type == EventType::EV_NO_ACTION && first.data.starts_with(SPEC_ID_03) {
+            log.algorithms = header(&first, reader.at)?;
+            log.agile = true;
+        } else {
+            log.events.push(first);
+            reader.event = 1;
+        }
+        while reader.at < pad_from {
+            let event = if log.agile { reader.event2(log.algorithms)? } else { reader.sha1_event()? };
+            log.events.push(event);
+            reader.event = log.events.len();
+        }
+        // an event that ends in zeros or 0xFF ends behind where padding could begin
+        log.padding = bytes.len().saturating_sub(reader.at);
+        Ok(log)
     }
-    let (data, next) = data(bytes, at)?;
-    Ok((Event { number, offset, pcr, kind, digests, data }, next))
 }
 
-/// The bytes behind their length at `at`, and where they end.
-fn data(bytes: &[u8], at: usize) -> Result<(&[u8], usize), LogErrorKind> {
-    let len = index(le32(bytes, at).ok_or(LogErrorKind::Truncated)?);
-    let data = slice(bytes, at + 4, len).ok_or(LogErrorKind::Truncated)?;
-    Ok((data, at + 4 + len))
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    event: usize,
 }
 
-/// What is not measured may name no PCR (SP 800-155 events do).
-fn pcr(header: &[u8], kind: EventType) -> Result<u32, LogErrorKind> {
-    let pcr = le32(header, 0).ok_or(LogErrorKind::Truncated)?;
-    if index(pcr) < PCRS || kind == EventType::NO_ACTION && pcr == u32::MAX { Ok(pcr) } else { Err(LogErrorKind::Pcr(pcr)) }
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8], LogError> {
+        let taken = slice(self.bytes, self.at, len).ok_or(LogError::Truncated { event: self.event, offset: self.at, what })?;
+        self.at = self.at.saturating_add(len);
+        Ok(taken)
+    }
+
+    fn u32(&mut self, what: &'static str) -> Result<u32, LogError> {
+        let taken = self.take(4, what)?;
+        Ok(le32(taken, 0).unwrap_or_default())
+    }
+
+    fn u16(&mut self, what: &'static str) -> Result<u16, LogError> {
+        let taken = self.take(2, what)?;
+        Ok(le16(taken, 0).unwrap_or_default())
+    }
+
+    fn pcr_and_type(&mut self) -> Result<(u32, EventType), LogError> {
+        let (event, offset) = (self.event, self.at);
+        let pcr = self.u32("PCR number")?;
+        let event_type = EventType(self.u32("event type")?);
+        // what is not extended may say that it belongs to none
+        let none = event_type == EventType::EV_NO_ACTION && pcr == u32::MAX;
+        if index(pcr) >= PCRS && !none {
+            return Err(LogError::NoSuchPcr { event, offset, pcr });
+        }
+        Ok((pcr, event_type))
+    }
+
+    fn data(&mut self) -> Result<&'a [u8], LogError> {
+        let size = self.u32("length of the data")?;
+        self.take(index(size), "data")
+    }
+
+    fn sha1_event(&mut self) -> Result<Event<'a>, LogError> {
+        let (number, offset) = (self.event, self.at);
+        let (pcr, event_type) = self.pcr_and_type()?;
+        let bytes = self.take(20, "digest")?;
+        let data = self.data()?;
+        let digests = Digests { algorithms: SHA1_ONLY, bytes, agile: false };
+        Ok(Event { number, offset, pcr, event_type, digests, data })
+    }
+
+    fn event2(&mut self, algorithms: Algorithms<'a>) -> Result<Event<'a>, LogError> {
+        let (event, offset) = (self.event, self.at);
+        let (pcr, event_type) = self.pcr_and_type()?;
+        let count_at = self.at;
+        let count = self.u32("number of digests")?;
+        if index(count) > algorithms.iter().count() {
+            return Err(LogError::DigestCount { event, offset: count_at, count });
+        }
+        let start = self.at;
+        let mut seen = Vec::new();
+        for _ in 0..count {
+            let offset = self.at;
+            let alg = TpmAlg(self.u16("algorithm of a digest")?);
+            let size = algorithms.size(alg).ok_or(LogError::Undeclared { event, offset, alg: alg.0 })?;
+            if seen.contains(&alg) {
+                return Err(LogError::Repeated { event, offset, alg: alg.0 });
+            }
+            seen.push(alg);
+            self.take(size, "digest")?;
+        }
+        let bytes = self.bytes.get(start..self.at).unwrap_or_default();
+        let data = self.data()?;
+        Ok(Event { number: event, offset, pcr, event_type, digests: Digests { algorithms, bytes, agile: true }, data })
+    }
 }
 
-fn banks(spec_id: &[u8]) -> Result<Vec<Bank>, LogErrorKind> {
-    let list = SPEC_ID.len() + 12;
-    let count = le32(spec_id, list - 4).ok_or(LogErrorKind::SpecId)?;
+/// `TCG_EfiSpecIDEvent`: signature, platform class, version (minor, major, errata, size of integers), algorithms, vendor's bytes.
+fn header<'a>(event: &Event<'a>, end: usize) -> Result<Algorithms<'a>, LogError> {
+    let data = event.data;
+    let start = end.saturating_sub(data.len());
+    let refused = |at: usize, what| LogError::Header { offset: start.saturating_add(at), what };
+    if event.pcr != 0 || event.digests.iter().any(|(_, value)| value.iter().any(|b| *b != 0)) {
+        return Err(LogError::Header { offset: event.offset, what: "PCR and digest are not zero" });
+    }
+    let [_minor, major, _errata, uintn] = array(data, 20).ok_or_else(|| refused(16, "it ends before its version"))?;
+    if major != 2 || !matches!(uintn, 1 | 2) {
+        return Err(refused(20, "version or size of integers is unknown"));
+    }
+    let count = le32(data, 24).ok_or_else(|| refused(24, "it ends before its algorithms"))?;
     if !(1..=MAX_BANKS).contains(&count) {
-        return Err(LogErrorKind::Algorithms);
+        return Err(refused(24, "number of algorithms"));
     }
-    let mut banks: Vec<Bank> = Vec::new();
-    for n in 0..index(count) {
-        let [id @ .., size, high] = array::<4>(spec_id, list + 4 * n).ok_or(LogErrorKind::SpecId)?;
-        let bank = Bank { algorithm: Algorithm(u16::from_le_bytes(id)), size: usize::from(u16::from_le_bytes([size, high])) };
-        let is_right = bank.size != 0 && bank.algorithm.digest().is_none_or(|known| known.len() == bank.size);
-        if !is_right || banks.iter().any(|other| other.algorithm == bank.algorithm) {
-            return Err(LogErrorKind::Algorithms);
+    let len = index(count).saturating_mul(4);
+    let table = Algorithms(slice(data, 28, len).ok_or_else(|| refused(28, "it ends within its algorithms"))?);
+    for (n, (alg, size)) in table.iter().enumerate() {
+        let at = n.saturating_mul(4).saturating_add(28);
+        if alg.digest_alg().map_or(size == 0 || size > 64, |known| known.len() != size) {
+            return Err(refused(at, "length of an algorithm's digests"));
         }
-        banks.push(bank);
+        if table.iter().take(n).any(|(earlier, _)| earlier == alg) {
+            return Err(refused(at, "an algorithm twice"));
+        }
     }
-    let vendor = list + 4 * index(count);
-    let len = spec_id.get(vendor).map(|len| usize::from(*len)).ok_or(LogErrorKind::SpecId)?;
-    if spec_id.len() == vendor + 1 + len { Ok(banks) } else { Err(LogErrorKind::SpecId) }
+    let vendor_at = len.saturating_add(28);
+    let vendor = usize::from(*data.get(vendor_at).ok_or_else(|| refused(vendor_at, "it ends before the vendor's bytes"))?);
+    if vendor_at.checked_add(1).and_then(|at| at.checked_add(vendor)) != Some(data.len()) {
+        return Err(refused(vendor_at, "the vendor's bytes do not end with it"));
+    }
+    Ok(table)
 }

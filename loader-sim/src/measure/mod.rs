@@ -1,18 +1,30 @@
-//! Measured boot: the event log that firmware and boot loaders keep beside the PCRs of a TPM (TCG PC Client Platform Firmware Profile 1.06 §10).
+//! Measured boot: the TCG event log, what it makes of the PCRs, and when a verifier refuses it.
 //!
-//! ```text
-//! bytes ─log::read─► Log ─┬─ replay ─► PCRs, to be compared with those of a TPM
-//!                         ├─ check ──► faults: what a verifier must refuse although the PCRs may agree
-//!                         └─ content ► what an event says, for people
-//! ```
+//! Source: TCG PC Client Platform Firmware Profile (PFP) 1.05, §10. Two levels:
+//! - [`EventLog::read`] is structure. Bytes that are not a log to their end are refused with the offset.
+//! - [`check()`] is the rules by which a log that can be read is no evidence. It gives every reason, not the first.
 //!
-//! A log is written by whoever measured, and then lies in memory of the guest: all of it is hostile. What it says counts only as far as a PCR
-//! that a TPM has signed says the same, and an event's type and description never do by themselves.
-//! **Boundary:** knows no TPM, no key and no variable store.
+//! Neither trusts anything: a log comes from the guest, and only PCRs that a TPM quotes say whether it was so ([`replay`],
+//! [`pcrs::compare`]). An event's type is in no digest, and its data only where [`event_type::EventType::digested`] says so.
+
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 pub mod check;
-pub mod content;
-pub mod event;
-pub mod log;
-pub mod pcr_file;
-pub mod replay;
+pub mod data;
+mod device_path;
+pub mod event_type;
+mod log;
+pub mod pcrs;
+mod replay;
+
+pub use check::check;
+pub use event_type::EventType;
+pub use log::{Algorithms, Digests, Event, EventLog, LogError, MAX_LOG, TpmAlg};
+pub use replay::{Bank, PCRS, replay};

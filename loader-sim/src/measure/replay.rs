@@ -1,77 +1,59 @@
-//! Events to PCRs, as a TPM would have been extended (TPM 2.0 Library part 1 §17; Platform Firmware Profile 1.06 §10.4.5 for the locality).
+//! PCRs from a log: each event's digest extended into what is there, bank by bank (TPM 2.0 Library, Part 1, §17.2).
 
 use hvci_engine::{
-    bytes::index,
     crypto,
     digest::{Digest, DigestAlg},
 };
 
 use super::{
-    event::{Event, EventType, PCRS},
-    log::Log,
+    data::{EventData, NoAction},
+    event_type::EventType,
+    log::EventLog,
 };
 
-const LOCALITY: &[u8] = b"StartupLocality\0";
+/// PCRs of a TPM of a PC.
+pub const PCRS: usize = 24;
 
-/// The PCRs of one bank.
+/// PCRs of one algorithm.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pcrs {
-    /// The bank.
+pub struct Bank {
+    /// The algorithm.
     pub alg: DigestAlg,
-    /// By number.
-    pub values: [Digest; PCRS],
-    /// The last event that went into each.
-    pub last: [Option<usize>; PCRS],
+    /// The values.
+    pub pcrs: [Digest; PCRS],
 }
 
-impl Pcrs {
-    /// Those of a TPM that was reset, started at this locality: PCRs 17 to 22 are all ones until a dynamic launch.
-    fn reset(alg: DigestAlg, locality: u8) -> Self {
-        let value = |pcr: usize| {
-            let mut bytes = vec![if (17..=22).contains(&pcr) { 0xFF } else { 0 }; alg.len()];
-            if let Some(last) = bytes.last_mut().filter(|_| pcr == 0) {
-                *last = locality;
+/// The PCRs of each bank whose algorithm can be calculated, if all that was extended is in the log.
+///
+/// Events of type `EV_NO_ACTION` are not extended. One of them says from which locality the TPM was started, which is what PCR 0 begins
+/// with; what makes it believable is that PCR 0 comes out as quoted.
+pub fn replay(log: &EventLog<'_>) -> Vec<Bank> {
+    let locality =
+        log.events.iter().filter(|event| event.event_type == EventType::EV_NO_ACTION).find_map(|event| match EventData::of(event) {
+            EventData::NoAction(NoAction::StartupLocality(locality)) => Some(locality),
+            _ => None,
+        });
+    let algs = log.algorithms.iter().filter_map(|(alg, _)| alg.digest_alg());
+    algs.filter_map(|alg| {
+        let mut pcrs = start(alg, locality.unwrap_or(0))?;
+        for event in log.events.iter().filter(|event| event.event_type != EventType::EV_NO_ACTION) {
+            let Some(pcr) = usize::try_from(event.pcr).ok().and_then(|n| pcrs.get_mut(n)) else { continue };
+            if let Some(digest) = event.digests.get(alg) {
+                *pcr = crypto::digest(alg, &[pcr.as_bytes(), digest.as_bytes()]);
             }
-            digest_of(alg, &bytes)
-        };
-        Self { alg, values: std::array::from_fn(value), last: [None; PCRS] }
-    }
-
-    /// TPM2_PCR_Extend.
-    fn extend(&mut self, event: &Event<'_>, digest: &[u8]) {
-        let pcr = index(event.pcr);
-        if let (Some(value), Some(last)) = (self.values.get_mut(pcr), self.last.get_mut(pcr)) {
-            *value = crypto::digest(self.alg, &[value.as_bytes(), digest]);
-            *last = Some(event.number);
         }
-    }
+        Some(Bank { alg, pcrs })
+    })
+    .collect()
 }
 
-fn digest_of(alg: DigestAlg, bytes: &[u8]) -> Digest {
-    Digest::new(alg, bytes).unwrap_or_else(|| crypto::digest(alg, &[bytes]))
-}
-
-/// The PCRs of each bank of the log that is calculated here, in the log's order. An event without a digest for a bank does not extend it.
-pub fn replay(log: &Log<'_>) -> Vec<Pcrs> {
-    let locality = log.events.iter().find_map(startup_locality).unwrap_or(0);
-    let banks = log.banks.iter().filter_map(|bank| Some((bank.algorithm, bank.algorithm.digest()?)));
-    banks
-        .map(|(algorithm, alg)| {
-            let mut pcrs = Pcrs::reset(alg, locality);
-            for event in log.events.iter().filter(|event| event.is_measured()) {
-                if let Some(digest) = event.digest(algorithm) {
-                    pcrs.extend(event, digest);
-                }
-            }
-            pcrs
-        })
-        .collect()
-}
-
-/// The locality that TPM2_Startup came from, if this event says it: PCR 0 starts with it.
-pub fn startup_locality(event: &Event<'_>) -> Option<u8> {
-    match event.data.strip_prefix(LOCALITY) {
-        Some([locality]) if event.kind == EventType::NO_ACTION && event.pcr == 0 => Some(*locality),
-        _ => None,
-    }
+/// PCRs after a reset: zeros; ones for those of a dynamic launch; the locality in the last byte of PCR 0 (PC Client PTP 1.05 §4.6).
+fn start(alg: DigestAlg, locality: u8) -> Option<[Digest; PCRS]> {
+    let filled = |byte| Digest::new(alg, vec![byte; alg.len()].as_slice());
+    let mut pcrs = [filled(0)?; PCRS];
+    pcrs.get_mut(17..=22)?.fill(filled(0xFF)?);
+    let mut first = vec![0; alg.len()];
+    *first.last_mut()? = locality;
+    *pcrs.first_mut()? = Digest::new(alg, &first)?;
+    Some(pcrs)
 }

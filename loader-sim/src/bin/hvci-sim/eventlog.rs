@@ -1,129 +1,149 @@
-//! `hvci-sim eventlog`: what was measured when a machine started.
+//! `hvci-sim eventlog`.
 
 use std::{
-    fs,
-    io::{self, Write},
+    collections::BTreeSet,
+    fs::File,
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use clap::Args;
 use corpus::source::escape;
-use hvci_engine::digest::{Digest, DigestAlg};
+use hvci_engine::{bytes::widen, digest::DigestAlg};
 use loader_sim::measure::{
-    check::check,
-    content::Content,
-    event::{Algorithm, Event},
-    log::{Log, read},
-    pcr_file,
-    replay::{Pcrs, replay},
+    Event, EventLog, EventType, MAX_LOG, check,
+    data::EventData,
+    event_type::Digested,
+    pcrs::{self, Pcrs},
+    replay,
 };
 
 const EXAMPLES: &str = "\
 Examples:
   hvci-sim eventlog /sys/kernel/security/tpm0/binary_bios_measurements
-  tpm2_pcrread sha256 > pcrs && hvci-sim eventlog eventlog.bin --pcrs pcrs
+  tpm2_pcrread > now.pcrs; hvci-sim eventlog boot.eventlog --pcrs now.pcrs
 
-Exit status: 0 nothing is wrong, 1 something is, or the PCRs are others, 2 no log, usage or I/O.";
+A ~ before what was measured: no digest covers these words, they are what the log says. A type is never covered.
 
-/// The last PCR of the firmware, which measures into each of them.
-const FIRMWARE: usize = 7;
-/// Bytes of a digest that are shown of each event.
-const SHOWN: usize = 12;
+Exit status: 0 nothing found, 1 a rule is broken or a PCR differs, 2 usage, I/O or no event log.";
+
+/// Characters of what was measured, at most.
+const SHOWN: usize = 72;
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct EventlogArgs {
-    /// The log, as the firmware and Linux give it
+    /// The log, as firmware and Linux have it
     #[arg(value_name = "FILE")]
-    file: PathBuf,
-    /// What the TPM's PCRs are: lines of number and value, as tpm2_pcrread prints them
+    log: PathBuf,
+    /// PCRs of the TPM, to compare: lines `NUMBER VALUE`, or what tpm2_pcrread prints
     #[arg(long, value_name = "FILE")]
     pcrs: Option<PathBuf>,
 }
 
 pub(crate) fn eventlog(args: &EventlogArgs) -> Result<ExitCode> {
-    let bytes = fs::read(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
-    let log = read(&bytes).with_context(|| format!("{} is no event log", args.file.display()))?;
-    let expected = args.pcrs.as_deref().map(pcrs_of).transpose()?.unwrap_or_default();
+    let name = args.log.display().to_string();
+    let bytes = read(&args.log)?;
+    let log = EventLog::read(&bytes).with_context(|| name.clone())?;
+    let given = args.pcrs.as_deref().map(read_pcrs).transpose()?;
+
+    let mut out = anstream::stdout().lock();
+    let shown = shown_bank(&log);
+    writeln!(out, " no  PCR  {:<32}  {:<12}  what", "type", shown.map_or("digest", DigestAlg::name))?;
+    for event in &log.events {
+        write_event(&mut out, event, shown)?;
+    }
     let banks = replay(&log);
-    let mut out = io::stdout().lock();
-    events(&log, &mut out)?;
-    // the bank that everybody uses, if it is there
-    if let Some(bank) = banks.iter().find(|bank| bank.alg == DigestAlg::Sha256).or_else(|| banks.first()) {
-        pcrs(bank, &mut out)?;
-    }
-    let faults = check(&log);
-    for fault in &faults {
-        writeln!(out, "{fault}")?;
-    }
-    let mut wrong = faults.len();
-    for (pcr, value) in &expected {
-        let found = banks.iter().find(|bank| bank.alg == value.alg());
-        let Some(found) = found else {
-            writeln!(out, "PCR {pcr}: the log has no {} bank", value.alg())?;
-            wrong += 1;
-            continue;
-        };
-        match found.last[*pcr] {
-            _ if found.values[*pcr] == *value => {}
-            // what the started system measures by itself, such as IMA into PCR 10
-            None if *pcr > FIRMWARE => writeln!(out, "PCR {pcr} is {value}, of which the log says nothing")?,
-            last => {
-                let last =
-                    last.map_or_else(|| "no event went into it".to_owned(), |event| format!("event {event} is the last that went into it"));
-                writeln!(out, "PCR {pcr} is {value}, and not what the log says, {}; {last}", found.values[*pcr].hex())?;
-                wrong += 1;
+    if let Some(bank) = banks.iter().find(|bank| Some(bank.alg) == shown) {
+        writeln!(out, "\nPCRs of the events, {}", bank.alg)?;
+        for (pcr, value) in bank.pcrs.iter().enumerate() {
+            let events = log.events.iter().filter(|e| widen(pcr) == u64::from(e.pcr) && e.event_type != EventType::EV_NO_ACTION);
+            match events.count() {
+                0 => {}
+                count => writeln!(out, "{pcr:>3}  {}  {count} event{}", value.hex(), if count == 1 { "" } else { "s" })?,
             }
         }
     }
-    let agree = if expected.is_empty() { String::new() } else { format!(", {} PCRs compared", expected.len()) };
-    let said = if wrong == 0 { "nothing is wrong".to_owned() } else { format!("{wrong} wrong") };
-    writeln!(out, "{} events{agree}: {said}", log.events.len())?;
-    Ok(ExitCode::from(u8::from(wrong > 0)))
-}
-
-fn pcrs_of(path: &Path) -> Result<Vec<(usize, Digest)>> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    pcr_file::parse(&text).map_err(|why| anyhow!("{}: {why}", path.display()))
-}
-
-fn events(log: &Log<'_>, out: &mut impl Write) -> Result<()> {
-    let sha256 = Algorithm::of(DigestAlg::Sha256);
-    let bank = log
-        .banks
-        .iter()
-        .map(|bank| bank.algorithm)
-        .find(|bank| Some(*bank) == sha256)
-        .or_else(|| log.banks.first().map(|bank| bank.algorithm));
-    writeln!(out, "event  pcr  {:<33} {:<24}  what", "type", bank.map_or(String::new(), |bank| bank.to_string()))?;
-    for event in &log.events {
-        let digest = bank.filter(|_| event.is_measured()).and_then(|bank| event.digest(bank));
-        let digest = digest.map_or_else(|| "–".to_owned(), |digest| hex::encode(digest.get(..SHOWN).unwrap_or(digest)));
-        let pcr = if event.pcr == u32::MAX { "–".to_owned() } else { event.pcr.to_string() };
-        writeln!(out, "{:>5}  {pcr:>3}  {:<33} {digest:<24}  {}", event.number, event.kind.to_string(), what(event))?;
-    }
-    Ok(())
-}
-
-/// Within a line of a terminal.
-fn what(event: &Event<'_>) -> String {
-    const WIDTH: usize = 100;
-    let text = escape(Content::of(event).to_string().as_bytes());
-    match text.char_indices().nth(WIDTH) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text,
-    }
-}
-
-fn pcrs(bank: &Pcrs, out: &mut impl Write) -> Result<()> {
-    writeln!(out, "\n  pcr  {:<64}  last event", bank.alg.name())?;
-    for (pcr, (value, last)) in bank.values.iter().zip(&bank.last).enumerate() {
-        if let Some(last) = last {
-            writeln!(out, "{pcr:>5}  {:<64}  {last}", value.hex())?;
-        }
-    }
     writeln!(out)?;
+    let mut found = 0_usize;
+    for finding in check(&log) {
+        writeln!(out, "refused: {}", escape(finding.to_string().as_bytes()))?;
+        found = found.saturating_add(1);
+    }
+    if let Some(given) = &given {
+        found = found.saturating_add(write_differences(&mut out, &log, given)?);
+    }
+    let names: Vec<&str> = banks.iter().map(|bank| bank.alg.name()).collect();
+    let compared = if given.is_some() { "" } else { ", no PCRs to compare with" };
+    writeln!(out, "{name}: {} events, banks {}, {found} found{compared}", log.events.len(), names.join(" "))?;
+    Ok(if found == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// SHA-256 if there is one, the first otherwise.
+fn shown_bank(log: &EventLog<'_>) -> Option<DigestAlg> {
+    let mut algs = log.algorithms.iter().filter_map(|(alg, _)| alg.digest_alg());
+    let first = algs.next()?;
+    Some(if first == DigestAlg::Sha256 { first } else { algs.find(|alg| *alg == DigestAlg::Sha256).unwrap_or(first) })
+}
+
+fn write_event(out: &mut impl Write, event: &Event<'_>, bank: Option<DigestAlg>) -> Result<()> {
+    let digest = match bank.and_then(|alg| event.digests.get(alg)) {
+        _ if event.event_type == EventType::EV_NO_ACTION => String::new(),
+        Some(digest) => digest.hex().chars().take(12).collect(),
+        None => "missing".to_owned(),
+    };
+    let event_type = event.event_type.name().map_or_else(|| format!("{:#010x}", event.event_type.0), str::to_owned);
+    let hint = if event.event_type.digested(event.data) == Digested::Elsewhere { "~" } else { "" };
+    let words = escape(EventData::of(event).to_string().as_bytes());
+    let cut = if words.chars().count() > SHOWN { "…" } else { "" };
+    let words: String = words.chars().take(SHOWN).collect();
+    let pcr = if event.pcr == u32::MAX { "-".to_owned() } else { event.pcr.to_string() };
+    writeln!(out, "{:>3}  {pcr:>3}  {event_type:<32}  {digest:<12}  {hint}{words}{cut}", event.number)?;
     Ok(())
+}
+
+/// Says which PCRs differ; how many do.
+fn write_differences(out: &mut impl Write, log: &EventLog<'_>, given: &Pcrs) -> Result<usize> {
+    let differences = pcrs::compare(log, given);
+    for difference in &differences {
+        let (pcr, is) = (difference.pcr, difference.given);
+        let Some(replayed) = difference.replayed else {
+            writeln!(out, "differs: PCR {pcr}, bank {}, which the log is not about", is.alg())?;
+            continue;
+        };
+        let last =
+            difference.last_event.map_or_else(|| "no event of the log went into it".to_owned(), |n| format!("the last event is {n}"));
+        writeln!(out, "differs: PCR {pcr}, {last}\n  is      {is}\n  events  {replayed}")?;
+    }
+    let list = |pcrs: Vec<u32>| pcrs.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+    let skipped: BTreeSet<u32> = given.keys().map(|(_, pcr)| *pcr).filter(|pcr| pcrs::not_compared(log, *pcr)).collect();
+    if !skipped.is_empty() {
+        writeln!(
+            out,
+            "not compared: PCR {}, which others than the firmware and what it starts extend or reset",
+            list(skipped.into_iter().collect())
+        )?;
+    }
+    let logged = (0..16).filter(|pcr| log.events.iter().any(|e| e.pcr == *pcr && e.event_type != EventType::EV_NO_ACTION));
+    let absent: Vec<u32> = logged.filter(|pcr| !given.keys().any(|(_, given)| given == pcr)).collect();
+    if !absent.is_empty() {
+        writeln!(out, "not given: PCR {}, so nothing vouches for its events", list(absent.clone()))?;
+    }
+    Ok(differences.len().saturating_add(absent.len()))
+}
+
+fn read_pcrs(path: &Path) -> Result<Pcrs> {
+    let text = read(path)?;
+    let text = String::from_utf8(text).with_context(|| path.display().to_string())?;
+    pcrs::read(&text).with_context(|| path.display().to_string())
+}
+
+/// A file, of which no more is read than can be used.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let what = || format!("cannot read {}", path.display());
+    let mut bytes = Vec::new();
+    File::open(path).with_context(what)?.take(widen(MAX_LOG).saturating_add(1)).read_to_end(&mut bytes).with_context(what)?;
+    Ok(bytes)
 }
