@@ -11,8 +11,9 @@ use hvci_engine::{
         cache::Cache,
         catalog::CatalogIndex,
         modsig::ModuleTrailer,
-        signature_list::{Entry, Guid, SignatureDatabase, SignatureList, SignatureType},
+        signature_list::{Entry, SignatureDatabase, SignatureList, SignatureType},
     },
+    uefi::Guid,
 };
 
 /// `-max_len` of the smoke run.

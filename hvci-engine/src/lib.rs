@@ -50,3 +50,5 @@ pub mod policy;
 pub mod signature;
 #[cfg(feature = "std")]
 pub mod time;
+#[cfg(feature = "std")]
+pub mod uefi;

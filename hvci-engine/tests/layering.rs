@@ -59,7 +59,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // the data that the readers fill in and the policy reads: of other modules only types that stand in it
     ("facts", &["bytes::Span", "bytes::widen", "crypto::Scheme", "digest", "finding", "signature::cert::Certificate", "time"]),
     ("image", &["budget", "bytes", "crypto::digest", "digest", "facts", "finding"]),
-    ("signature", &["budget", "bytes", "crypto", "digest", "facts", "finding", "image", "oid", "time"]),
+    ("signature", &["budget", "bytes", "crypto", "digest", "facts", "finding", "image", "oid", "time", "uefi"]),
+    ("uefi", &["time"]),
     (
         "load",
         &[

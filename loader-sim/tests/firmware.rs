@@ -20,7 +20,8 @@ use corpus::synth::{
 };
 use hvci_engine::{
     digest::DigestAlg,
-    signature::signature_list::{Entry, Guid, SignatureDatabase, SignatureList, SignatureType},
+    signature::signature_list::{Entry, SignatureDatabase, SignatureList, SignatureType},
+    uefi::Guid,
 };
 use loader_sim::firmware::{
     Status,

@@ -12,8 +12,9 @@ use hvci_engine::{
     signature::{
         cert::Certificate,
         detached::{self, VerifyError},
-        signature_list::{EfiTime, Guid, SignatureType},
+        signature_list::SignatureType,
     },
+    uefi::{EfiTime, Guid},
 };
 
 use super::{Refused, Status, variable::Attributes};

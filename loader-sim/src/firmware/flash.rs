@@ -15,7 +15,7 @@
 
 use hvci_engine::{
     bytes::{array, index, le16, le32, le64, slice},
-    signature::signature_list::{EfiTime, Guid},
+    uefi::{EfiTime, Guid},
 };
 
 use super::{

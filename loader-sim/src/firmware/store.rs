@@ -10,9 +10,12 @@
 //! A key of PK that is not in KEK does not sign db. User mode is when there is a PK. SetupMode and SecureBoot follow it and are written by nobody.
 //! Not authenticated variables are written as a program of the boot phase writes them, as shim does MokList.
 
-use hvci_engine::signature::{
-    cert::Certificate,
-    signature_list::{EfiTime, Guid, SignatureDatabase, SignatureType},
+use hvci_engine::{
+    signature::{
+        cert::Certificate,
+        signature_list::{SignatureDatabase, SignatureType},
+    },
+    uefi::{EfiTime, Guid},
 };
 
 use super::{

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use hvci_engine::signature::signature_list::{EfiTime, Guid};
+use hvci_engine::uefi::{EfiTime, Guid};
 
 /// EFI_GLOBAL_VARIABLE: PK, KEK.
 pub const GLOBAL: Guid = Guid::new(0x8be4_df61, 0x93ca, 0x11d2, [0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c]);

@@ -6,7 +6,7 @@
 
 use std::{collections::HashSet, fmt};
 
-use hvci_engine::{crypto, digest::DigestAlg, signature::signature_list::Guid};
+use hvci_engine::{crypto, digest::DigestAlg, uefi::Guid};
 
 use super::{
     data::{EventData, NoAction},

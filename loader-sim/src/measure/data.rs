@@ -6,7 +6,7 @@ use std::fmt;
 
 use hvci_engine::{
     bytes::{array, index, le16, le32, le64, slice},
-    signature::signature_list::Guid,
+    uefi::Guid,
 };
 
 use super::{device_path, event_type::EventType, log::Event};

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use hvci_engine::bytes::{array, le16, le32, slice};
-
-use hvci_engine::signature::signature_list::Guid;
+use hvci_engine::{
+    bytes::{array, le16, le32, slice},
+    uefi::Guid,
+};
 
 use super::data::utf16_text;
 

@@ -13,16 +13,18 @@ use std::{
 use hvci_engine::{
     crypto,
     digest::{Digest, DigestAlg},
-    signature::signature_list::Guid,
+    uefi::Guid,
 };
-use loader_sim::firmware::variable::{GLOBAL, IMAGE_SECURITY};
-use loader_sim::measure::{
-    Bank, EventLog, EventType as T, LogError, MAX_LOG, TpmAlg, check,
-    check::Problem,
-    data::{EventData, NoAction, Variable},
-    event_type::Digested,
-    pcrs::{self, Pcrs},
-    replay,
+use loader_sim::{
+    firmware::variable::{GLOBAL, IMAGE_SECURITY},
+    measure::{
+        Bank, EventLog, EventType as T, LogError, MAX_LOG, TpmAlg, check,
+        check::Problem,
+        data::{EventData, NoAction, Variable},
+        event_type::Digested,
+        pcrs::{self, Pcrs},
+        replay,
+    },
 };
 use proptest::prelude::*;
 

@@ -64,18 +64,33 @@ pub struct Phases {
 
 impl Phases {
     const fn of(&mut self, step: Step) -> &mut u64 {
-        match step {
-            Step::Claim | Step::Restrict => &mut self.lock,
-            Step::Quiesce => &mut self.quiesce,
-            Step::Inspect => &mut self.inspect,
-            _ => &mut self.grant,
+        match Phase::of(step) {
+            Phase::Lock => &mut self.lock,
+            Phase::Quiesce => &mut self.quiesce,
+            Phase::Inspect => &mut self.inspect,
+            Phase::Grant => &mut self.grant,
         }
     }
 }
 
-/// Whether two steps are of one phase, between which nobody looks at the clock.
-const fn one_phase(a: Step, b: Step) -> bool {
-    matches!((a, b), (Step::Claim, Step::Restrict) | (Step::Scrub, Step::Open) | (Step::Open, Step::Settle))
+/// Steps between which nobody looks at the clock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Lock,
+    Quiesce,
+    Inspect,
+    Grant,
+}
+
+impl Phase {
+    const fn of(step: Step) -> Self {
+        match step {
+            Step::Claim | Step::Restrict => Self::Lock,
+            Step::Quiesce => Self::Quiesce,
+            Step::Inspect => Self::Inspect,
+            _ => Self::Grant,
+        }
+    }
 }
 
 /// What is enabled, chosen and over.
@@ -260,7 +275,6 @@ impl Partition {
         loop {
             let step = transaction.step();
             match step {
-                Step::Done => return Ok(phases),
                 Step::Failed(status) => return Err(status),
                 Step::Inspect => match inspect.take().map_or(Err(HvStatus::OPERATION_DENIED), |inspect| inspect()) {
                     Ok(()) => transaction.approve(),
@@ -270,12 +284,15 @@ impl Partition {
                     transaction.perform(&self.frames, &*self.host, usize::MAX);
                 }
             }
-            if one_phase(step, transaction.step()) {
-                continue;
+            let next = transaction.step();
+            if Phase::of(next) != Phase::of(step) || next == Step::Done {
+                let now = self.host.now();
+                *phases.of(step) = phases.of(step).saturating_add(now.saturating_sub(since));
+                since = now;
             }
-            let now = self.host.now();
-            *phases.of(step) = phases.of(step).saturating_add(now.saturating_sub(since));
-            since = now;
+            if next == Step::Done {
+                return Ok(phases);
+            }
         }
     }
 

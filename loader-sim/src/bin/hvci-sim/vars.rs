@@ -10,9 +10,12 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use corpus::source::escape;
-use hvci_engine::signature::{
-    cert::Certificate,
-    signature_list::{EfiTime, Entry, Guid, SignatureDatabase, SignatureType},
+use hvci_engine::{
+    signature::{
+        cert::Certificate,
+        signature_list::{Entry, SignatureDatabase, SignatureType},
+    },
+    uefi::{EfiTime, Guid},
 };
 use loader_sim::firmware::{
     flash::Flash,
