@@ -172,6 +172,13 @@ pub struct Event<'a> {
     pub data: &'a [u8],
 }
 
+impl Event<'_> {
+    /// Whether a PCR was extended: `EV_NO_ACTION` is only written down.
+    pub fn is_extended(&self) -> bool {
+        self.event_type != EventType::EV_NO_ACTION
+    }
+}
+
 /// A log that can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventLog<'a> {

@@ -11,9 +11,8 @@ use hvci_engine::{
 };
 
 use super::{
-    event_type::EventType,
-    log::EventLog,
-    replay::{PCRS, replay},
+    log::{EventLog, TpmAlg},
+    replay::{Bank, PCRS},
 };
 
 /// Values by bank and PCR.
@@ -74,8 +73,7 @@ pub fn read(text: &str) -> Result<Pcrs, PcrsError> {
 }
 
 fn bank_of(is: impl Fn(DigestAlg) -> bool) -> Option<DigestAlg> {
-    use DigestAlg as D;
-    [D::Sha1, D::Sha256, D::Sha384, D::Sha512, D::Sha3_256, D::Sha3_384, D::Sha3_512].into_iter().find(|alg| is(*alg))
+    DigestAlg::ALL.into_iter().find(|alg| TpmAlg::of(*alg).is_some() && is(*alg))
 }
 
 /// Whether a PCR says nothing about a log of the firmware's: of PCR 10, where the log has nothing in it, the operating system keeps its own
@@ -84,9 +82,8 @@ pub fn not_compared(log: &EventLog<'_>, pcr: u32) -> bool {
     pcr >= 16 || pcr == 10 && last_event(log, pcr).is_none()
 }
 
-/// Every PCR of `given` that is not what `log` makes of it, but those that are [`not_compared`].
-pub fn compare(log: &EventLog<'_>, given: &Pcrs) -> Vec<Difference> {
-    let banks = replay(log);
+/// Every PCR of `given` that is not what `banks`, the [replay](super::replay()) of `log`, have, but those that are [`not_compared`].
+pub fn compare(log: &EventLog<'_>, banks: &[Bank], given: &Pcrs) -> Vec<Difference> {
     let compared = given.iter().filter(|((_, pcr), _)| !not_compared(log, *pcr));
     compared
         .filter_map(|((alg, pcr), given)| {
@@ -97,6 +94,6 @@ pub fn compare(log: &EventLog<'_>, given: &Pcrs) -> Vec<Difference> {
 }
 
 fn last_event(log: &EventLog<'_>, pcr: u32) -> Option<usize> {
-    let extended = log.events.iter().rev().find(|event| event.pcr == pcr && event.event_type != EventType::EV_NO_ACTION);
+    let extended = log.events.iter().rev().find(|event| event.pcr == pcr && event.is_extended());
     extended.map(|event| event.number)
 }

@@ -7,7 +7,6 @@ use hvci_engine::{
 
 use super::{
     data::{EventData, NoAction},
-    event_type::EventType,
     log::EventLog,
 };
 
@@ -28,15 +27,14 @@ pub struct Bank {
 /// Events of type `EV_NO_ACTION` are not extended. One of them says from which locality the TPM was started, which is what PCR 0 begins
 /// with; what makes it believable is that PCR 0 comes out as quoted.
 pub fn replay(log: &EventLog<'_>) -> Vec<Bank> {
-    let locality =
-        log.events.iter().filter(|event| event.event_type == EventType::EV_NO_ACTION).find_map(|event| match EventData::of(event) {
-            EventData::NoAction(NoAction::StartupLocality(locality)) => Some(locality),
-            _ => None,
-        });
+    let locality = log.events.iter().filter(|event| !event.is_extended()).find_map(|event| match EventData::of(event) {
+        EventData::NoAction(NoAction::StartupLocality(locality)) => Some(locality),
+        _ => None,
+    });
     let algs = log.algorithms.iter().filter_map(|(alg, _)| alg.digest_alg());
     algs.filter_map(|alg| {
         let mut pcrs = start(alg, locality.unwrap_or(0))?;
-        for event in log.events.iter().filter(|event| event.event_type != EventType::EV_NO_ACTION) {
+        for event in log.events.iter().filter(|event| event.is_extended()) {
             let Some(pcr) = usize::try_from(event.pcr).ok().and_then(|n| pcrs.get_mut(n)) else { continue };
             if let Some(digest) = event.digests.get(alg) {
                 *pcr = crypto::digest(alg, &[pcr.as_bytes(), digest.as_bytes()]);

@@ -13,7 +13,7 @@ use clap::Args;
 use corpus::source::escape;
 use hvci_engine::{bytes::widen, digest::DigestAlg};
 use loader_sim::measure::{
-    Event, EventLog, EventType, MAX_LOG, check,
+    Bank, Event, EventLog, MAX_LOG, check,
     data::EventData,
     event_type::Digested,
     pcrs::{self, Pcrs},
@@ -59,7 +59,7 @@ pub(crate) fn eventlog(args: &EventlogArgs) -> Result<ExitCode> {
     if let Some(bank) = banks.iter().find(|bank| Some(bank.alg) == shown) {
         writeln!(out, "\nPCRs of the events, {}", bank.alg)?;
         for (pcr, value) in bank.pcrs.iter().enumerate() {
-            let events = log.events.iter().filter(|e| widen(pcr) == u64::from(e.pcr) && e.event_type != EventType::EV_NO_ACTION);
+            let events = log.events.iter().filter(|e| widen(pcr) == u64::from(e.pcr) && e.is_extended());
             match events.count() {
                 0 => {}
                 count => writeln!(out, "{pcr:>3}  {}  {count} event{}", value.hex(), if count == 1 { "" } else { "s" })?,
@@ -73,7 +73,7 @@ pub(crate) fn eventlog(args: &EventlogArgs) -> Result<ExitCode> {
         found = found.saturating_add(1);
     }
     if let Some(given) = &given {
-        found = found.saturating_add(write_differences(&mut out, &log, given)?);
+        found = found.saturating_add(write_differences(&mut out, &log, &banks, given)?);
     }
     let names: Vec<&str> = banks.iter().map(|bank| bank.alg.name()).collect();
     let compared = if given.is_some() { "" } else { ", no PCRs to compare with" };
@@ -90,7 +90,7 @@ fn shown_bank(log: &EventLog<'_>) -> Option<DigestAlg> {
 
 fn write_event(out: &mut impl Write, event: &Event<'_>, bank: Option<DigestAlg>) -> Result<()> {
     let digest = match bank.and_then(|alg| event.digests.get(alg)) {
-        _ if event.event_type == EventType::EV_NO_ACTION => String::new(),
+        _ if !event.is_extended() => String::new(),
         Some(digest) => digest.hex().chars().take(12).collect(),
         None => "missing".to_owned(),
     };
@@ -105,8 +105,8 @@ fn write_event(out: &mut impl Write, event: &Event<'_>, bank: Option<DigestAlg>)
 }
 
 /// Says which PCRs differ; how many do.
-fn write_differences(out: &mut impl Write, log: &EventLog<'_>, given: &Pcrs) -> Result<usize> {
-    let differences = pcrs::compare(log, given);
+fn write_differences(out: &mut impl Write, log: &EventLog<'_>, banks: &[Bank], given: &Pcrs) -> Result<usize> {
+    let differences = pcrs::compare(log, banks, given);
     for difference in &differences {
         let (pcr, is) = (difference.pcr, difference.given);
         let Some(replayed) = difference.replayed else {
@@ -126,7 +126,7 @@ fn write_differences(out: &mut impl Write, log: &EventLog<'_>, given: &Pcrs) -> 
             list(skipped.into_iter().collect())
         )?;
     }
-    let logged = (0..16).filter(|pcr| log.events.iter().any(|e| e.pcr == *pcr && e.event_type != EventType::EV_NO_ACTION));
+    let logged = (0..16).filter(|pcr| log.events.iter().any(|e| e.pcr == *pcr && e.is_extended()));
     let absent: Vec<u32> = logged.filter(|pcr| !given.keys().any(|(_, given)| given == pcr)).collect();
     if !absent.is_empty() {
         writeln!(out, "not given: PCR {}, so nothing vouches for its events", list(absent.clone()))?;
