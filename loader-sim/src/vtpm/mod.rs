@@ -1,0 +1,46 @@
+//! The virtual TPM of a machine: bytes in, bytes out (TPM 2.0 Library, Part 3; PC Client Platform TPM Profile).
+//!
+//! Every backend is behind [`Tpm`], so that one can stand for another and be tested against it. What a guest sends is hostile: a command that is
+//! cut short, too long or unknown gets an error response of the TPM, and never ends a backend.
+
+use std::fmt;
+
+/// Most bytes of a command or a response (TPM2_PT_MAX_COMMAND_SIZE and _RESPONSE_SIZE of libtpms).
+pub const MAX_MESSAGE: usize = 4096;
+
+/// A TPM 2.0 at locality 0.
+pub trait Tpm: fmt::Debug + Send {
+    /// Executes a command. Errors of the TPM are responses; whatever the command is, there is one.
+    ///
+    /// # Errors
+    /// [`TpmFailed`] when there is no TPM any more that could answer.
+    fn exec(&mut self, command: &[u8]) -> Result<Vec<u8>, TpmFailed>;
+
+    /// What a machine does to it at power-on and reset (`_TPM_Init`): the volatile state is gone, and TPM2_Startup is to come next.
+    ///
+    /// # Errors
+    /// [`TpmFailed`].
+    fn reset(&mut self) -> Result<(), TpmFailed>;
+
+    /// Its whole state, permanent and volatile, as opaque bytes of this backend. They hold its secrets in clear.
+    ///
+    /// # Errors
+    /// [`TpmFailed`].
+    fn save(&mut self) -> Result<Vec<u8>, TpmFailed>;
+
+    /// Takes the place of the TPM that [`save`](Self::save) saved, in the middle of its boot; [`reset`](Self::reset) starts the next one.
+    ///
+    /// # Errors
+    /// [`TpmFailed`] for bytes that are no whole state of this backend; the TPM is then as before.
+    fn load(&mut self, state: &[u8]) -> Result<(), TpmFailed>;
+}
+
+/// A TPM that cannot answer: its process died, or what it was given is no state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {backend} TPM: {reason}")]
+pub struct TpmFailed {
+    /// Which backend.
+    pub backend: &'static str,
+    /// What happened, for a person.
+    pub reason: String,
+}
