@@ -144,6 +144,7 @@ impl Examiner<'_> {
         reading.facts.kind = pe.kind();
         reading.facts.image = Some(pe.facts());
         reading.facts.notes.extend_from_slice(pe.notes());
+        reading.facts.notes.extend(pe.sbat().and_then(Result::err));
         let imports = pe.imports();
         reading.facts.notes.extend(pe.lint(&imports));
         // the kernel is the only one that looks at it, and it takes a pass over the whole file
@@ -156,7 +157,14 @@ impl Examiner<'_> {
         let mut pool = Pool::new(self.cache);
         let mut signatures = Vec::new();
         for entry in table.entries.iter().filter(|e| e.is_authenticode()) {
+            let own = signatures.len();
             authenticode::read(entry.pkcs7, entry.payload_offset, entry.index, &mut pool, &mut signatures);
+            if pe.kind() == FileKind::PeEfi
+                && !authenticode::is_seen_by_edk2(entry.pkcs7)
+                && let Some(read) = signatures.get_mut(own)
+            {
+                read.signature.notes.push(Note::new(Code::BootEncoding, "").of(entry.subject()));
+            }
         }
         reading.certificates = pool.list;
 
@@ -164,7 +172,7 @@ impl Examiner<'_> {
         let differ = pe.forms_differ();
         let unpadded = pe.missing_padding() != 0;
         if differ {
-            for alg in signed.clone().into_iter().chain([DigestAlg::Sha256]) {
+            for alg in signed.iter().chain(&[DigestAlg::Sha256]).chain(self.digests).copied() {
                 reading.want_of(&pe, DigestForm::SectionSum, alg, jobs);
             }
         }

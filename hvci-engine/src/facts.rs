@@ -168,6 +168,18 @@ pub struct ImageFacts {
     pub vermagic: Option<String>,
     /// Sections in table order.
     pub sections: Vec<SectionFacts>,
+    /// What its `.sbat` section says of it; `None` without the section, or where it cannot be read, which is a note.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sbat: Option<Vec<SbatComponent>>,
+}
+
+/// A component of an image and its generation: revocation by version (shim's SBAT.md).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SbatComponent {
+    /// Name: `shim`, `grub`, `grub.debian`, …
+    pub name: String,
+    /// Raised with each fix that must not be gone back behind.
+    pub generation: u32,
 }
 
 /// One section.

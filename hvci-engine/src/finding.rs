@@ -206,6 +206,19 @@ codes! {
     PolLint "HVCI-POL-005" "hvci-incompatible" Error "the image is not compatible with HVCI" => "mend what the IMG findings name";
     PolBlocked "HVCI-POL-006" "blocked" Error "the driver, or who signed it, is on the list of what is refused" => "replace the driver with a version that is not listed; a good signature does not help a driver that is known to be abused";
 
+    // BOOT: what firmware and boot loaders start
+    BootUnsigned "HVCI-BOOT-001" "boot-unsigned" Error "the image carries no signature, and its digest is not allowed" => "sign it with a key of db (behind shim: of MokList), or enrol its digest";
+    BootDigestRevoked "HVCI-BOOT-002" "boot-digest-revoked" Error "the image's digest is revoked" => "replace the image with a version that is not revoked";
+    BootSignerRevoked "HVCI-BOOT-003" "boot-signer-revoked" Error "a certificate of a signature is revoked" => "use an image without this signature: one revoked signature refuses an image to firmware, even beside a good one";
+    BootNoAuthority "HVCI-BOOT-004" "boot-no-authority" Error "no signature is by anybody whom this loader trusts" => "enrol the signer's certificate in db (behind shim: in MokList), or use an image that is signed by one of them";
+    BootImage "HVCI-BOOT-005" "boot-image-malformed" Error "the image or its certificate table is not one that firmware takes" => "get the file again from its publisher, or sign it with a current tool";
+    BootEncoding "HVCI-BOOT-006" "boot-encoding" Note "edk2 does not recognise the signature by its encoding and skips it" => "sign again with a tool that writes DER with two bytes of length, as all do";
+    BootSbatMissing "HVCI-BOOT-007" "sbat-missing" Error "the image says no SBAT generation, and shim starts none that does not" => "build it with an .sbat section";
+    BootSbatMalformed "HVCI-BOOT-008" "sbat-malformed" Error "the SBAT data is malformed" => "write each line as name,generation,vendor,package,version,url";
+    BootSbatRevoked "HVCI-BOOT-009" "sbat-revoked" Error "a component is of a generation that is revoked" => "update the component";
+    BootEdk2Differs "HVCI-BOOT-010" "edk2-differs" Warning "edk2 decides otherwise" => "do not count on the firmware here: the finding says which of its rules differs";
+    BootMissing "HVCI-BOOT-011" "boot-file-missing" Error "a file that is to be started is not there" => "look for the file by the path that is said";
+
     // MEM: memory of a guest
     MemMismatch "HVCI-MEM-001" "memory-not-as-signed" Error "what stands in memory is not the module that was signed" => "treat the guest's loader, or whoever wrote to its memory, as hostile";
     MemUnresolved "HVCI-MEM-002" "import-unresolved" Error "nothing that is loaded exports what the module imports" => "load the module that exports it first";

@@ -237,6 +237,8 @@ oids! {
     EKU_THIRD_PARTY = "1.3.6.1.4.1.311.76.17.1", "third-party component";
     /// UEFI CA image class
     EKU_UEFI = "1.3.6.1.4.1.311.80.2.1", "UEFI signing";
+    /// Modules of a Linux kernel, and nothing else (Red Hat; rhboot/shim, `verify.c`)
+    EKU_MODULE_SIGNING = "1.3.6.1.4.1.2312.16.1.2", "Linux module signing";
 
     // X.509 extensions (RFC 5280 §4.2)
     /// subjectKeyIdentifier

@@ -104,6 +104,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "signature::cert",
             "signature::chain",
             "signature::root_list",
+            "signature::signature_list",
             "signature::trust",
             "time",
         ],

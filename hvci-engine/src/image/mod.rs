@@ -1,12 +1,13 @@
 //! Images as containers: headers, sections, permissions, hash ranges, and what is odd about them. No certificate is read here.
 //!
-//! [`pe`] reads Windows and EFI images, [`elf`] Linux modules, [`unpack`] the compressed files that modules are shipped as, `lz4` the one
+//! [`pe`] reads Windows and EFI images, [`sbat`] what these say of their generations, [`elf`] Linux modules, [`unpack`] the compressed files that modules are shipped as, `lz4` the one
 //! format of kernel payloads that no crate of the workspace reads. Reading never fails on what is merely odd: that becomes a [`Note`].
 //! [`ImageError`] is for a file that is no image, or whose headers cannot be used at all.
 
 pub mod elf;
 mod lz4;
 pub mod pe;
+pub mod sbat;
 pub mod unpack;
 mod xz;
 

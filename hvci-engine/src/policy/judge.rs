@@ -36,6 +36,14 @@ pub struct Judge<'a> {
     pub cache: &'a Cache,
 }
 
+/// What there is to say of one signature.
+pub(super) struct Alone {
+    pub verdict: SignatureVerdict,
+    /// Why its signer is refused whatever else signed the file.
+    pub blocked: Vec<Note>,
+    pub findings: Vec<Finding>,
+}
+
 impl Judge<'_> {
     /// What `profile` says of a file with these facts; `None` for `auto`, the profile of the file's kind.
     pub fn judge(&self, facts: &Facts, profile: Option<&Profile>) -> Verdict {
@@ -47,16 +55,10 @@ impl Judge<'_> {
         let mut blocked_signers: Vec<Note> = Vec::new();
         let mut of_signatures: Vec<Vec<Finding>> = Vec::with_capacity(facts.signatures.len());
         for (index, signature) in facts.signatures.iter().enumerate() {
-            let (verdict, mut notes) = self.judge_signature(facts, signature, profile, &mut budget);
-            blocked_signers.extend(notes.extract_if(.., |note| note.code == Code::PolBlocked));
-            if !is_proven(facts, signature, profile, &verdict) && notes.iter().all(|n| profile.severity(n.code) < Severity::Unknown) {
-                notes.push(Note::new(Code::SigInvalid, "nothing in the facts shows that it verifies"));
-            }
-            of_signatures.push(notes.into_iter().map(|n| finding(n, profile, Some(index))).collect());
+            let Alone { verdict, blocked, findings } = self.judge_alone(facts, index, signature, profile, &mut budget);
+            blocked_signers.extend(blocked);
+            of_signatures.push(findings);
             signatures.push(verdict);
-        }
-        for (verdict, findings) in signatures.iter_mut().zip(&of_signatures) {
-            verdict.decision = decide(findings);
         }
         let deciding = match profile.counts {
             Counts::Any => signatures.iter().position(|s| s.decision == Decision::Accept),
@@ -97,6 +99,18 @@ impl Judge<'_> {
             .or_else(|| facts.signatures.iter().position(|s| s.signer.as_ref().is_some_and(|s| s.check.is_valid())))
             .and_then(|i| signatures.get(i)?.publisher.clone());
         Verdict { profile: profile.name.to_owned(), time: self.time, decision: decide(&findings), publisher, findings, signatures }
+    }
+
+    /// One signature of the file, the one of this index, as if there were no other.
+    pub(super) fn judge_alone(&self, facts: &Facts, index: usize, signature: &Signature, profile: &Profile, budget: &mut Budget) -> Alone {
+        let (mut verdict, mut notes) = self.judge_signature(facts, signature, profile, budget);
+        let blocked = notes.extract_if(.., |note| note.code == Code::PolBlocked).collect();
+        if !is_proven(facts, signature, profile, &verdict) && notes.iter().all(|n| profile.severity(n.code) < Severity::Unknown) {
+            notes.push(Note::new(Code::SigInvalid, "nothing in the facts shows that it verifies"));
+        }
+        let findings: Vec<Finding> = notes.into_iter().map(|n| finding(n, profile, Some(index))).collect();
+        verdict.decision = decide(&findings);
+        Alone { verdict, blocked, findings }
     }
 
     fn judge_signature(
@@ -308,10 +322,15 @@ fn calculated(facts: &Facts, coverage: &Coverage, profile: &Profile) -> Option<D
     if (profile.form, coverage.form) != (DigestForm::SectionSum, DigestForm::Linear) {
         return coverage.calculated;
     }
-    // the facts hold firmware's form only where it differs from Windows'; where it differs and is not there, the image has none
+    firmware_digest(facts, coverage.signed.alg(), coverage.calculated)
+}
+
+/// The digest of an image as firmware calculates it. The facts hold firmware's form only where it differs from Windows', which is `linear`;
+/// where it differs and is not there, the image has none.
+pub(super) fn firmware_digest(facts: &Facts, alg: DigestAlg, linear: Option<Digest>) -> Option<Digest> {
     let differs = facts.notes.iter().any(|n| n.code == Code::ImageDigestForms);
-    match facts.digest(DigestForm::SectionSum, coverage.signed.alg()) {
-        None if !differs => coverage.calculated,
+    match facts.digest(DigestForm::SectionSum, alg) {
+        None if !differs => linear,
         own => own.copied(),
     }
 }
@@ -358,7 +377,7 @@ fn unsigned_detail(facts: &Facts) -> String {
     }
 }
 
-fn finding(note: Note, profile: &Profile, signature: Option<usize>) -> Finding {
+pub(super) fn finding(note: Note, profile: &Profile, signature: Option<usize>) -> Finding {
     let Note { code, span, subject, detail } = note;
     Finding { code, severity: profile.severity(code), detail, span, subject, signature }
 }

@@ -7,6 +7,7 @@ mod chain_rules;
 mod judge;
 pub mod profile;
 mod root_list;
+pub mod secure_boot;
 
 pub use judge::Judge;
 pub use profile::Profile;

@@ -145,7 +145,12 @@ const HVCI_SEVERITIES: Severities = &[
 ];
 
 /// UEFI firmware: db decides, the clock does not.
-pub static UEFI: Profile = Profile {
+pub static UEFI: Profile = UEFI_RULES;
+
+/// The same, and when something was signed is looked at too: firmware asks it of what is revoked since a date, with dbt's authorities.
+pub(super) static UEFI_TIMESTAMPED: Profile = Profile { validity: Validity::AtSigning, ..UEFI_RULES };
+
+const UEFI_RULES: Profile = Profile {
     name: "uefi",
     summary: "UEFI Secure Boot: any signature that chains to db; expiry is ignored; a shim's vendor key counts with a warning",
     kinds: &[PeEfi],

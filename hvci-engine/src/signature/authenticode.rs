@@ -48,6 +48,15 @@ pub(crate) fn read<'a>(blob: &'a [u8], offset: usize, entry: u32, pool: &mut Poo
     read_level(blob, offset, Source::Embedded(entry), pool, found);
 }
 
+/// Whether edk2 recognises the signature: `HashPeImageByType` looks for the digest algorithm at a fixed place, which it has where the outermost
+/// length takes two bytes.
+pub(crate) fn is_seen_by_edk2(blob: &[u8]) -> bool {
+    const ALGORITHM: usize = 32;
+    let two_bytes = blob.get(1).is_some_and(|length| length & 0x82 == 0x82);
+    let known = [oid::SHA1, oid::SHA256, oid::SHA384, oid::SHA512];
+    two_bytes && blob.get(ALGORITHM..).is_some_and(|rest| known.iter().any(|oid| rest.starts_with(oid.as_bytes())))
+}
+
 fn read_level<'a>(blob: &'a [u8], offset: usize, source: Source, pool: &mut Pool<'_>, found: &mut Vec<Read<'a>>) {
     let span = Span::new(offset, blob.len());
     let mut signature = Signature::new(source, Some(span));

@@ -89,11 +89,12 @@ fn unified_kernel(image: &[u8]) -> Result<Option<&[u8]>, ImageError> {
         return Ok(None);
     }
     let Ok(pe) = Pe::parse(image) else { return Ok(None) };
-    let Some(section) = pe.sections().iter().find(|s| s.name == *b".linux\0\0") else { return Ok(None) };
-    // behind it the file is filled up to FileAlignment
-    let len = index(section.file_size.min(section.mapped_size()));
-    let kernel = slice(image, index(section.file_offset), len);
-    kernel.map(Some).ok_or_else(|| ImageError::new(Code::ImageTruncated, "the image ends before its .linux section does"))
+    match pe.section_content(".linux") {
+        None if pe.sections().iter().any(|s| s.display_name() == ".linux") => {
+            Err(ImageError::new(Code::ImageTruncated, "the image ends before its .linux section does"))
+        }
+        kernel => Ok(kernel),
+    }
 }
 
 /// Raw `Image` (`Documentation/arch/arm64/booting.rst`, `Documentation/arch/riscv/boot-image-header.rst`).

@@ -39,7 +39,8 @@ pub use load_config::LoadConfig;
 pub use pages::Page;
 
 use crate::{
-    facts::{FileKind, ImageFacts, SectionFacts},
+    bytes::{index, slice},
+    facts::{FileKind, ImageFacts, SbatComponent, SectionFacts},
     finding::{Code, Note},
     image::ImageError,
 };
@@ -107,6 +108,20 @@ impl<'a> Pe<'a> {
         &self.notes
     }
 
+    /// The content of the first section called `name`, without what fills it up to FileAlignment. `None` without one, or where it lies
+    /// outside the file.
+    pub fn section_content(&self, name: &str) -> Option<&'a [u8]> {
+        let padded = |s: &&Section| s.name.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.iter().all(|b| *b == 0));
+        let section = self.sections.iter().find(padded)?;
+        slice(self.data, index(section.file_offset), index(section.file_size.min(section.mapped_size())))
+    }
+
+    /// What the image says of its generations, if it says it: `BootSbatMalformed`.
+    pub fn sbat(&self) -> Option<Result<Vec<SbatComponent>, Note>> {
+        let content = self.section_content(".sbat")?;
+        Some(super::sbat::section(content).map_err(|note| note.of(".sbat")))
+    }
+
     /// Headers, sections, version and PDB name as facts.
     pub fn facts(&self) -> ImageFacts {
         let version = self.version_info();
@@ -126,6 +141,7 @@ impl<'a> Pe<'a> {
             pdb: self.pdb(),
             vermagic: None,
             sections: self.sections.iter().map(section_facts).collect(),
+            sbat: self.sbat().and_then(Result::ok),
         }
     }
 }
