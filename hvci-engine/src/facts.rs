@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use crate::{bytes::Span, digest::Digest, finding::Note, signature::cert::Certificate, time::UnixTime};
+use crate::{bytes::Span, digest::Digest, finding::{Code, Note}, signature::cert::Certificate, time::UnixTime};
 
 /// Version of the serialised form. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -58,6 +58,13 @@ impl Facts {
     /// The calculated digest of this form and algorithm, if it was needed.
     pub fn digest(&self, form: DigestForm, alg: crate::digest::DigestAlg) -> Option<&Digest> {
         self.digests.iter().find(|d| d.form == form && d.digest.alg() == alg).map(|d| &d.digest)
+    }
+
+    /// The calculated digest of an image as firmware calculates it. The facts hold firmware's form only where it differs from Windows'; where
+    /// it differs and is not there, the image has none.
+    pub fn firmware_digest(&self, alg: crate::digest::DigestAlg) -> Option<&Digest> {
+        let differs = self.notes.iter().any(|n| n.code == Code::ImageDigestForms);
+        self.digest(DigestForm::SectionSum, alg).or_else(|| self.digest(DigestForm::Linear, alg).filter(|_| !differs))
     }
 }
 

@@ -322,17 +322,7 @@ fn calculated(facts: &Facts, coverage: &Coverage, profile: &Profile) -> Option<D
     if (profile.form, coverage.form) != (DigestForm::SectionSum, DigestForm::Linear) {
         return coverage.calculated;
     }
-    firmware_digest(facts, coverage.signed.alg(), coverage.calculated)
-}
-
-/// The digest of an image as firmware calculates it. The facts hold firmware's form only where it differs from Windows', which is `linear`;
-/// where it differs and is not there, the image has none.
-pub(super) fn firmware_digest(facts: &Facts, alg: DigestAlg, linear: Option<Digest>) -> Option<Digest> {
-    let differs = facts.notes.iter().any(|n| n.code == Code::ImageDigestForms);
-    match facts.digest(DigestForm::SectionSum, alg) {
-        None if !differs => linear,
-        own => own.copied(),
-    }
+    facts.firmware_digest(coverage.signed.alg()).copied()
 }
 
 /// Whether the file is the one that was signed, in the form that the profile's loader hashes.

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use hvci_engine::{
-    bytes::{array, index, le16, le32, le64, slice},
+    bytes::{array, index, le16, le32, le64, slice, widen},
     uefi::Guid,
 };
 
@@ -23,6 +23,20 @@ pub struct Variable<'a> {
     pub name: String,
     /// The value.
     pub value: &'a [u8],
+}
+
+impl Variable<'_> {
+    /// `UEFI_VARIABLE_DATA`, as it stands in an event, which is what the digest is of.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let name: Vec<u16> = self.name.encode_utf16().collect();
+        let mut bytes = self.guid.0.to_vec();
+        for len in [name.len(), self.value.len()] {
+            bytes.extend(widen(len).to_le_bytes());
+        }
+        bytes.extend(name.into_iter().flat_map(u16::to_le_bytes));
+        bytes.extend(self.value);
+        bytes
+    }
 }
 
 /// What an event of type `EV_NO_ACTION` says.
@@ -199,7 +213,7 @@ fn tags(data: &[u8]) -> Option<EventData<'_>> {
 fn gpt(data: &[u8]) -> Option<EventData<'_>> {
     let partitions = data.starts_with(b"EFI PART").then(|| le64(data, 92))??;
     let entry = u64::from(le32(data, 84)?);
-    let entries = hvci_engine::bytes::widen(data.len().checked_sub(100)?);
+    let entries = widen(data.len().checked_sub(100)?);
     (partitions.checked_mul(entry)? == entries).then_some(EventData::Gpt { disk: Guid(array(data, 56)?), partitions })
 }
 

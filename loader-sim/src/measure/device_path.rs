@@ -64,3 +64,39 @@ fn node(kind: u8, subtype: u8, body: &[u8]) -> Option<String> {
         _ => return None,
     })
 }
+
+/// `\EFI\BOOT\BOOTX64.EFI` on the first disk of the machine: `PciRoot(0x0)/Pci(0x2,0x0)` and the file.
+pub fn of_disk(file: &str) -> Vec<u8> {
+    let mut path = vec![2, 1, 12, 0, 0xD0, 0x41, 0x03, 0x0A, 0, 0, 0, 0];
+    path.extend([1, 1, 6, 0, 0, 2]);
+    path.extend(of_file(file));
+    path
+}
+
+/// A file alone, as a boot loader gives it.
+pub fn of_file(file: &str) -> Vec<u8> {
+    let text: Vec<u8> = file.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+    let mut path = vec![4, 4];
+    // a path that is longer than a node can be is cut: nothing starts from it
+    path.extend(u16::try_from(text.len().saturating_add(4)).unwrap_or(u16::MAX).to_le_bytes());
+    path.extend(text);
+    path.extend([0x7F, 0xFF, 4, 0]);
+    path
+}
+
+/// The file that a device path ends with; `None` if it ends with something else.
+pub fn file(path: &[u8]) -> Option<String> {
+    let mut at = 0_usize;
+    let mut file = None;
+    while let Some([kind, subtype]) = array(path, at) {
+        let len = usize::from(le16(path, at.checked_add(2)?)?);
+        let body = slice(path, at.checked_add(4)?, len.checked_sub(4)?)?;
+        at = at.checked_add(len)?;
+        match (kind, subtype) {
+            (4, 4) => file = Some(utf16_text(body)?.trim_end_matches('\0').to_owned()),
+            (0x7F, _) => return file,
+            _ => {}
+        }
+    }
+    None
+}

@@ -18,13 +18,17 @@
 
 pub mod check;
 pub mod data;
-mod device_path;
+pub mod device_path;
 pub mod event_type;
 mod log;
 pub mod pcrs;
+pub mod record;
 mod replay;
+mod write;
 
 pub use check::check;
 pub use event_type::EventType;
 pub use log::{Algorithms, Digests, Event, EventLog, LogError, MAX_LOG, TpmAlg};
+pub use record::Recorder;
 pub use replay::{Bank, PCRS, replay};
+pub use write::{BuildError, LogBuilder};

@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod builder;
-
 use std::{
     fs,
     path::PathBuf,
@@ -18,7 +16,7 @@ use hvci_engine::{
 use loader_sim::{
     firmware::variable::{GLOBAL, IMAGE_SECURITY},
     measure::{
-        Bank, EventLog, EventType as T, LogError, MAX_LOG, TpmAlg, check,
+        Bank, BuildError, EventLog, EventType as T, LogBuilder, LogError, MAX_LOG, TpmAlg, check,
         check::Problem,
         data::{EventData, NoAction, Variable},
         event_type::Digested,
@@ -27,8 +25,6 @@ use loader_sim::{
     },
 };
 use proptest::prelude::*;
-
-use builder::{BuildError, LogBuilder, variable_data};
 
 const BANKS: [DigestAlg; 3] = [DigestAlg::Sha1, DigestAlg::Sha256, DigestAlg::Sha384];
 const ZEROS: &[u8] = &[0; 4];
@@ -52,7 +48,7 @@ fn same(pcr: u32, event_type: T, data: &[u8]) -> Record {
 }
 
 fn variable(guid: Guid, name: &str, value: &[u8]) -> Vec<u8> {
-    variable_data(&Variable { guid, name: name.to_owned(), value })
+    Variable { guid, name: name.to_owned(), value }.to_bytes()
 }
 
 fn config(guid: Guid, name: &str, value: &[u8]) -> Record {

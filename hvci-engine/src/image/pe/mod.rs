@@ -39,7 +39,7 @@ pub use load_config::LoadConfig;
 pub use pages::Page;
 
 use crate::{
-    bytes::{index, slice},
+    bytes::{index, le32, slice},
     facts::{FileKind, ImageFacts, SbatComponent, SectionFacts},
     finding::{Code, Note},
     image::ImageError,
@@ -47,6 +47,9 @@ use crate::{
 
 /// How many notes of one code an image gets; the last one says that there are more.
 const MAX_NOTES_PER_CODE: usize = 16;
+
+/// Longest name of a section that is looked at, in bytes.
+const MAX_SECTION_NAME: usize = 64;
 
 /// A PE32 or PE32+ image.
 #[derive(Clone, Debug)]
@@ -111,9 +114,24 @@ impl<'a> Pe<'a> {
     /// The content of the first section called `name`, without what fills it up to FileAlignment. `None` without one, or where it lies
     /// outside the file.
     pub fn section_content(&self, name: &str) -> Option<&'a [u8]> {
-        let padded = |s: &&Section| s.name.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.iter().all(|b| *b == 0));
-        let section = self.sections.iter().find(padded)?;
+        let section = self.sections.iter().find(|s| self.section_name(s) == Some(name.as_bytes()))?;
         slice(self.data, index(section.file_offset), index(section.file_size.min(section.mapped_size())))
+    }
+
+    /// A section's whole name. One of more than 8 bytes stands in COFF's string table, and the header has its offset there as `/12` (PE/COFF
+    /// specification, "Section Table"): linkers for EFI write those, and no loader looks at them.
+    fn section_name<'s>(&'s self, section: &'s Section) -> Option<&'s [u8]> {
+        const SYMBOL: usize = 18;
+        let end = section.name.iter().position(|b| *b == 0).unwrap_or(section.name.len());
+        let short = section.name.get(..end)?;
+        let Some(digits) = short.strip_prefix(b"/") else { return Some(short) };
+        let offset: usize = core::str::from_utf8(digits).ok()?.parse().ok()?;
+        let coff = self.headers.optional_offset().checked_sub(20)?;
+        let symbols = index(le32(self.data, coff.checked_add(8)?)?);
+        let count = index(le32(self.data, coff.checked_add(12)?)?);
+        let text = self.data.get(symbols.checked_add(count.checked_mul(SYMBOL)?)?.checked_add(offset)?..)?;
+        let text = text.get(..MAX_SECTION_NAME.min(text.len()))?;
+        text.get(..text.iter().position(|b| *b == 0)?)
     }
 
     /// What the image says of its generations, if it says it: `BootSbatMalformed`.

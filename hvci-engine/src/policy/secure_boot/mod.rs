@@ -184,7 +184,7 @@ impl Asked<'_> {
 
     /// The image's digest as firmware calculates it.
     fn digest(&self, alg: DigestAlg) -> Option<Digest> {
-        super::judge::firmware_digest(self.facts, alg, self.facts.digest(DigestForm::Linear, alg).copied())
+        self.facts.firmware_digest(alg).copied()
     }
 
     /// Every digest of the image that is known, in whichever form.

@@ -2,6 +2,7 @@
 
 mod attack;
 mod bench;
+mod boot;
 mod eventlog;
 mod explore;
 mod load;
@@ -40,6 +41,8 @@ enum Command {
     Replay(trace::ReplayArgs),
     /// Make a trace small that shows something
     Shrink(trace::ShrinkArgs),
+    /// Start a machine from its files: what each stage of the boot decides, and why
+    Boot(boot::BootArgs),
     /// Show what was measured when a machine started, replay it, and say what is wrong with it
     Eventlog(eventlog::EventlogArgs),
     /// Show and change the UEFI variables of a machine: keys, revocations, Secure Boot
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Record(args) => scenario::record(&args),
         Command::Replay(args) => trace::replay_trace(&args),
         Command::Shrink(args) => trace::shrink_trace(&args),
+        Command::Boot(args) => boot::boot(&args),
         Command::Eventlog(args) => eventlog::eventlog(&args),
         Command::Vars(command) => vars::vars(&command),
     };

@@ -8,14 +8,18 @@ use hvci_engine::{
     digest::{Digest, DigestAlg},
 };
 
-use loader_sim::measure::{EventType, MAX_LOG, PCRS, TpmAlg, data::Variable};
+use super::{
+    event_type::EventType,
+    log::{MAX_LOG, TpmAlg},
+    replay::PCRS,
+};
 
 const SPEC_ID_03: &[u8] = b"Spec ID Event03\0";
 const STARTUP_LOCALITY: &[u8] = b"StartupLocality\0";
 
 /// Why something cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BuildError {
+pub enum BuildError {
     /// No bank, one twice, or one that TPMs do not have.
     #[error("these are no banks of a TPM")]
     Banks,
@@ -35,7 +39,7 @@ pub(crate) enum BuildError {
 
 /// A log that is being written.
 #[derive(Clone, Debug)]
-pub(crate) struct LogBuilder {
+pub struct LogBuilder {
     banks: Vec<DigestAlg>,
     bytes: Vec<u8>,
 }
@@ -45,7 +49,7 @@ impl LogBuilder {
     ///
     /// # Errors
     /// [`BuildError::Banks`].
-    pub(crate) fn new(banks: &[DigestAlg]) -> Result<Self, BuildError> {
+    pub fn new(banks: &[DigestAlg]) -> Result<Self, BuildError> {
         let ids: Vec<TpmAlg> = banks.iter().map(|alg| TpmAlg::of(*alg)).collect::<Option<_>>().ok_or(BuildError::Banks)?;
         if ids.is_empty() || ids.iter().enumerate().any(|(n, id)| ids.iter().take(n).any(|earlier| earlier == id)) {
             return Err(BuildError::Banks);
@@ -71,7 +75,7 @@ impl LogBuilder {
     ///
     /// # Errors
     /// [`BuildError`].
-    pub(crate) fn startup_locality(&mut self, locality: u8) -> Result<(), BuildError> {
+    pub fn startup_locality(&mut self, locality: u8) -> Result<(), BuildError> {
         let mut data = STARTUP_LOCALITY.to_vec();
         data.push(locality);
         let zeros: Option<Vec<Digest>> = self.banks.iter().map(|alg| Digest::new(*alg, vec![0; alg.len()].as_slice())).collect();
@@ -83,7 +87,7 @@ impl LogBuilder {
     ///
     /// # Errors
     /// [`BuildError`]; nothing is written.
-    pub(crate) fn measure(&mut self, pcr: u32, event_type: EventType, measured: &[u8], data: &[u8]) -> Result<Vec<Digest>, BuildError> {
+    pub fn measure(&mut self, pcr: u32, event_type: EventType, measured: &[u8], data: &[u8]) -> Result<Vec<Digest>, BuildError> {
         let digests: Vec<Digest> = self.banks.iter().map(|alg| crypto::digest(*alg, &[measured])).collect();
         self.append(pcr, event_type, &digests, data)?;
         Ok(digests)
@@ -93,7 +97,7 @@ impl LogBuilder {
     ///
     /// # Errors
     /// [`BuildError`]; nothing is written.
-    pub(crate) fn append(&mut self, pcr: u32, event_type: EventType, digests: &[Digest], data: &[u8]) -> Result<(), BuildError> {
+    pub fn append(&mut self, pcr: u32, event_type: EventType, digests: &[Digest], data: &[u8]) -> Result<(), BuildError> {
         if index(pcr) >= PCRS {
             return Err(BuildError::NoSuchPcr(pcr));
         }
@@ -120,22 +124,11 @@ impl LogBuilder {
     }
 
     /// The log so far.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
 
 fn length(n: usize) -> Result<[u8; 4], BuildError> {
     u32::try_from(n).map(u32::to_le_bytes).map_err(|_| BuildError::TooLong)
-}
-
-/// A variable as it stands in an event, which is what its digest is of.
-pub(crate) fn variable_data(variable: &Variable<'_>) -> Vec<u8> {
-    let name: Vec<u16> = variable.name.encode_utf16().collect();
-    let mut bytes = variable.guid.0.to_vec();
-    bytes.extend((name.len() as u64).to_le_bytes());
-    bytes.extend((variable.value.len() as u64).to_le_bytes());
-    bytes.extend(name.into_iter().flat_map(u16::to_le_bytes));
-    bytes.extend(variable.value);
-    bytes
 }

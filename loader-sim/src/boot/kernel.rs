@@ -1,0 +1,42 @@
+//! The kernel that runs: its command line, whether it is locked down, and the keys that it takes modules from.
+
+use hvci_engine::{image::ImageError, signature::kernel::kernel_certificates};
+
+use super::End;
+
+/// Most bytes that a kernel is unpacked to.
+const MAX_KERNEL: usize = 1 << 28;
+
+/// A Linux kernel that was started.
+#[derive(Debug)]
+pub struct RunningKernel {
+    /// Its path, as the boot loader said it.
+    pub path: String,
+    /// Its command line.
+    pub command_line: String,
+    /// Whether it is locked down to protect its integrity (`CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT`): unsigned modules are refused. Modules whose
+    /// signature is wrong are refused in any case.
+    pub lockdown: bool,
+    /// Whether it has the firmware's event log: not where it was started without its EFI stub, as GRUB does when Secure Boot is off.
+    pub event_log: bool,
+    image: Vec<u8>,
+}
+
+impl RunningKernel {
+    /// The certificates built into it, DER: who signs its modules.
+    ///
+    /// # Errors
+    /// What [`kernel_certificates`] says.
+    pub fn certificates(&self) -> Result<Vec<Vec<u8>>, ImageError> {
+        kernel_certificates(&self.image, MAX_KERNEL)
+    }
+
+    /// Its image.
+    pub fn image(&self) -> &[u8] {
+        &self.image
+    }
+}
+
+pub(super) fn start(path: String, image: &[u8], command_line: String, secure: bool, event_log: bool) -> End {
+    End::Running(RunningKernel { path, command_line, lockdown: secure, event_log, image: image.to_vec() })
+}

@@ -1,0 +1,259 @@
+//! Starts the machine: firmware, boot loaders, kernel, over real files; each image is judged before it starts, and measured.
+//!
+//! ```text
+//! VariableStore ─► firmware ─► shim ─► GRUB ─► kernel        asked: hvci_engine::policy::secure_boot
+//!      Disk ──────────┴──────────┴───────┘                   measured: measure::Recorder ─► log, TPM
+//! ```
+//!
+//! No code of the images runs: what each program does next is known (firmware as edk2 and OVMF, shim 16.1, GRUB 2.06, systemd 252), and which
+//! program an image is, is told from its content. **Invariant:** an image that is refused does not start, and nothing after it does; what the
+//! log says was measured went to the TPM in the same order.
+
+pub mod disk;
+mod firmware;
+mod grub;
+mod kernel;
+mod program;
+mod shim;
+mod stage;
+mod systemd;
+
+use std::io;
+
+use hvci_engine::{
+    digest::DigestAlg,
+    examine::Examiner,
+    facts::Facts,
+    image::pe::Pe,
+    policy::{
+        Decision,
+        secure_boot::{Authority, Behaviour, BootVerdict, Firmware},
+    },
+    signature::{cache::Cache, catalog::CatalogIndex, signature_list::SignatureDatabase},
+    uefi::Guid,
+};
+
+pub use disk::Disk;
+pub use grub::ScriptError;
+pub use kernel::RunningKernel;
+pub use program::Program;
+pub use stage::{Asked, Stage, StageKind};
+
+use crate::{
+    firmware::{
+        Refused,
+        store::VariableStore,
+        variable::{IMAGE_SECURITY, SHIM},
+    },
+    measure::{
+        Recorder,
+        device_path,
+        record::{Extend, MeasureError},
+    },
+};
+
+/// Largest image that is unpacked or examined, in bytes.
+const MAX_IMAGE: usize = 1 << 30;
+
+/// What a machine starts from.
+#[derive(Debug)]
+pub struct Machine<'m> {
+    /// Its disk.
+    pub disk: &'m Disk,
+    /// Its UEFI variables. What firmware and shim write stays written.
+    pub variables: &'m mut VariableStore,
+    /// Whose rules decide.
+    pub behaviour: Behaviour,
+    /// Banks of its TPM.
+    pub banks: &'m [DigestAlg],
+    /// What is measured as its firmware.
+    pub firmware: &'m [u8],
+}
+
+/// A boot that came to its end.
+#[derive(Debug)]
+pub struct Boot {
+    /// Whether Secure Boot was on.
+    pub secure_boot: bool,
+    /// Every image, in order.
+    pub stages: Vec<Stage>,
+    /// How it ended.
+    pub end: End,
+    /// The event log.
+    pub log: Vec<u8>,
+}
+
+impl Boot {
+    /// The kernel that runs, if one does.
+    pub fn kernel(&self) -> Option<&RunningKernel> {
+        match &self.end {
+            End::Running(kernel) => Some(kernel),
+            _ => None,
+        }
+    }
+}
+
+/// How a boot ended.
+#[derive(Debug)]
+pub enum End {
+    /// An operating system runs.
+    Running(RunningKernel),
+    /// Nothing starts any more.
+    Stopped {
+        /// Which image it ended with, by its index; `None` before the first.
+        stage: Option<usize>,
+        /// Why, in a sentence.
+        reason: String,
+    },
+    /// A program turned the machine off.
+    PoweredOff {
+        /// Which.
+        stage: usize,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What keeps a boot from being told to its end: no decision, but a failure of what it runs on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The disk cannot be read.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+    /// Something could not be measured.
+    #[error(transparent)]
+    Measure(#[from] MeasureError),
+    /// A variable could not be written.
+    #[error("writing a variable: {0}")]
+    Variable(#[from] Refused),
+}
+
+/// Starts the machine; the digests of what is measured go to `tpm`.
+///
+/// # Errors
+/// [`Fault`]; a refused image is no error but the [`End`].
+pub fn boot(machine: Machine<'_>, tpm: &mut dyn Extend) -> Result<Boot, Fault> {
+    let Machine { disk, variables, behaviour, banks, firmware } = machine;
+    let cache = Cache::default();
+    let lists = |name| variables.get(name, IMAGE_SECURITY).and_then(|v| SignatureDatabase::read(&v.data).ok()).unwrap_or_default();
+    let policy = Firmware::new(behaviour, lists("db"), lists("dbx"), &lists("dbt"), &cache);
+    let secure_boot = variables.secure_boot();
+    let mut booting =
+        Booting { disk, variables, recorder: Recorder::new(banks, tpm)?, cache, stages: Vec::new(), policy, secure_boot, depth: 0 };
+    let end = booting.power_on(firmware)?;
+    Ok(Boot { secure_boot, log: booting.recorder.log().to_vec(), stages: booting.stages, end })
+}
+
+/// How many images may start one another.
+const MAX_DEPTH: usize = 16;
+
+/// A boot that is going on.
+struct Booting<'m, 't> {
+    disk: &'m Disk,
+    variables: &'m mut VariableStore,
+    recorder: Recorder<'t>,
+    cache: Cache,
+    stages: Vec<Stage>,
+    policy: Firmware,
+    secure_boot: bool,
+    depth: usize,
+}
+
+impl Booting<'_, '_> {
+    fn facts(&self, bytes: &[u8]) -> Facts {
+        let examiner = Examiner { cache: &self.cache, catalogs: &CatalogIndex::default(), digests: &self.policy.digests() };
+        examiner.examine(bytes, MAX_IMAGE)
+    }
+
+    /// Adds a stage; its index.
+    fn push(&mut self, stage: Stage) -> usize {
+        self.stages.push(stage);
+        self.stages.len().saturating_sub(1)
+    }
+
+    fn note(&mut self, stage: usize, note: String) {
+        if let Some(stage) = self.stages.get_mut(stage) {
+            stage.notes.push(note);
+        }
+    }
+
+    fn stopped(&self, stage: usize, reason: impl Into<String>) -> End {
+        End::Stopped { stage: Some(stage), reason: reason.into() }
+    }
+
+    /// Measures the entry that a decision rests on.
+    fn measure_authority(&mut self, authority: &Authority) -> Result<(), Fault> {
+        let (name, vendor) = namespace(authority.database);
+        let value = [&authority.entry.owner.0[..], &authority.entry.data].concat();
+        Ok(self.recorder.authority(name, vendor, &value)?)
+    }
+
+    /// LoadImage and StartImage of the firmware: asks, measures, runs.
+    fn firmware_starts(&mut self, path: &str, bytes: Vec<u8>, on_disk: bool) -> Result<End, Fault> {
+        let facts = self.facts(&bytes);
+        let verdict = self.secure_boot.then(|| self.policy.authorise(&facts, &self.cache));
+        let kind = StageKind::of(Program::of(&bytes));
+        let asked = if self.secure_boot { Asked::Firmware } else { Asked::Nobody };
+        let stage = self.push(Stage::new(kind, path, asked, &facts, verdict.clone()));
+        if let Some(authority) = verdict.as_ref().and_then(|v| v.authority.as_ref()) {
+            self.measure_authority(authority)?;
+        }
+        if let Some(refused) = verdict.filter(|v| v.decision != Decision::Accept) {
+            return Ok(self.stopped(stage, format!("firmware: Access Denied for {path}: {}", reason(&refused))));
+        }
+        let Ok(image) = Pe::parse(&bytes) else {
+            return Ok(self.stopped(stage, format!("firmware: {path} is no image that it could start")));
+        };
+        let path_of_file = if on_disk { device_path::of_disk(path) } else { device_path::of_file(path) };
+        self.recorder.image(&image, &facts, &path_of_file)?;
+        self.run(stage, path, &bytes, None)
+    }
+
+    /// What a started program does.
+    fn run(&mut self, stage: usize, path: &str, bytes: &[u8], shim: Option<&shim::Running>) -> Result<End, Fault> {
+        self.depth = self.depth.saturating_add(1);
+        if self.depth > MAX_DEPTH {
+            return Ok(self.stopped(stage, "images start one another without end"));
+        }
+        let Ok(image) = Pe::parse(bytes) else { return Ok(self.stopped(stage, "it is no image")) };
+        match Program::of(bytes) {
+            Program::Shim => shim::run(self, stage, &image, path),
+            Program::Grub => grub::run(self, stage, &image, path, shim),
+            Program::SystemdBoot => systemd::run_boot(self, stage, shim),
+            Program::UnifiedKernel => systemd::run_stub(self, stage, path, &image, shim),
+            Program::Linux => {
+                self.exit_boot_services()?;
+                let secure = self.secure_boot;
+                Ok(kernel::start(path.to_owned(), bytes, String::new(), secure, true))
+            }
+            Program::MokManager => Ok(self.stopped(stage, "MokManager waits for the machine's owner")),
+            Program::Fallback => shim::run_fallback(self, stage, path),
+            Program::Unknown => Ok(self.stopped(stage, "it runs, and what it would start next is not known")),
+        }
+    }
+
+    fn exit_boot_services(&mut self) -> Result<(), Fault> {
+        use crate::measure::EventType;
+        for action in ["Exit Boot Services Invocation", "Exit Boot Services Returned with Success"] {
+            self.recorder.data(5, EventType::EV_EFI_ACTION, action.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// The variable that an entry is measured as.
+fn namespace(database: &'static str) -> (&'static str, Guid) {
+    match database {
+        "MokListRT" | "MokListX" => (database, SHIM),
+        // shim's own list is measured as the firmware's
+        shim::VENDOR_DBX => ("dbx", IMAGE_SECURITY),
+        _ => (database, IMAGE_SECURITY),
+    }
+}
+
+/// The reason of a refusal, in a line.
+fn reason(verdict: &BootVerdict) -> String {
+    let Some(first) = verdict.findings.first() else { return "refused".to_owned() };
+    let detail = if first.detail.is_empty() { String::new() } else { format!(": {}", first.detail) };
+    format!("{}{detail} [{}]", first.code.title(), first.code.id())
+}
