@@ -17,6 +17,7 @@ mod program;
 mod shim;
 mod stage;
 mod systemd;
+pub mod what_if;
 
 use std::io;
 

@@ -21,7 +21,7 @@ use hvci_engine::{
 use super::{
     Refused, Status,
     authenticated::Update,
-    variable::{Attributes, Database, GLOBAL, SECURE_BOOT_ENABLE, Variable},
+    variable::{Attributes, Database, GLOBAL, SECURE_BOOT_ENABLE, Variable, well_known},
 };
 
 /// Most bytes of an authenticated variable with its name and header: OVMF's PcdMaxAuthVariableSize.
@@ -72,6 +72,11 @@ impl VariableStore {
     /// The variable called `name`.
     pub fn get(&self, name: &str, vendor: Guid) -> Option<&Variable> {
         self.variables.iter().find(|v| v.vendor == vendor && v.name.iter().copied().eq(name.encode_utf16()))
+    }
+
+    /// The variable whose name says whose it is, as `db` does.
+    pub fn known(&self, name: &str) -> Option<&Variable> {
+        self.get(name, well_known(name)?.0)
     }
 
     /// Whether no PK is enrolled (SetupMode).

@@ -19,15 +19,18 @@ use loader_sim::{
     firmware::{flash::Flash, store::VariableStore},
 };
 
+use super::what_if::{WhatIfArgs, what_if};
+
 const EXAMPLES: &str = "\
 Examples:
   hvci-audit fetch debian-boot files/boot; hvci-audit fetch debian-kernel files/kernel
   hvci-sim boot files
   hvci-sim boot esp/ --vars OVMF_VARS_4M.ms.fd --behaviour edk2-compat --explain --log boot.eventlog
+  hvci-sim boot fleet/ --what-if --dbx DBXUpdate.bin --without-ca 'Microsoft Corporation UEFI CA 2011'
 
 IMAGE is a folder with the files of a system partition (EFI/BOOT/BOOTX64.EFI …), or one with Debian's packages unpacked below it.
 
-Exit status: 0 an operating system runs, 1 the boot ended before, 2 usage or I/O.";
+Exit status: 0 an operating system runs (with --what-if: no machine stops starting), 1 the boot ended before, 2 usage or I/O.";
 
 /// Where OVMF's packages put the variables with Microsoft's keys.
 const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
@@ -51,7 +54,7 @@ impl From<Rules> for Behaviour {
 }
 
 /// What a machine starts from.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Source {
     /// Its disk: a folder
     #[arg(value_name = "IMAGE")]
@@ -78,14 +81,16 @@ pub(crate) struct BootArgs {
     /// Where to write the event log
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    #[command(flatten)]
+    what_if: WhatIfArgs,
 }
 
 impl Source {
-    /// Starts the machine, with nobody's TPM; the banks are those of OVMF with a software TPM.
-    pub(crate) fn boot(&self) -> Result<Boot> {
+    /// Starts the machine with what `change` makes of its variables, with nobody's TPM; the banks are those of OVMF with a software TPM.
+    pub(crate) fn boot(&self, change: impl FnOnce(VariableStore) -> VariableStore) -> Result<Boot> {
         const BANKS: [DigestAlg; 4] = [DigestAlg::Sha1, DigestAlg::Sha256, DigestAlg::Sha384, DigestAlg::Sha512];
         let disk = Disk::of_folder(&self.image).with_context(|| format!("cannot start from {}", self.image.display()))?;
-        let mut variables = self.variables()?;
+        let mut variables = change(self.variables()?);
         let firmware = match &self.firmware {
             Some(path) => fs::read(path).with_context(|| format!("cannot read {}", path.display()))?,
             None => b"hvci-sim firmware".to_vec(),
@@ -107,7 +112,10 @@ impl Source {
 }
 
 pub(crate) fn boot(args: &BootArgs) -> Result<ExitCode> {
-    let boot = args.from.boot()?;
+    if args.what_if.is_asked() {
+        return what_if(&args.from, &args.what_if);
+    }
+    let boot = args.from.boot(|store| store)?;
     if let Some(path) = &args.log {
         fs::write(path, &boot.log).with_context(|| format!("cannot write {}", path.display()))?;
     }

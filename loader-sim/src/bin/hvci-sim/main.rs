@@ -6,10 +6,12 @@ mod boot;
 mod eventlog;
 mod explore;
 mod load;
+mod pcr;
 mod scenario;
 mod trace;
 mod turns;
 mod vars;
+mod what_if;
 
 use std::process::ExitCode;
 
@@ -45,6 +47,9 @@ enum Command {
     Boot(boot::BootArgs),
     /// Show what was measured when a machine started, replay it, and say what is wrong with it
     Eventlog(eventlog::EventlogArgs),
+    /// Predict the PCRs of a boot, and compare two
+    #[command(subcommand)]
+    Pcr(pcr::PcrCommand),
     /// Show and change the UEFI variables of a machine: keys, revocations, Secure Boot
     #[command(subcommand)]
     Vars(vars::VarsCommand),
@@ -62,6 +67,7 @@ fn main() -> ExitCode {
         Command::Shrink(args) => trace::shrink_trace(&args),
         Command::Boot(args) => boot::boot(&args),
         Command::Eventlog(args) => eventlog::eventlog(&args),
+        Command::Pcr(command) => pcr::pcr(&command),
         Command::Vars(command) => vars::vars(&command),
     };
     outcome.unwrap_or_else(|error| {
