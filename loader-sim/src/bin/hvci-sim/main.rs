@@ -6,6 +6,8 @@ mod eventlog;
 mod explore;
 mod load;
 mod scenario;
+#[cfg(unix)]
+mod tpm;
 mod trace;
 mod turns;
 mod vars;
@@ -45,6 +47,10 @@ enum Command {
     /// Show and change the UEFI variables of a machine: keys, revocations, Secure Boot
     #[command(subcommand)]
     Vars(vars::VarsCommand),
+    /// The process that holds a TPM of libtpms
+    #[cfg(unix)]
+    #[command(hide = true)]
+    TpmWorker,
 }
 
 fn main() -> ExitCode {
@@ -59,6 +65,8 @@ fn main() -> ExitCode {
         Command::Shrink(args) => trace::shrink_trace(&args),
         Command::Eventlog(args) => eventlog::eventlog(&args),
         Command::Vars(command) => vars::vars(&command),
+        #[cfg(unix)]
+        Command::TpmWorker => tpm::worker(),
     };
     outcome.unwrap_or_else(|error| {
         // whoever read our output has seen enough
