@@ -3,10 +3,18 @@
 //! Every backend is behind [`Tpm`], so that one can stand for another and be tested against it. What a guest sends is hostile: a command that is
 //! cut short, too long or unknown gets an error response of the TPM, and never ends a backend.
 
+#[cfg(unix)]
+pub mod libtpms;
+#[cfg(unix)]
+mod link;
+
 use std::fmt;
 
 /// Most bytes of a command or a response (TPM2_PT_MAX_COMMAND_SIZE and _RESPONSE_SIZE of libtpms).
 pub const MAX_MESSAGE: usize = 4096;
+
+/// Bytes of a response that has a header and nothing else: tag u16, size u32, code u32.
+const MIN_RESPONSE: usize = 10;
 
 /// A TPM 2.0 at locality 0.
 pub trait Tpm: fmt::Debug + Send {
@@ -43,4 +51,10 @@ pub struct TpmFailed {
     pub backend: &'static str,
     /// What happened, for a person.
     pub reason: String,
+}
+
+/// The answer to a command of more than [`MAX_MESSAGE`] bytes: TPM_RC_COMMAND_SIZE.
+#[cfg(unix)]
+fn too_long() -> Vec<u8> {
+    [&[0x80, 0x01, 0, 0, 0, 10][..], &0x142_u32.to_be_bytes()].concat()
 }

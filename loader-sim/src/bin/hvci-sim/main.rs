@@ -8,6 +8,8 @@ mod explore;
 mod load;
 mod pcr;
 mod scenario;
+#[cfg(unix)]
+mod tpm;
 mod trace;
 mod turns;
 mod vars;
@@ -53,6 +55,10 @@ enum Command {
     /// Show and change the UEFI variables of a machine: keys, revocations, Secure Boot
     #[command(subcommand)]
     Vars(vars::VarsCommand),
+    /// The process that holds a TPM of libtpms
+    #[cfg(unix)]
+    #[command(hide = true)]
+    TpmWorker,
 }
 
 fn main() -> ExitCode {
@@ -69,6 +75,8 @@ fn main() -> ExitCode {
         Command::Eventlog(args) => eventlog::eventlog(&args),
         Command::Pcr(command) => pcr::pcr(&command),
         Command::Vars(command) => vars::vars(&command),
+        #[cfg(unix)]
+        Command::TpmWorker => tpm::worker(),
     };
     outcome.unwrap_or_else(|error| {
         // whoever read our output has seen enough
