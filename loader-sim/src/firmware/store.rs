@@ -89,6 +89,15 @@ impl VariableStore {
         !self.setup_mode() && self.get(ENABLE, SECURE_BOOT_ENABLE).is_none_or(|v| v.data == [1])
     }
 
+    /// The store of a machine whose owner turned Secure Boot on or off in its firmware's menu (SecureBootEnable). Without a PK it stays off.
+    #[must_use]
+    pub fn with_secure_boot(mut self, on: bool) -> Self {
+        if self.secure_boot() != on && !self.setup_mode() {
+            self.put_enable(u8::from(on));
+        }
+        self
+    }
+
     /// SetVariable. `data` begins with an EFI_VARIABLE_AUTHENTICATION_2 when the attributes say so.
     ///
     /// # Errors
@@ -186,9 +195,13 @@ impl VariableStore {
         let name: Vec<u16> = ENABLE.encode_utf16().collect();
         self.variables.retain(|v| v.vendor != SECURE_BOOT_ENABLE || v.name != name);
         if was_setup {
-            let attributes = Attributes::NV.and(Attributes::BS);
-            self.put(Variable { name, vendor: SECURE_BOOT_ENABLE, attributes, time: EfiTime::default(), legacy: (0, 0), data: vec![1] });
+            self.put_enable(1);
         }
+    }
+
+    fn put_enable(&mut self, value: u8) {
+        let (name, attributes) = (ENABLE.encode_utf16().collect(), Attributes::NV.and(Attributes::BS));
+        self.put(Variable { name, vendor: SECURE_BOOT_ENABLE, attributes, time: EfiTime::default(), legacy: (0, 0), data: vec![value] });
     }
 
     fn apply(

@@ -4,6 +4,7 @@
 //! cut short, too long or unknown gets an error response of the TPM, and never ends a backend.
 
 #[cfg(unix)]
+pub mod client;
 pub mod libtpms;
 #[cfg(unix)]
 mod link;

@@ -1,0 +1,291 @@
+//! What firmware and the operating system ask of a TPM, as commands of `tpm2-protocol`.
+//!
+//! Authorisation is by empty passwords, which new hierarchies have. A response is taken apart by the specification's own sizes, because what a
+//! quote signs is the bytes as they came. Every key is a primary one: the same TPM makes the same key from its seed.
+
+use hvci_engine::{
+    bytes::{array, be32, index, slice},
+    digest::{Digest, DigestAlg},
+};
+use tpm2_protocol::{
+    TpmWriter,
+    basic::{TpmBuffer, TpmHandle, TpmUint16, TpmUint32},
+    data::{
+        Tpm2bDigest, Tpm2bEccParameter, Tpm2bPublic, Tpm2bSensitiveCreate, TpmAlgId, TpmCap, TpmCc, TpmEccCurve, TpmRh, TpmSt, TpmSu,
+        TpmaObject, TpmaSession, TpmlDigestValues, TpmlPcrSelection, TpmsAuthCommand, TpmsEccParms, TpmsEccPoint, TpmsPcrSelect,
+        TpmsPcrSelection, TpmsSchemeHash, TpmsSensitiveCreate, TpmtEccScheme, TpmtHa, TpmtKdfScheme, TpmtPublic, TpmtSigScheme,
+        TpmtSymDefObject, TpmuAsymScheme, TpmuHa, TpmuPublicId, TpmuPublicParms, TpmuSymKeyBits, TpmuSymMode,
+    },
+    frame::{
+        TpmCreatePrimaryCommand, TpmFlushContextCommand, TpmFrame, TpmGetCapabilityCommand, TpmPcrExtendCommand, TpmQuoteCommand,
+        TpmShutdownCommand, TpmStartupCommand, tpm_marshal_command,
+    },
+};
+
+use super::{MAX_MESSAGE, Tpm, TpmFailed};
+use crate::measure::{TpmAlg, record::Extend};
+
+/// Why a TPM did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// There is none any more.
+    #[error(transparent)]
+    Failed(#[from] TpmFailed),
+    /// It answers with an error of its own.
+    #[error("the TPM answers {code:#x} to {command:?}")]
+    Refused {
+        /// TPM_RC.
+        code: u32,
+        /// Which command.
+        command: TpmCc,
+    },
+    /// What it answers is no response to that command.
+    #[error("the TPM's answer to {0:?} cannot be read")]
+    Unreadable(TpmCc),
+    /// A command that cannot be written: more than a TPM takes.
+    #[error("{0:?} is longer than a command can be")]
+    TooLong(TpmCc),
+}
+
+/// A key that is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedKey {
+    /// Its handle.
+    pub handle: u32,
+    /// TPM2B_PUBLIC.
+    pub public: Vec<u8>,
+}
+
+/// A quote as the TPM made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quote {
+    /// TPMS_ATTEST, which is what is signed.
+    pub message: Vec<u8>,
+    /// TPMT_SIGNATURE.
+    pub signature: Vec<u8>,
+}
+
+/// Which primary key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyUse {
+    /// Signs what the TPM itself says: restricted, ECDSA on P-256.
+    Attestation,
+    /// Identifies the TPM: the template L-2 of the EK Credential Profile 2.5, ECC P-256.
+    Endorsement,
+}
+
+/// PolicySecret(TPM_RH_ENDORSEMENT), as the EK Credential Profile has it (B.6.5, PolicyA).
+const ENDORSEMENT_POLICY: [u8; 32] = [
+    0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xB3, 0xF8, 0x1A, 0x90, 0xCC, 0x8D, 0x46, 0xA5, 0xD7, 0x24, 0xFD, 0x52, 0xD7, 0x6E, 0x06, 0x52, 0x0B,
+    0x64, 0xF2, 0xA1, 0xDA, 0x1B, 0x33, 0x14, 0x69, 0xAA,
+];
+/// fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign.
+const ATTESTATION_ATTRIBUTES: u32 = 0x0005_0072;
+/// fixedTPM, fixedParent, sensitiveDataOrigin, adminWithPolicy, restricted, decrypt.
+const ENDORSEMENT_ATTRIBUTES: u32 = 0x0003_00B2;
+const SIZEOF_HEADER: usize = 10;
+
+/// Somebody who talks to a TPM.
+#[derive(Debug)]
+pub struct Client<'t> {
+    tpm: &'t mut dyn Tpm,
+}
+
+impl<'t> Client<'t> {
+    /// Of this TPM.
+    pub fn new(tpm: &'t mut dyn Tpm) -> Self {
+        Self { tpm }
+    }
+
+    /// TPM2_Startup(CLEAR), the first command after a reset.
+    ///
+    /// # Errors
+    /// [`ClientError`], of this and all that follow.
+    pub fn startup(&mut self) -> Result<(), ClientError> {
+        self.run(&TpmStartupCommand { startup_type: TpmSu::Clear, handles: [] }, false).map(drop)
+    }
+
+    /// TPM2_Shutdown(CLEAR): the machine stops in order.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn shutdown(&mut self) -> Result<(), ClientError> {
+        self.run(&TpmShutdownCommand { shutdown_type: TpmSu::Clear, handles: [] }, false).map(drop)
+    }
+
+    /// The banks that are extended, in the TPM's order.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn banks(&mut self) -> Result<Vec<DigestAlg>, ClientError> {
+        let command = TpmGetCapabilityCommand {
+            cap: TpmCap::Pcrs,
+            property: TpmUint32::new(0),
+            property_count: TpmUint32::new(16),
+            handles: [],
+        };
+        let body = self.run(&command, false)?;
+        // moreData, capability, count, then hash and bitmap of each
+        let read = || {
+            let mut banks = Vec::new();
+            let mut at = 9_usize;
+            for _ in 0..be32(&body, 5)?.min(16) {
+                let hash = u16::from_be_bytes(array(&body, at)?);
+                let [len] = array(&body, at.checked_add(2)?)?;
+                let select = slice(&body, at.checked_add(3)?, usize::from(len))?;
+                if select.iter().any(|byte| *byte != 0) {
+                    banks.push(TpmAlg(hash).digest_alg()?);
+                }
+                at = at.checked_add(3)?.checked_add(usize::from(len))?;
+            }
+            Some(banks)
+        };
+        read().ok_or(ClientError::Unreadable(TpmCc::GetCapability))
+    }
+
+    /// Makes and loads a primary key of the endorsement hierarchy.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn create_primary(&mut self, key: KeyUse) -> Result<LoadedKey, ClientError> {
+        let command = TpmCreatePrimaryCommand {
+            in_sensitive: Tpm2bSensitiveCreate { inner: TpmsSensitiveCreate::default() },
+            in_public: Tpm2bPublic { inner: template(key) },
+            outside_info: TpmBuffer::default(),
+            creation_pcr: TpmlPcrSelection::default(),
+            handles: [TpmHandle::new(TpmRh::Endorsement.value())],
+        };
+        let response = self.response(&command, true)?;
+        // the handle stands before the parameters' size
+        let read = || {
+            let size = u16::from_be_bytes(array(&response, SIZEOF_HEADER.checked_add(8)?)?);
+            let public = slice(&response, SIZEOF_HEADER.checked_add(8)?, usize::from(size).checked_add(2)?)?;
+            Some(LoadedKey { handle: be32(&response, SIZEOF_HEADER)?, public: public.to_vec() })
+        };
+        read().ok_or(ClientError::Unreadable(TpmCc::CreatePrimary))
+    }
+
+    /// Removes what is loaded under a handle.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn flush(&mut self, handle: u32) -> Result<(), ClientError> {
+        self.run(&TpmFlushContextCommand { flush_handle: TpmUint32::new(handle).into(), handles: [] }, false).map(drop)
+    }
+
+    /// Has PCRs of one bank quoted.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn quote(&mut self, key: u32, nonce: &[u8], bank: DigestAlg, pcrs: &[u32]) -> Result<Quote, ClientError> {
+        let too_long = |_| ClientError::TooLong(TpmCc::Quote);
+        let mut pcr_select = TpmlPcrSelection::default();
+        pcr_select.try_push(selection(bank, pcrs)).map_err(too_long)?;
+        let command = TpmQuoteCommand {
+            qualifying_data: TpmBuffer::try_from(nonce).map_err(too_long)?,
+            in_scheme: TpmtSigScheme::default(),
+            pcr_select,
+            handles: [TpmHandle::new(key)],
+        };
+        let body = self.run(&command, true)?;
+        let read = || {
+            let size = usize::from(u16::from_be_bytes(array(&body, 0)?));
+            Some(Quote { message: slice(&body, 2, size)?.to_vec(), signature: body.get(size.checked_add(2)?..)?.to_vec() })
+        };
+        read().ok_or(ClientError::Unreadable(TpmCc::Quote))
+    }
+
+    /// Runs a command: the parameters of its response.
+    fn run<C: TpmFrame>(&mut self, command: &C, authorised: bool) -> Result<Vec<u8>, ClientError> {
+        let response = self.response(command, authorised)?;
+        let read = || {
+            if !authorised {
+                return response.get(SIZEOF_HEADER..);
+            }
+            let size = index(be32(&response, SIZEOF_HEADER)?);
+            slice(&response, SIZEOF_HEADER.checked_add(4)?, size)
+        };
+        read().map(<[u8]>::to_vec).ok_or_else(|| ClientError::Unreadable(command.cc()))
+    }
+
+    /// Runs a command: its response, if it is one of success.
+    fn response<C: TpmFrame>(&mut self, command: &C, authorised: bool) -> Result<Vec<u8>, ClientError> {
+        let mut buffer = [0; MAX_MESSAGE];
+        let mut writer = TpmWriter::new(&mut buffer);
+        let password = TpmsAuthCommand {
+            session_handle: TpmHandle::new(TpmRh::Pw.value()),
+            nonce: TpmBuffer::default(),
+            session_attributes: TpmaSession::default(),
+            hmac: TpmBuffer::default(),
+        };
+        let (tag, sessions): (_, &[_]) = if authorised { (TpmSt::Sessions, &[password]) } else { (TpmSt::NoSessions, &[]) };
+        tpm_marshal_command(command, tag, sessions, &mut writer).map_err(|_| ClientError::TooLong(command.cc()))?;
+        let mut response = self.tpm.exec(writer.as_bytes())?;
+        if be32(&response, 6) == Some(RETRY) {
+            // after a stop out of order a TPM asks for the command again, once (T23)
+            response = self.tpm.exec(writer.as_bytes())?;
+        }
+        match be32(&response, 6) {
+            Some(0) => Ok(response),
+            Some(code) => Err(ClientError::Refused { code, command: command.cc() }),
+            None => Err(ClientError::Unreadable(command.cc())),
+        }
+    }
+}
+
+/// TPM_RC_RETRY
+const RETRY: u32 = 0x922;
+
+impl Extend for Client<'_> {
+    fn extend(&mut self, pcr: u32, digests: &[Digest]) -> Result<(), String> {
+        let mut values = TpmlDigestValues::default();
+        for digest in digests {
+            let value = TpmAlg::of(digest.alg()).and_then(|alg| TpmAlgId::try_from(alg.0).ok()).zip(TpmBuffer::try_from(digest.as_bytes()).ok());
+            let (hash_alg, bytes) = value.ok_or_else(|| format!("no TPM has a bank of {}", digest.alg()))?;
+            values.try_push(TpmtHa { hash_alg, digest: TpmuHa::Digest(bytes) }).map_err(|e| e.to_string())?;
+        }
+        let command = TpmPcrExtendCommand { digests: values, handles: [TpmHandle::new(pcr)] };
+        self.run(&command, true).map(drop).map_err(|e| e.to_string())
+    }
+}
+
+fn selection(bank: DigestAlg, pcrs: &[u32]) -> TpmsPcrSelection {
+    let mut bits = [0_u8; 3];
+    for pcr in pcrs {
+        if let Some(byte) = bits.get_mut(index(pcr >> 3)) {
+            *byte |= 1 << (pcr & 7);
+        }
+    }
+    let hash = TpmAlg::of(bank).and_then(|alg| TpmAlgId::try_from(alg.0).ok()).unwrap_or(TpmAlgId::Null);
+    TpmsPcrSelection { hash, pcr_select: TpmsPcrSelect::try_from(&bits[..]).unwrap_or_default() }
+}
+
+fn template(key: KeyUse) -> TpmtPublic {
+    let hash = TpmuAsymScheme::Hash(TpmsSchemeHash { hash_alg: TpmAlgId::Sha256 });
+    let aes = TpmtSymDefObject {
+        algorithm: TpmAlgId::Aes,
+        key_bits: TpmuSymKeyBits::Aes(TpmUint16::new(128)),
+        mode: TpmuSymMode::Aes(TpmAlgId::Cfb),
+    };
+    let (attributes, policy, symmetric, scheme) = match key {
+        KeyUse::Attestation => {
+            let scheme = TpmtEccScheme { scheme: TpmAlgId::Ecdsa, details: hash };
+            (ATTESTATION_ATTRIBUTES, Tpm2bDigest::default(), TpmtSymDefObject::default(), scheme)
+        }
+        KeyUse::Endorsement => {
+            let policy = TpmBuffer::try_from(&ENDORSEMENT_POLICY[..]).unwrap_or_default();
+            (ENDORSEMENT_ATTRIBUTES, policy, aes, TpmtEccScheme::default())
+        }
+    };
+    let zeros = || Tpm2bEccParameter::try_from(&[0; 32][..]).unwrap_or_default();
+    // the profile's template fills what is unique with zeros; an attestation key has nothing there
+    let unique = if key == KeyUse::Endorsement { TpmsEccPoint { x: zeros(), y: zeros() } } else { TpmsEccPoint::default() };
+    TpmtPublic {
+        object_type: TpmAlgId::Ecc,
+        name_alg: TpmAlgId::Sha256,
+        object_attributes: TpmaObject::from_bits_truncate(attributes),
+        auth_policy: policy,
+        parameters: TpmuPublicParms::Ecc(TpmsEccParms { symmetric, scheme, curve_id: TpmEccCurve::NistP256, kdf: TpmtKdfScheme::default() }),
+        unique: TpmuPublicId::Ecc(unique),
+    }
+}
