@@ -47,6 +47,10 @@ enum Command {
     /// Show and change the UEFI variables of a machine: keys, revocations, Secure Boot
     #[command(subcommand)]
     Vars(vars::VarsCommand),
+    /// Virtual TPMs
+    #[cfg(unix)]
+    #[command(subcommand)]
+    Tpm(tpm::TpmCommand),
     /// The process that holds a TPM of libtpms
     #[cfg(unix)]
     #[command(hide = true)]
@@ -65,6 +69,8 @@ fn main() -> ExitCode {
         Command::Shrink(args) => trace::shrink_trace(&args),
         Command::Eventlog(args) => eventlog::eventlog(&args),
         Command::Vars(command) => vars::vars(&command),
+        #[cfg(unix)]
+        Command::Tpm(command) => tpm::tpm(&command),
         #[cfg(unix)]
         Command::TpmWorker => tpm::worker(),
     };
