@@ -4,13 +4,14 @@
 #![expect(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::{
-    io::Write as _,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use loader_sim::vtpm::{Tpm, libtpms::LibtpmsTpm};
+use loader_sim::vtpm::{MAX_MESSAGE, Tpm, libtpms::LibtpmsTpm, socket::Server, swtpm::SwtpmTpm};
 use sha2::{Digest as _, Sha256};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_hvci-sim");
@@ -28,6 +29,31 @@ fn libtpms() -> Option<LibtpmsTpm> {
         }
         Err(e) => panic!("{e}"),
     }
+}
+
+/// A swtpm TPM, or `None`, said, where the program is missing.
+fn swtpm() -> Option<SwtpmTpm> {
+    match SwtpmTpm::start() {
+        Ok(tpm) => Some(tpm),
+        Err(e) if e.reason.contains("install the package swtpm") => {
+            println!("skipped: {e}");
+            None
+        }
+        Err(e) => panic!("{e}"),
+    }
+}
+
+/// What every backend is to do.
+const BACKENDS: &[(&str, fn() -> Option<Box<dyn Tpm>>)] =
+    &[("libtpms", || libtpms().map(|tpm| Box::new(tpm) as Box<dyn Tpm>)), ("swtpm", || swtpm().map(|tpm| Box::new(tpm) as Box<dyn Tpm>))];
+
+/// Two TPMs of each backend that is there.
+fn pairs() -> impl Iterator<Item = (&'static str, Box<dyn Tpm>, Box<dyn Tpm>)> {
+    BACKENDS.iter().filter_map(|(name, start)| {
+        let (first, second) = (start()?, start()?);
+        println!("{name}");
+        Some((*name, first, second))
+    })
 }
 
 /// A command without handles and sessions.
@@ -174,30 +200,69 @@ fn a_worker_knows_nothing_of_its_host_and_goes_with_its_client() {
 
 #[test]
 fn a_saved_tpm_goes_on_where_it_was() {
-    let Some(mut tpm) = libtpms() else { return };
-    let Some(mut other) = libtpms() else { return };
-    ok(&mut tpm, STARTUP);
-    for pcr in 0..16 {
-        extend(&mut tpm, pcr, [pcr; 32]);
-    }
-    let saved = tpm.save().unwrap();
-    let (key, pcrs) = (endorsement_key(&mut tpm), registers(&mut tpm));
-
-    // in the middle of its boot: in place, and in another one
-    extend(&mut tpm, 0, [0xff; 32]);
-    assert_ne!(registers(&mut tpm), pcrs);
-    tpm.load(&saved).unwrap();
-    other.load(&saved).unwrap();
-    for tpm in [&mut tpm, &mut other] {
-        assert_eq!(registers(tpm), pcrs);
-        assert_eq!(endorsement_key(tpm), key);
-        assert_eq!(code(&tpm.exec(STARTUP).unwrap()), 0x100, "it has had its TPM2_Startup");
-        // the next boot: seeds stay, registers do not
-        tpm.reset().unwrap();
-        assert_eq!(code(&tpm.exec(&command(0x17b, &[0, 8])).unwrap()), 0x100, "TPM2_GetRandom before TPM2_Startup");
+    for (name, mut tpm, mut other) in pairs() {
+        let (tpm, other) = (tpm.as_mut(), other.as_mut());
         ok(tpm, STARTUP);
-        assert_eq!(read(tpm, 4), [0; 32]);
-        assert_eq!(endorsement_key(tpm), key);
+        for pcr in 0..16 {
+            extend(tpm, pcr, [pcr; 32]);
+        }
+        let saved = tpm.save().unwrap();
+        let (key, pcrs) = (endorsement_key(tpm), registers(tpm));
+
+        // in the middle of its boot: in place, and in another one
+        extend(tpm, 0, [0xff; 32]);
+        assert_ne!(registers(tpm), pcrs, "{name}");
+        tpm.load(&saved).unwrap();
+        other.load(&saved).unwrap();
+        for tpm in [tpm, other] {
+            assert_eq!(registers(tpm), pcrs, "{name}");
+            assert_eq!(endorsement_key(tpm), key, "{name}");
+            assert_eq!(code(&tpm.exec(STARTUP).unwrap()), 0x100, "{name}: it has had its TPM2_Startup");
+            // the next boot: seeds stay, registers do not
+            tpm.reset().unwrap();
+            assert_eq!(code(&tpm.exec(&command(0x17b, &[0, 8])).unwrap()), 0x100, "{name}: TPM2_GetRandom before TPM2_Startup");
+            ok(tpm, STARTUP);
+            assert_eq!(read(tpm, 4), [0; 32], "{name}");
+            assert_eq!(endorsement_key(tpm), key, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_state_is_of_one_backend() {
+    let (Some(mut libtpms), Some(mut swtpm)) = (libtpms(), swtpm()) else { return };
+    ok(&mut libtpms, STARTUP);
+    ok(&mut swtpm, STARTUP);
+    let (one, other) = (libtpms.save().unwrap(), swtpm.save().unwrap());
+    assert!(libtpms.load(&other).is_err());
+    assert!(swtpm.load(&one).is_err());
+    assert_eq!(read(&mut libtpms, 0), [0; 32]);
+    assert_eq!(read(&mut swtpm, 0), [0; 32]);
+}
+
+#[test]
+fn swtpm_ends_with_its_tpm_and_leaves_nothing() {
+    let (Some(mut dies), Some(mut goes_on)) = (swtpm(), swtpm()) else { return };
+    ok(&mut goes_on, STARTUP);
+    let process = dies.process().unwrap().to_string();
+    assert!(Command::new("kill").args(["-KILL", &process]).status().expect("kill").success());
+    let failed = dies.exec(STARTUP).unwrap_err();
+    assert!(failed.reason.contains("signal: 9"), "{failed}");
+    assert_eq!(dies.reset().unwrap_err(), failed);
+
+    let mut hangs = swtpm().unwrap();
+    let process = hangs.process().unwrap().to_string();
+    assert!(Command::new("kill").args(["-STOP", &process]).status().expect("kill").success());
+    hangs.set_timeout(Duration::from_millis(50));
+    assert!(hangs.exec(STARTUP).unwrap_err().reason.contains("does not answer"));
+    ok(&mut goes_on, &command(0x17b, &[0, 8]));
+
+    let running = PathBuf::from(format!("/proc/{}", goes_on.process().unwrap()));
+    let arguments = std::fs::read_to_string(running.join("cmdline"));
+    drop(goes_on);
+    if let Ok(arguments) = arguments {
+        let folder = arguments.split('\0').find_map(|argument| argument.strip_prefix("dir=")?.split(',').next()).unwrap();
+        assert!(!Path::new(folder).exists() && !running.exists());
     }
 }
 
@@ -234,23 +299,206 @@ fn what_is_no_state_leaves_the_tpm_as_it_was() {
 }
 
 #[test]
-fn whatever_a_guest_sends_has_a_response() {
-    let Some(mut tpm) = libtpms() else { return };
-    ok(&mut tpm, STARTUP);
+fn whatever_a_guest_sends_has_a_response_and_everywhere_the_same() {
+    let mut commands = Vec::new();
     let whole = command(0x17b, &[0, 8]);
-    for len in 0..whole.len() {
-        assert_ne!(code(&tpm.exec(&whole[..len]).unwrap()), 0, "{len} bytes");
+    // every length with every tag, and a length that is not the one said
+    for tag in [0x8001_u16, 0x8002, 0x8003, 0x0000, 0x00c1] {
+        for said in [0, 9, 10, 11, 13, 4096, 4097, u32::MAX] {
+            for len in 0..whole.len() {
+                let mut bytes = whole.clone();
+                bytes[..2].copy_from_slice(&tag.to_be_bytes());
+                bytes[2..6].copy_from_slice(&said.to_be_bytes());
+                bytes.truncate(len);
+                commands.push(bytes);
+            }
+        }
     }
     for size in [4095_u32, 4096, 4097, 100_000] {
         let mut long = vec![0; usize::try_from(size).unwrap()];
         long[..10].copy_from_slice(&command(0x17b, &[])[..10]);
         long[2..6].copy_from_slice(&size.to_be_bytes());
-        assert_ne!(code(&tpm.exec(&long).unwrap()), 0, "{size} bytes");
+        commands.push(long);
     }
-    assert_eq!(code(&tpm.exec(&command(0x2000_0000, &[])).unwrap()), 0x143);
-    ok(&mut tpm, &whole);
+    commands.push(command(0x2000_0000, &[]));
+
+    let mut expected: Option<Vec<Vec<u8>>> = None;
+    for (name, mut tpm, _) in pairs() {
+        // before TPM2_Startup, and after
+        let mut responses: Vec<Vec<u8>> = commands.iter().map(|bytes| tpm.exec(bytes).unwrap()).collect();
+        ok(tpm.as_mut(), STARTUP);
+        responses.extend(commands.iter().map(|bytes| tpm.exec(bytes).unwrap()));
+        assert!(responses.iter().all(|response| response.len() == 10 && code(response) != 0), "{name}");
+        assert_eq!(code(responses.last().unwrap()), 0x143, "{name}");
+        let expected = expected.get_or_insert_with(|| responses.clone());
+        let differing = expected.iter().zip(&responses).zip(commands.iter().chain(&commands)).find(|((one, other), _)| one != other);
+        assert!(differing.is_none(), "{name}: {differing:02x?}");
+        ok(tpm.as_mut(), &whole);
+    }
 }
 
 fn registers(tpm: &mut dyn Tpm) -> Vec<[u8; 32]> {
     (0..24).map(|pcr| read(tpm, pcr)).collect()
+}
+
+/// A TPM on a socket, as long as this lives.
+struct Served {
+    folder: tempfile::TempDir,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Served {
+    fn start(mut tpm: Box<dyn Tpm>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::unix(&folder.path().join("tpm")).unwrap();
+        let thread = std::thread::spawn(move || server.serve(tpm.as_mut()).unwrap());
+        Self { folder, thread: Some(thread) }
+    }
+
+    fn socket(&self, name: &str) -> UnixStream {
+        let socket = UnixStream::connect(self.folder.path().join(name)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        socket
+    }
+
+    /// One of tpm2-tools, run in the folder; what it says, if it succeeds.
+    fn tool(&self, name: &str, arguments: &[&str]) -> Result<String, String> {
+        let output = Command::new(name)
+            .args(arguments)
+            .current_dir(&self.folder)
+            .env("TPM2TOOLS_TCTI", "swtpm:path=tpm")
+            .output()
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
+    }
+
+    /// As [`tool`](Self::tool); it succeeds, and leaves no object in the TPM.
+    fn run(&self, line: &str) -> String {
+        let words: Vec<&str> = line.split(' ').collect();
+        let said = self.tool(words[0], &words[1..]).unwrap_or_else(|e| panic!("{line}: {e}"));
+        self.tool("tpm2_flushcontext", &["-t"]).unwrap_or_else(|e| panic!("after {line}: {e}"));
+        said
+    }
+
+    /// As [`tool`](Self::tool); it fails.
+    fn refused(&self, line: &str) -> String {
+        let words: Vec<&str> = line.split(' ').collect();
+        let why = self.tool(words[0], &words[1..]).map(|said| panic!("{line}: {said}")).unwrap_err();
+        for what in ["-t", "-l"] {
+            self.tool("tpm2_flushcontext", &[what]).unwrap_or_else(|e| panic!("after {line}: {e}"));
+        }
+        why
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let mut control = self.socket("tpm.ctrl");
+        control.write_all(&3_u32.to_be_bytes()).unwrap();
+        let mut result = [0xff; 4];
+        control.read_exact(&mut result).unwrap();
+        assert_eq!(result, [0; 4]);
+        let served = self.thread.take().unwrap().join();
+        // another failure is the one to show
+        assert!(std::thread::panicking() || served.is_ok());
+        assert!(!self.folder.path().join("tpm").exists() && !self.folder.path().join("tpm.ctrl").exists());
+    }
+}
+
+#[test]
+fn tpm2_tools_work() {
+    if Command::new("tpm2_pcrread").arg("--version").output().is_err() {
+        println!("skipped: there are no tpm2-tools: install the package tpm2-tools");
+        return;
+    }
+    for (name, start) in BACKENDS {
+        let Some(tpm) = start() else { continue };
+        println!("{name}");
+        let served = Served::start(tpm);
+        served.run("tpm2_startup -c");
+
+        // registers
+        let measured = hex::encode([0x5a; 32]);
+        served.run(&format!("tpm2_pcrextend 11:sha256={measured}"));
+        let expected = hex::encode_upper(sha256(&[[0; 32], [0x5a; 32]].concat()));
+        assert!(served.run("tpm2_pcrread sha256:11").contains(&expected), "{name}");
+
+        // a quote
+        let sign = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign";
+        served.run(&format!("tpm2_createprimary -C e -G ecc256:ecdsa-sha256:null -a {sign} -c ak.ctx"));
+        served.run("tpm2_readpublic -c ak.ctx -f pem -o ak.pem");
+        served.run("tpm2_quote -c ak.ctx -l sha256:0,7,11 -q c0ffee -m quote -s signature -o pcrs -g sha256");
+        served.run("tpm2_checkquote -u ak.pem -m quote -s signature -f pcrs -g sha256 -q c0ffee");
+        served.refused("tpm2_checkquote -u ak.pem -m quote -s signature -f pcrs -g sha256 -q c0ffef");
+
+        // a secret for one state of the machine
+        std::fs::write(served.folder.path().join("secret"), "the volume's key").unwrap();
+        served.run("tpm2_createprimary -C o -G ecc -c primary.ctx");
+        served.run("tpm2_createpolicy --policy-pcr -l sha256:7,11 -L policy");
+        served.run("tpm2_create -C primary.ctx -i secret -L policy -u sealed.pub -r sealed.priv");
+        served.run("tpm2_load -C primary.ctx -u sealed.pub -r sealed.priv -c sealed.ctx");
+        assert_eq!(served.run("tpm2_unseal -c sealed.ctx -p pcr:sha256:7,11"), "the volume's key", "{name}");
+        served.run(&format!("tpm2_pcrextend 11:sha256={measured}"));
+        let why = served.refused("tpm2_unseal -c sealed.ctx -p pcr:sha256:7,11");
+        assert!(why.contains("0x99D") || why.contains("0x99d"), "{name}: {why}");
+
+        // a counter
+        served.run("tpm2_nvdefine 0x1500001 -C o -s 8 -a ownerread|ownerwrite|nt=counter");
+        let read = || {
+            let tool = Command::new("tpm2_nvread")
+                .args(["0x1500001", "-C", "o"])
+                .current_dir(&served.folder)
+                .env("TPM2TOOLS_TCTI", "swtpm:path=tpm")
+                .output()
+                .unwrap();
+            u64::from_be_bytes(tool.stdout.try_into().unwrap())
+        };
+        served.run("tpm2_nvincrement 0x1500001 -C o");
+        let first = read();
+        served.run("tpm2_nvincrement 0x1500001 -C o");
+        served.run("tpm2_nvincrement 0x1500001 -C o");
+        assert_eq!(read(), first + 2, "{name}");
+    }
+}
+
+/// Bytes to a socket, and what comes back until it closes or has given `len`.
+fn exchange(mut stream: impl Read + Write, bytes: &[u8], len: usize) -> Vec<u8> {
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    stream.take(u64::try_from(len).unwrap()).read_to_end(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_socket_takes_what_is_no_message() {
+    let Some(tpm) = libtpms() else { return };
+    let served = Served::start(Box::new(tpm));
+    assert_eq!(exchange(served.socket("tpm"), STARTUP, 10), [0x80, 1, 0, 0, 0, 10, 0, 0, 0, 0]);
+    // lengths that no command has: the TPM's answer, and the end of the stream
+    let too_long = u32::try_from(MAX_MESSAGE + 1).unwrap();
+    for size in [0, 9, too_long, u32::MAX] {
+        let mut bytes = command(0x17b, &[]);
+        bytes[2..6].copy_from_slice(&size.to_be_bytes());
+        assert_eq!(exchange(served.socket("tpm"), &bytes, 100), [0x80, 1, 0, 0, 0, 10, 0, 0, 1, 0x42], "{size}");
+    }
+    // half a message, and its sender has gone
+    for len in 1..10 {
+        served.socket("tpm").write_all(&STARTUP[..len]).unwrap();
+        served.socket("tpm.ctrl").write_all(&[0; 3]).unwrap();
+    }
+    // two in one go
+    let random = command(0x17b, &[0, 1]);
+    assert_eq!(exchange(served.socket("tpm"), &[&random[..], &random].concat(), 26).len(), 26);
+    // nobody gets a state; unknown codes are the last of their stream
+    for code in [0_u32, 6, 10, 12, 13, 14, 99, u32::MAX] {
+        assert_eq!(exchange(served.socket("tpm.ctrl"), &code.to_be_bytes(), 100), 10_u32.to_be_bytes(), "{code}");
+    }
+    // localities: zero, and no other
+    assert_eq!(exchange(served.socket("tpm.ctrl"), &[0, 0, 0, 5, 0], 4), [0; 4]);
+    assert_eq!(exchange(served.socket("tpm.ctrl"), &[0, 0, 0, 5, 4], 4), 61_u32.to_be_bytes());
+    assert_eq!(exchange(served.socket("tpm.ctrl"), &[0, 0, 0, 1], 8), 15_u64.to_be_bytes());
+    // a reset is one
+    assert_eq!(exchange(served.socket("tpm.ctrl"), &[0, 0, 0, 2, 0, 0, 0, 1], 4), [0; 4]);
+    assert_eq!(exchange(served.socket("tpm"), &random, 10)[6..], [0, 0, 1, 0]);
 }

@@ -13,15 +13,18 @@ pub mod worker;
 
 use std::{
     fmt,
-    io::ErrorKind,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use self::worker::{DONE, EXEC, HEADER, MAX_BODY, REFUSED, RESET, SAVE, START};
-use super::{MAX_MESSAGE, MIN_RESPONSE, Tpm, TpmFailed, link::Link, too_long};
+use super::{
+    MAX_MESSAGE, MIN_RESPONSE, Tpm, TpmFailed,
+    link::{Link, Process},
+    misframed,
+};
 
 /// The subcommand of `hvci-sim` that is the worker.
 pub const WORKER_COMMAND: &str = "tpm-worker";
@@ -56,7 +59,7 @@ impl LibtpmsTpm {
 
     /// The worker's process, while there is one.
     pub fn process(&self) -> Option<u32> {
-        self.worker.as_ref().ok().map(|worker| worker.child.id())
+        self.worker.as_ref().ok().map(|worker| worker.process.id())
     }
 
     fn ask(&mut self, code: u8, body: &[u8]) -> Result<Vec<u8>, TpmFailed> {
@@ -70,8 +73,11 @@ impl LibtpmsTpm {
 
 impl Tpm for LibtpmsTpm {
     fn exec(&mut self, command: &[u8]) -> Result<Vec<u8>, TpmFailed> {
-        if command.len() > MAX_MESSAGE {
-            return Ok(too_long());
+        // shorter ones it answers by itself
+        if command.len() > MAX_MESSAGE
+            && let Some(response) = misframed(command)
+        {
+            return Ok(response);
         }
         let response = self.ask(EXEC, command)?;
         if !(MIN_RESPONSE..=MAX_MESSAGE).contains(&response.len()) {
@@ -106,9 +112,9 @@ impl fmt::Debug for LibtpmsTpm {
     }
 }
 
-/// A worker's process; ends with it.
+/// A worker.
 struct Worker {
-    child: Child,
+    process: Process,
     link: Link,
 }
 
@@ -117,16 +123,16 @@ impl Worker {
     fn start(program: &Path, state: &[u8], timeout: Duration) -> Result<Self, TpmFailed> {
         let streams = UnixStream::pair().and_then(|(ours, theirs)| Ok((ours, theirs.try_clone()?, theirs)));
         let (ours, input, output) = streams.map_err(|e| failed(format!("no stream to a worker: {e}")))?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .arg(WORKER_COMMAND)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(input)))
             .stdout(Stdio::from(OwnedFd::from(output)))
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|e| failed(format!("{} cannot be started: {e}", program.display())))?;
-        let mut worker = Self { child, link: Link::new(ours) };
+            .stderr(Stdio::null());
+        let process = Process::start(command).map_err(|e| failed(format!("{} cannot be started: {e}", program.display())))?;
+        let mut worker = Self { process, link: Link::new(ours) };
         worker.ask(START, state, timeout)?;
         Ok(worker)
     }
@@ -135,40 +141,16 @@ impl Worker {
         let deadline = Instant::now() + timeout;
         let request = worker::frame(code, body).ok_or_else(|| failed(format!("more than {MAX_BODY} bytes for the worker")))?;
         let mut header = [0; HEADER];
-        self.link.send(&request, deadline).map_err(|e| self.broken(&e))?;
-        self.link.receive(&mut header, deadline).map_err(|e| self.broken(&e))?;
+        self.link.send(&request, deadline).map_err(|e| failed(self.process.silence(&e)))?;
+        self.link.receive(&mut header, deadline).map_err(|e| failed(self.process.silence(&e)))?;
         let (code, len) = worker::read_header(header).ok_or_else(|| failed("the worker's answer is none"))?;
         let mut body = vec![0; len];
-        self.link.receive(&mut body, deadline).map_err(|e| self.broken(&e))?;
+        self.link.receive(&mut body, deadline).map_err(|e| failed(self.process.silence(&e)))?;
         match code {
             DONE => Ok(body),
             REFUSED => Err(failed(String::from_utf8_lossy(&body))),
             _ => Err(failed("the worker's answer is none")),
         }
-    }
-
-    /// Why there was no answer.
-    fn broken(&mut self, error: &std::io::Error) -> TpmFailed {
-        if error.kind() == ErrorKind::TimedOut {
-            return failed("the worker does not answer");
-        }
-        // it has closed its end, or has just died of a signal: a moment later it can be asked which
-        for _ in 0..20 {
-            match self.child.try_wait() {
-                Ok(Some(status)) => return failed(format!("the worker has ended ({status})")),
-                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
-                Err(_) => break,
-            }
-        }
-        failed(format!("the worker cannot be reached: {error}"))
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // it is gone already if that fails
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
 

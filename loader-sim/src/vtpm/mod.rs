@@ -8,6 +8,12 @@ pub mod client;
 pub mod libtpms;
 #[cfg(unix)]
 mod link;
+#[cfg(unix)]
+pub mod socket;
+#[cfg(unix)]
+mod state;
+#[cfg(unix)]
+pub mod swtpm;
 
 use std::fmt;
 
@@ -54,8 +60,27 @@ pub struct TpmFailed {
     pub reason: String,
 }
 
-/// The answer to a command of more than [`MAX_MESSAGE`] bytes: TPM_RC_COMMAND_SIZE.
+/// What a TPM answers to a command that is not framed as one, without looking further: its tag is none, its length is not the one in its header,
+/// or that is cut short. So a stream of commands stays one, whatever a guest sends. The order is libtpms'.
 #[cfg(unix)]
-fn too_long() -> Vec<u8> {
-    [&[0x80, 0x01, 0, 0, 0, 10][..], &0x142_u32.to_be_bytes()].concat()
+fn misframed(command: &[u8]) -> Option<Vec<u8>> {
+    use hvci_engine::bytes::{array, be32, index};
+
+    const NO_SESSIONS: [u8; 2] = [0x80, 0x01];
+    const SESSIONS: [u8; 2] = [0x80, 0x02];
+    const INSUFFICIENT: u32 = 0x9a;
+    const VALUE: u32 = 0x84;
+    const COMMAND_SIZE: u32 = 0x142;
+
+    let answer = |code: u32| Some([&NO_SESSIONS[..], &10_u32.to_be_bytes(), &code.to_be_bytes()].concat());
+    match array(command, 0) {
+        None => return answer(INSUFFICIENT),
+        Some(NO_SESSIONS | SESSIONS) => {}
+        Some(_) => return answer(VALUE),
+    }
+    let Some(size) = be32(command, 2) else { return answer(INSUFFICIENT) };
+    if index(size) != command.len() || command.len() > MAX_MESSAGE {
+        return answer(COMMAND_SIZE);
+    }
+    if command.len() < MIN_RESPONSE { answer(INSUFFICIENT) } else { None }
 }

@@ -55,6 +55,10 @@ enum Command {
     /// Show and change the UEFI variables of a machine: keys, revocations, Secure Boot
     #[command(subcommand)]
     Vars(vars::VarsCommand),
+    /// Virtual TPMs
+    #[cfg(unix)]
+    #[command(subcommand)]
+    Tpm(tpm::TpmCommand),
     /// The process that holds a TPM of libtpms
     #[cfg(unix)]
     #[command(hide = true)]
@@ -75,6 +79,8 @@ fn main() -> ExitCode {
         Command::Eventlog(args) => eventlog::eventlog(&args),
         Command::Pcr(command) => pcr::pcr(&command),
         Command::Vars(command) => vars::vars(&command),
+        #[cfg(unix)]
+        Command::Tpm(command) => tpm::tpm(&command),
         #[cfg(unix)]
         Command::TpmWorker => tpm::worker(),
     };

@@ -18,6 +18,8 @@ use std::{
 
 use libloading::Library;
 
+use super::super::state::{MAX_STATE, State};
+
 /// What the library asks for when there is a TPM of before.
 const PERMANENT_NAME: &str = "permall";
 /// "There is nothing under this name"; with any other error the TPM does not start.
@@ -26,8 +28,6 @@ const FAIL: u32 = 9;
 const VERSION_2: c_uint = 1;
 const PERMANENT: c_uint = 1;
 const VOLATILE: c_uint = 2;
-/// The library's own states are below a quarter of it.
-const MAX_STATE: usize = 1 << 20;
 
 /// What the library has stored, by name. Its callbacks have no argument that would tell whose.
 static STORE: Mutex<BTreeMap<String, Vec<u8>>> = Mutex::new(BTreeMap::new());
@@ -47,13 +47,6 @@ struct Callbacks {
     io_init: extern "C" fn() -> u32,
     io_locality: unsafe extern "C" fn(*mut u32, u32) -> u32,
     io_physical_presence: unsafe extern "C" fn(*mut c_uchar, u32) -> u32,
-}
-
-/// The state of a TPM, in the library's own encoding.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct State {
-    pub(super) permanent: Vec<u8>,
-    pub(super) volatile: Vec<u8>,
 }
 
 /// The library, and with it its TPM.
