@@ -219,6 +219,41 @@ codes! {
     BootEdk2Differs "HVCI-BOOT-010" "edk2-differs" Warning "edk2 decides otherwise" => "do not count on the firmware here: the finding says which of its rules differs";
     BootMissing "HVCI-BOOT-011" "boot-file-missing" Error "a file that is to be started is not there" => "look for the file by the path that is said";
 
+    // ATT: attestation of a machine
+    AttEvidence "HVCI-ATT-001" "evidence-malformed" Error "the evidence cannot be read" => "send what `Evidence` describes; nothing in it was looked at";
+    AttKey "HVCI-ATT-002" "ak-not-bound" Error "the attestation key is not the one that is known of this machine" => "enrol the machine again if its TPM was made anew; otherwise somebody answers in its place";
+    AttKeyAttributes "HVCI-ATT-003" "ak-unfit" Error "the attestation key could sign what no TPM made" => "make a restricted signing key on P-256 with SHA-256 in the TPM";
+    AttSignature "HVCI-ATT-004" "quote-signature" Error "the attestation key did not sign this quote" => "treat the evidence as forged";
+    AttQuote "HVCI-ATT-005" "quote-malformed" Error "the quote is not a TPM's, or its values are not those that were quoted" => "treat the evidence as forged";
+    AttNonce "HVCI-ATT-006" "nonce" Error "the quote is not the answer to this challenge" => "challenge the machine again; an old answer is no proof of now";
+    AttPcrMask "HVCI-ATT-007" "pcr-mask" Error "PCRs that must be quoted are not" => "quote the PCRs of the firmware and all that the log has events of";
+    AttBank "HVCI-ATT-008" "bank-not-extended" Error "a bank is quoted that the log does not account for" => "switch banks off that the firmware does not extend (CVE-2021-42299)";
+    AttReplay "HVCI-ATT-009" "replay-mismatch" Error "the log is not what was measured" => "treat the log as forged; the PCR that is named is what really was measured";
+    AttLogMissing "HVCI-ATT-010" "log-missing" Error "there is a quote and no event log" => "start the machine with Secure Boot; without it GRUB leaves the kernel no log";
+    AttLogMalformed "HVCI-ATT-011" "log-malformed" Error "the event log cannot be read" => "treat the log as forged";
+    AttLogRule "HVCI-ATT-012" "log-rule" Error "the event log breaks a rule by which its types follow from its digests" => "treat the log as forged";
+    AttSeparator "HVCI-ATT-013" "separator" Error "a separator is missing, is there twice, or in disguise" => "treat the log as forged; firmware measures one into each of its PCRs";
+    AttVariable "HVCI-ATT-014" "secure-boot-variable" Error "a variable of Secure Boot is not measured once and in time" => "treat the log as forged, or mend the firmware";
+    AttSecureBootOff "HVCI-ATT-015" "secure-boot-off" Error "Secure Boot is off" => "turn Secure Boot on: without it anything may have been started";
+    AttKeys "HVCI-ATT-016" "secure-boot-keys" Error "keys of Secure Boot are not those that are allowed" => "compare the variable with the reference values; enrol the right keys again";
+    AttDbxStale "HVCI-ATT-017" "dbx-stale" Error "the machine's revocations are too old" => "apply the current dbx update";
+    AttMok "HVCI-ATT-018" "mok-enrolled" Error "shim's lists are not those that are allowed" => "remove the key with mokutil, or allow it in the reference values";
+    AttBaseline "HVCI-ATT-019" "log-deviates-from-baseline" Error "the start deviates from the machine's baseline" => "look at the event that is named; make a new baseline if the change was meant";
+    AttRevoked "HVCI-ATT-020" "component-revoked" Error "a component that is revoked was started" => "replace the component with a version that is not revoked, and apply the current dbx update";
+    AttComponent "HVCI-ATT-021" "component-hash-mismatch" Error "a component is not one of those that are known" => "add it to the reference values if the update was meant";
+    AttSigner "HVCI-ATT-022" "component-unknown-signer" Error "something was authorised by a key that is not allowed" => "find out who enrolled the key; allow its certificate in the reference values if it is meant";
+    AttSbat "HVCI-ATT-023" "component-sbat-revoked" Error "a component is of an SBAT generation below the least allowed, or nothing says which" => "update the component";
+    AttUnexpected "HVCI-ATT-024" "component-unexpected" Error "something was measured that has no place in the start" => "compare the sequence with the chain of the reference values";
+    AttMissing "HVCI-ATT-025" "component-missing" Error "a component of the chain was not started" => "look at what was started in its place";
+    AttResetCount "HVCI-ATT-026" "reset-count" Error "the TPM was reset or restarted otherwise than the machine" => "treat the PCRs as replayed: a TPM that is reset behind a machine's back can be given any";
+    AttClock "HVCI-ATT-027" "clock-unsafe" Error "the TPM's clock may have been behind, and the machine was not stopped in disorder" => "look for a state of the TPM that was put back";
+    AttRollback "HVCI-ATT-028" "vtpm-state-rollback" Error "the TPM's state is older than the host's ledger says" => "find out who put back the state; secrets that were revoked may live again";
+    AttClone "HVCI-ATT-029" "vtpm-clone" Error "two machines have the same TPM" => "make new seeds for the copy and enrol it";
+    AttDriver "HVCI-ATT-030" "driver-refused" Warning "a driver was refused; the machine runs on" => "replace the driver, or have it signed for this profile";
+    AttDriverLog "HVCI-ATT-031" "driver-log-differs" Error "the drivers that were decided about are not those that were measured" => "treat the guest's kernel as hostile, or mend what measures";
+    AttFeature "HVCI-ATT-032" "feature-not-measured" Error "a protection that the machine is made with was not measured as on" => "look at why it is not on; a guest that turned it off measures nothing";
+    AttWeakened "HVCI-ATT-033" "guest-weakened" Error "the guest runs with debugging, test signing or without code integrity" => "start it without";
+
     // MEM: memory of a guest
     MemMismatch "HVCI-MEM-001" "memory-not-as-signed" Error "what stands in memory is not the module that was signed" => "treat the guest's loader, or whoever wrote to its memory, as hostile";
     MemUnresolved "HVCI-MEM-002" "import-unresolved" Error "nothing that is loaded exports what the module imports" => "load the module that exports it first";
@@ -320,7 +355,7 @@ mod tests {
             assert!(seen.insert(code.id()) && seen.insert(code.alias()), "{code} stands twice");
             let mut parts = code.id().split('-');
             assert_eq!(parts.next(), Some("HVCI"));
-            assert!(["INP", "IMG", "SIG", "TSP", "PKI", "POL", "MEM"].contains(&parts.next().unwrap()));
+            assert!(["INP", "IMG", "SIG", "TSP", "PKI", "POL", "BOOT", "ATT", "MEM"].contains(&parts.next().unwrap()));
             assert!(parts.next().is_some_and(|n| n.len() == 3 && n.parse::<u16>().is_ok()));
             assert_eq!(Code::find(code.alias()), Some(*code));
             assert!(!code.title().ends_with('.') && !code.advice().ends_with('.'));

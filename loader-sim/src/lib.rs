@@ -8,6 +8,7 @@
 //! work. The machine is there to make attacks executable and explainable, not for speed.
 
 pub mod attack;
+pub mod attest;
 pub mod boot;
 pub mod bus;
 pub mod cpu;

@@ -1,0 +1,238 @@
+//! What a log says of a start, as far as digests cover it: keys, authorities, images, shim's lists, what Windows and the engine measured.
+//!
+//! Takes a log that [`check`](crate::measure::check()) has looked at: there the data of PCR 7 and of tagged events is compared with its
+//! digests. Device paths and names of what is measured elsewhere are hints. Nothing here is true unless the PCRs are as quoted.
+
+use std::collections::BTreeMap;
+
+use hvci_engine::{
+    digest::{Digest, DigestAlg},
+    image::sbat::SbatLevel,
+    signature::{
+        cert::Certificate,
+        signature_list::{SignatureDatabase, SignatureType},
+    },
+};
+
+use super::evidence::Profile;
+use crate::{
+    firmware::variable::{IMAGE_SECURITY, SHIM},
+    measure::{
+        Event, EventLog, EventType,
+        data::{EventData, Variable},
+        event_type::Digested,
+    },
+};
+
+/// The bank that components are known by.
+pub(super) const BANK: DigestAlg = DigestAlg::Sha256;
+
+/// Tags that Windows' and the engine's events have (`wbcl.h`).
+pub(super) mod tag {
+    pub(crate) const AGGREGATION: u32 = 0x4000_0000;
+    pub(crate) const LOADED_MODULE: u32 = 0x4001_0003;
+    pub(crate) const BOOT_DEBUGGING: u32 = 0x0004_0001;
+    pub(crate) const KERNEL_DEBUG: u32 = 0x0005_0001;
+    pub(crate) const CODE_INTEGRITY: u32 = 0x0005_0002;
+    pub(crate) const TEST_SIGNING: u32 = 0x0005_0003;
+    pub(crate) const SAFE_MODE: u32 = 0x0005_0005;
+    pub(crate) const WIN_PE: u32 = 0x0005_0006;
+    pub(crate) const HYPERVISOR_DEBUG: u32 = 0x0005_000D;
+    pub(crate) const VSM_LAUNCH_TYPE: u32 = 0x0005_0012;
+    pub(crate) const FLIGHT_SIGNING: u32 = 0x0005_0021;
+    pub(crate) const LSAISO_CONFIG: u32 = 0x0005_0028;
+    pub(crate) const AUTHENTICODE_HASH: u32 = 0x0007_0004;
+    pub(crate) const HVCI_POLICY: u32 = 0x000A_0007;
+}
+
+const SETTINGS_PCR: u32 = 12;
+const MODULES_PCR: u32 = 13;
+const MOK_PCR: u32 = 14;
+/// Aggregations within aggregations that are looked into.
+const MAX_DEPTH: usize = 4;
+
+/// An entry by which something was allowed to start.
+#[derive(Debug)]
+pub(super) struct Authority {
+    pub(super) event: usize,
+    /// `db`, or which of shim's: `Shim`, `vendor_db`, `MokListRT`.
+    pub(super) variable: String,
+    pub(super) entry: Entry,
+}
+
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// A certificate.
+    Certificate(Box<Certificate>),
+    /// The digest of an image.
+    Digest(Digest),
+    /// Neither, or of a variable that nobody knows.
+    Unknown,
+}
+
+/// Something that was started.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) event: usize,
+    pub(super) pcr: u32,
+    pub(super) authentihash: Option<Digest>,
+    /// A hint.
+    pub(super) path: String,
+}
+
+/// A start.
+#[derive(Debug, Default)]
+pub(super) struct Boot<'a> {
+    /// Secure Boot's variables: event and value.
+    pub(super) variables: BTreeMap<String, (usize, &'a [u8])>,
+    pub(super) authorities: Vec<Authority>,
+    pub(super) sbat_level: Option<SbatLevel>,
+    pub(super) images: Vec<Image>,
+    /// shim's lists: event, name, digest of the value.
+    pub(super) mok: Vec<(usize, String, Option<Digest>)>,
+    /// What has no place in a start: event, PCR, what.
+    pub(super) strange: Vec<(usize, u32, String)>,
+    /// Settings by tag; `None` where the log contradicts itself or cannot be read.
+    pub(super) settings: BTreeMap<u32, Option<u64>>,
+    /// Authentihashes of drivers that were loaded.
+    pub(super) modules: Vec<Digest>,
+}
+
+impl<'a> Boot<'a> {
+    /// What `log` says.
+    pub(super) fn of(log: &EventLog<'a>, profile: Profile) -> Self {
+        let mut boot = Self::default();
+        let mut exited = false;
+        // what is measured behind the separator may be anybody's
+        let sealed = log.events.iter().position(|e| e.pcr == SETTINGS_PCR && e.event_type == EventType::EV_SEPARATOR);
+        for (n, event) in log.events.iter().enumerate().filter(|(_, event)| event.is_extended()) {
+            let data = EventData::of(event);
+            if exited && event.pcr < 8 && !(event.pcr == 5 && event.event_type == EventType::EV_EFI_ACTION) {
+                boot.strange.push((event.number, event.pcr, "behind ExitBootServices".to_owned()));
+            }
+            match event.pcr {
+                7 => boot.keys(event, &data),
+                2 | 4 => boot.image(event, data),
+                5 if matches!(&data, EventData::Text(text) if text.starts_with("Exit Boot Services Invocation")) => exited = true,
+                SETTINGS_PCR if sealed.is_some_and(|sealed| n < sealed) => boot.settings(event),
+                MODULES_PCR => boot.modules(event),
+                MOK_PCR if profile == Profile::Linux => match data {
+                    EventData::Text(name) if event.event_type == EventType::EV_IPL => {
+                        boot.mok.push((event.number, name.trim_end_matches('\0').to_owned(), event.digests.get(BANK)));
+                    }
+                    data => boot.strange.push((event.number, event.pcr, data.to_string())),
+                },
+                _ => {}
+            }
+        }
+        boot
+    }
+
+    fn keys(&mut self, event: &Event<'a>, data: &EventData<'a>) {
+        let EventData::Variable(variable) = data else { return };
+        if event.event_type == EventType::EV_EFI_VARIABLE_DRIVER_CONFIG {
+            self.variables.insert(variable.name.clone(), (event.number, variable.value));
+        } else if (variable.guid, variable.name.as_str()) == (SHIM, "SbatLevel") {
+            // what comes behind shim's may be anybody's
+            if self.sbat_level.is_some() {
+                self.strange.push((event.number, event.pcr, "a second SbatLevel".to_owned()));
+            } else {
+                self.sbat_level = SbatLevel::read(variable.value).ok();
+            }
+        } else {
+            self.authorities.push(Authority { event: event.number, variable: variable.name.clone(), entry: entry(variable) });
+        }
+    }
+
+    fn image(&mut self, event: &Event<'a>, data: EventData<'a>) {
+        match (event.event_type, data) {
+            (EventType::EV_SEPARATOR, _) => {}
+            (EventType::EV_EFI_ACTION, EventData::Text(text)) if event.pcr == 4 && text == "Calling EFI Application from Boot Option" => {}
+            (
+                EventType::EV_EFI_BOOT_SERVICES_APPLICATION
+                | EventType::EV_EFI_BOOT_SERVICES_DRIVER
+                | EventType::EV_EFI_RUNTIME_SERVICES_DRIVER,
+                data,
+            ) => {
+                let path = if let EventData::Image { path, .. } = data { path } else { String::new() };
+                self.images.push(Image { event: event.number, pcr: event.pcr, authentihash: event.digests.get(BANK), path });
+            }
+            (_, data) => self.strange.push((event.number, event.pcr, data.to_string())),
+        }
+    }
+
+    fn settings(&mut self, event: &Event<'a>) {
+        each_tag(event, &mut |id, data, _| {
+            let value = number(data);
+            self.settings.entry(id).and_modify(|known| *known = known.filter(|known| Some(*known) == value)).or_insert(value);
+        });
+    }
+
+    fn modules(&mut self, event: &Event<'a>) {
+        each_tag(event, &mut |id, data, within| {
+            if id == tag::AUTHENTICODE_HASH && within == Some(tag::LOADED_MODULE) {
+                self.modules.extend(Digest::new(BANK, data));
+            }
+        });
+    }
+
+    /// The authorities that stand before the image at `event` and behind the one before it. Of the order of events of two PCRs nothing but the
+    /// log speaks, so this is a hint of who authorised it; an authority is measured once, so that there may be none.
+    pub(super) fn authorities_by_order(&self, event: usize) -> impl Iterator<Item = &Authority> {
+        let before = self.images.iter().rev().map(|image| image.event).find(|earlier| *earlier < event);
+        self.authorities.iter().filter(move |authority| authority.event < event && before.is_none_or(|before| authority.event > before))
+    }
+
+    /// SHA-256 digests of images in the dbx that the firmware had.
+    pub(super) fn revoked(&self) -> Vec<Digest> {
+        let dbx = self.variables.get("dbx").and_then(|(_, value)| SignatureDatabase::read(value).ok());
+        let entries = |dbx: SignatureDatabase| {
+            let images = dbx.entries().filter(|(kind, _)| *kind == SignatureType::SHA256);
+            images.filter_map(|(_, entry)| Digest::new(BANK, &entry.data)).collect()
+        };
+        dbx.map(entries).unwrap_or_default()
+    }
+}
+
+/// db and lists of shim's have an owner before the entry; shim's own certificate stands by itself (shim up to 15).
+fn entry(variable: &Variable<'_>) -> Entry {
+    let of_shim = variable.guid == SHIM || variable.guid == IMAGE_SECURITY;
+    let bytes = match variable.name.as_str() {
+        "db" if variable.guid == IMAGE_SECURITY => variable.value.get(16..),
+        "MokListRT" | "vendor_db" if of_shim => variable.value.get(16..),
+        "Shim" if of_shim => Some(variable.value),
+        _ => None,
+    };
+    let Some(bytes) = bytes else { return Entry::Unknown };
+    match Digest::new(BANK, bytes) {
+        Some(digest) => Entry::Digest(digest),
+        None => Certificate::parse(bytes).map_or(Entry::Unknown, |certificate| Entry::Certificate(Box::new(certificate))),
+    }
+}
+
+/// Every tag of an event whose data is digested, and in which aggregation.
+fn each_tag<'a>(event: &Event<'a>, visit: &mut impl FnMut(u32, &'a [u8], Option<u32>)) {
+    if event.event_type != EventType::EV_EVENT_TAG || event.event_type.digested(event.data) != Digested::Data {
+        return;
+    }
+    nested(event, None, 0, visit);
+}
+
+fn nested<'a>(event: &Event<'a>, within: Option<u32>, depth: usize, visit: &mut impl FnMut(u32, &'a [u8], Option<u32>)) {
+    let EventData::Tags(tags) = EventData::of(event) else { return };
+    for (id, data) in tags {
+        if id & tag::AGGREGATION == 0 {
+            visit(id, data, within);
+        } else if depth < MAX_DEPTH {
+            nested(&Event { data, ..*event }, Some(id), depth.saturating_add(1), visit);
+        }
+    }
+}
+
+/// A little-endian number of up to eight bytes, as Windows writes settings.
+fn number(data: &[u8]) -> Option<u64> {
+    let mut bytes = [0; 8];
+    let len = Some(data.len()).filter(|len| matches!(len, 1 | 4 | 8))?;
+    bytes.get_mut(..len)?.copy_from_slice(data);
+    Some(u64::from_le_bytes(bytes))
+}
