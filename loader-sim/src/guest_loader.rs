@@ -4,11 +4,13 @@
 //! tests compare the two on every module at hand. Nobody need believe it; what it got wrong, the engine refuses.
 
 mod exports;
+mod guest;
 mod links;
 
 use std::collections::BTreeMap;
 
 pub use exports::{Loaded, PartialKernel};
+pub use guest::{Guest, LoadFault, Tried};
 pub use links::Links;
 
 use hvci_engine::{

@@ -24,6 +24,7 @@ mod log;
 pub mod pcrs;
 pub mod record;
 mod replay;
+pub mod wbcl;
 mod write;
 
 pub use check::check;

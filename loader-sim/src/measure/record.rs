@@ -69,6 +69,14 @@ impl<'t> Recorder<'t> {
         Ok(Self { log: LogBuilder::new(banks)?, banks: banks.to_vec(), tpm, authorities: HashSet::new() })
     }
 
+    /// Going on with a log that was begun: what was measured after the firmware.
+    ///
+    /// # Errors
+    /// [`BuildError::Banks`].
+    pub fn resume(banks: &[DigestAlg], log: Vec<u8>, tpm: &'t mut dyn Extend) -> Result<Self, MeasureError> {
+        Ok(Self { log: LogBuilder::resume(banks, log)?, banks: banks.to_vec(), tpm, authorities: HashSet::new() })
+    }
+
     /// The log so far.
     pub fn log(&self) -> &[u8] {
         self.log.bytes()

@@ -71,6 +71,15 @@ impl LogBuilder {
         Ok(Self { banks: banks.to_vec(), bytes })
     }
 
+    /// A log of `banks` that goes on behind what was [written](Self::bytes).
+    ///
+    /// # Errors
+    /// [`BuildError::Banks`] where `log` does not begin with the header of such a log.
+    pub fn resume(banks: &[DigestAlg], log: Vec<u8>) -> Result<Self, BuildError> {
+        let new = Self::new(banks)?;
+        if log.starts_with(&new.bytes) { Ok(Self { bytes: log, ..new }) } else { Err(BuildError::Banks) }
+    }
+
     /// Says from which locality the TPM was started. Must come before anything is measured into PCR 0.
     ///
     /// # Errors

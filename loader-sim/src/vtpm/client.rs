@@ -17,13 +17,16 @@ use tpm2_protocol::{
         TpmtSymDefObject, TpmuAsymScheme, TpmuHa, TpmuPublicId, TpmuPublicParms, TpmuSymKeyBits, TpmuSymMode,
     },
     frame::{
-        TpmCreatePrimaryCommand, TpmFlushContextCommand, TpmFrame, TpmGetCapabilityCommand, TpmPcrExtendCommand, TpmQuoteCommand,
+        TpmCreatePrimaryCommand, TpmFlushContextCommand, TpmFrame, TpmGetCapabilityCommand, TpmPcrExtendCommand, TpmQuoteCommand, TpmReadClockCommand,
         TpmShutdownCommand, TpmStartupCommand, tpm_marshal_command,
     },
 };
 
 use super::{MAX_MESSAGE, Tpm, TpmFailed};
-use crate::measure::{TpmAlg, record::Extend};
+use crate::{
+    attest::quote::Clock,
+    measure::{TpmAlg, record::Extend},
+};
 
 /// Why a TPM did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,6 +144,20 @@ impl<'t> Client<'t> {
             Some(banks)
         };
         read().ok_or(ClientError::Unreadable(TpmCc::GetCapability))
+    }
+
+    /// How often the TPM was reset and restarted, and whether its clock is safe (TPMS_CLOCK_INFO).
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn clock(&mut self) -> Result<Clock, ClientError> {
+        let body = self.run(&TpmReadClockCommand { handles: [] }, false)?;
+        // time, clock: u64 each
+        let read = || {
+            let [safe] = array(&body, 24)?;
+            Some(Clock { reset_count: be32(&body, 16)?, restart_count: be32(&body, 20)?, safe: safe == 1 })
+        };
+        read().ok_or(ClientError::Unreadable(TpmCc::ReadClock))
     }
 
     /// Makes and loads a primary key of the endorsement hierarchy.

@@ -7,7 +7,7 @@ use std::{
     io::{BufWriter, Write},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -16,17 +16,17 @@ use clap::Args;
 use corpus::{block, report::render_verdict, source::escape, trust};
 use hvci_engine::{
     access::MapGpaFlags,
-    addr::{Gpn, Gva, PAGE_SIZE, Vtl},
+    addr::Vtl,
     examine::Input,
     finding::Severity,
-    load::{Attempt, File, Loader, MAX_IMAGE, Module, Place, Request, Symbols},
+    load::{Attempt, Loader, MAX_IMAGE, Module, Symbols},
     policy::Profile,
     signature::{cache::Cache, catalog::CatalogIndex, trust::TrustStore},
     time::UnixTime,
     vsm::partition::Partition,
 };
 use loader_sim::{
-    guest_loader::{self, GuestLoaderError, Links, Loaded, Memory, PartialKernel},
+    guest_loader::{self, Guest, Links, PartialKernel, Tried},
     host::{Config, SimHost},
 };
 
@@ -123,10 +123,10 @@ pub(crate) fn load(args: &LoadArgs) -> Result<ExitCode> {
     let (host, partition) = SimHost::with_partition(&config).context("cannot make the guest")?;
     // where a file goes does not depend on which processor is faster
     let independent = vec![BTreeSet::new(); args.files.len()];
-    let read = in_turn(&independent, args.vps, |index, _| examine(&args.files[index]));
+    let examined = in_turn(&independent, args.vps, |index, _| examine(&args.files[index]));
     let (mut links, mut starts, mut next, mut kernel) = (Vec::new(), Vec::new(), FIRST, PartialKernel::default());
-    for (path, read) in args.files.iter().zip(read) {
-        let (file, pages) = read?;
+    for (path, read) in args.files.iter().zip(examined) {
+        let (file, pages) = examined?;
         kernel.leave_to(&file);
         links.push(file);
         starts.push(next);
@@ -137,8 +137,11 @@ pub(crate) fn load(args: &LoadArgs) -> Result<ExitCode> {
     }
     let loader = args.judging.loader(&partition, Box::new(kernel.clone()))?;
     let time = args.judging.time()?;
-    let guest = Guest { host: &host, loader: &loader, time, loaded: RwLock::new(Loaded::new(kernel)) };
-    let tried = in_turn(&Links::order(&links), args.vps, |index, vp| guest.load(&args.files[index], starts[index], vp));
+    let guest = Guest::new(&host, &loader, time, kernel);
+    let tried = in_turn(&Links::order(&links), args.vps, |index, vp| {
+        let path = &args.files[index];
+        guest.load(&name_of(path), &read(path)?, starts[index], vp).with_context(|| path.display().to_string())
+    });
     let tried = tried.into_iter().collect::<Result<Vec<Tried>>>()?;
 
     // the engine's numbers are in the order in which loads were begun
@@ -166,20 +169,6 @@ pub(crate) fn load(args: &LoadArgs) -> Result<ExitCode> {
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-struct Guest<'g> {
-    host: &'g SimHost,
-    loader: &'g Loader,
-    time: UnixTime,
-    /// What its own loader binds imports to.
-    loaded: RwLock<Loaded<PartialKernel>>,
-}
-
-struct Tried {
-    attempt: Attempt,
-    /// Why the guest's loader could not place the file.
-    guest: Option<String>,
-}
-
 /// What a file exports and imports, and how many pages it takes: none, if the guest cannot place it.
 fn examine(path: &Path) -> Result<(Links, u64)> {
     let file = read(path)?;
@@ -192,36 +181,6 @@ fn examine(path: &Path) -> Result<(Links, u64)> {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-impl Guest<'_> {
-    /// Loads a file into the pages from `at` on.
-    fn load(&self, path: &Path, at: u64, vp: u32) -> Result<Tried> {
-        let file = read(path)?;
-        let input = Input::new(&file, usize::try_from(MAX_IMAGE)?);
-        let base = Gva(guest_loader::region_of(input.bytes()).0 + at * PAGE_SIZE);
-        let guest = match self.place(input.bytes(), base) {
-            Ok(memory) => {
-                guest_loader::put(self.host, &memory, base, Gpn(at)).with_context(|| format!("cannot place {}", path.display()))?;
-                None
-            }
-            // the engine says what it is all the same
-            Err(error) => Some(error.to_string()),
-        };
-        let pages = |gva: Gva| guest.is_none().then_some(Gpn(at + gva.0.checked_sub(base.0)? / PAGE_SIZE));
-        let name = name_of(path);
-        let request =
-            Request { name: &name, file: File::Private(&file), place: Place::Base(base), pages: &pages, time: self.time, vp: Some(vp) };
-        let attempt = self.loader.load(&request);
-        if attempt.outcome.is_ok() {
-            self.loaded.write().unwrap_or_else(PoisonError::into_inner).add(&name, input.bytes(), base)?;
-        }
-        Ok(Tried { attempt, guest })
-    }
-
-    fn place(&self, file: &[u8], base: Gva) -> Result<Memory, GuestLoaderError> {
-        guest_loader::place_with(file, base, &*self.loaded.read().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 fn name_of(path: &Path) -> Cow<'_, str> {

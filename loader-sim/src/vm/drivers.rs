@@ -1,0 +1,134 @@
+//! The drivers of a machine that runs: each is decided about, by the engine where HVCI is on and by the guest's kernel where it is not.
+//!
+//! | | HVCI on | HVCI off |
+//! |---|---|---|
+//! | signed by a key of the kernel | loaded through the engine, page by page | loaded |
+//! | wrong signature | refused | refused |
+//! | unsigned Linux module | refused | refused under lockdown, else loaded |
+
+use std::sync::Arc;
+
+use hvci_engine::{
+    examine::Examiner,
+    facts::{Facts, FileKind},
+    finding::{Code, Severity},
+    load::Loader,
+    policy::{Decision, Judge, Profile, Verdict},
+    signature::{
+        cache::Cache,
+        catalog::CatalogIndex,
+        trust::{Purposes, TrustStore},
+    },
+    time::UnixTime,
+};
+
+use crate::{
+    attest::evidence::{DriverEvent, Refusal},
+    boot::{Disk, RunningKernel},
+    guest_loader::{Guest, Links, PartialKernel, pages_of, place, region_of},
+    host::{Config, SimHost},
+};
+
+use super::{VmError, profile::Profile as MachineProfile};
+
+/// Where a machine's drivers are on its disk.
+const FOLDER: &str = "/drivers";
+/// RAM of the guest in pages, and the first that drivers are put into.
+const PAGES: u64 = 1 << 19;
+const FIRST: u64 = 0x100;
+const MAX_DRIVERS: usize = 1000;
+const MAX_UNPACKED: usize = 512 << 20;
+
+/// Decides about each driver of the disk, in the order of their names.
+pub(super) fn load(disk: &Disk, kernel: &RunningKernel, profile: &MachineProfile, time: UnixTime) -> Result<Vec<DriverEvent>, VmError> {
+    let paths: Vec<&str> = disk.files(FOLDER).take(MAX_DRIVERS).collect();
+    if paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut trust = TrustStore::builtin();
+    // a kernel without a list of keys has none to take modules by
+    for der in kernel.certificates().unwrap_or_default() {
+        drop(trust.add_der(&der, Purposes::MODULE, kernel.path.as_str()));
+    }
+    let mut files = Vec::new();
+    for path in paths {
+        files.push((path.to_owned(), disk.read(path)?.unwrap_or_default()));
+    }
+    if profile.hvci { through_engine(&files, trust, time) } else { Ok(by_kernel(&files, &trust, kernel.lockdown, time)) }
+}
+
+fn name_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+fn facts_of(file: &[u8]) -> Facts {
+    let cache = Cache::default();
+    Examiner { cache: &cache, catalogs: &CatalogIndex::default(), digests: &[] }.examine(file, MAX_UNPACKED)
+}
+
+fn through_engine(files: &[(String, Vec<u8>)], trust: TrustStore, time: UnixTime) -> Result<Vec<DriverEvent>, VmError> {
+    let config = Config { pages: PAGES, ..Config::default() };
+    let (host, partition) = SimHost::with_partition(&config).map_err(|status| VmError::Guest(status.to_string()))?;
+    let mut kernel = PartialKernel::default();
+    let links: Vec<Links> = files.iter().map(|(path, file)| Links::of(name_of(path), file)).collect();
+    links.iter().for_each(|file| kernel.leave_to(file));
+    let loader = Loader::new(Arc::clone(&partition), trust, CatalogIndex::default(), None, Box::new(kernel.clone()));
+    let guest = Guest::new(&host, &loader, time, kernel);
+    let (mut events, mut next) = (Vec::new(), FIRST);
+    for (path, file) in files {
+        let facts = facts_of(file);
+        let base = region_of(file);
+        let pages = place(file, base).map_or(0, |memory| pages_of(&memory, base));
+        let room = next.checked_add(pages).filter(|end| *end <= PAGES);
+        let refused = match room {
+            None => Some(Refusal { code: Code::MemLayout, detail: "the guest's memory is full".to_owned() }),
+            Some(_) => {
+                let tried = guest.load(name_of(path), file, next, 0).map_err(|fault| VmError::Guest(fault.to_string()))?;
+                match &tried.attempt.outcome {
+                    Ok(_) => None,
+                    Err(refusal) => Some(Refusal { code: refusal.note.code, detail: refusal.note.detail.clone() }),
+                }
+            }
+        };
+        if refused.is_none() {
+            next = room.unwrap_or(next);
+        }
+        events.push(event(path, &facts, None, refused));
+    }
+    Ok(events)
+}
+
+fn by_kernel(files: &[(String, Vec<u8>)], trust: &TrustStore, lockdown: bool, time: UnixTime) -> Vec<DriverEvent> {
+    let cache = Cache::default();
+    let judge = Judge { trust, time, cache: &cache };
+    let decide = |(path, file): &(String, Vec<u8>)| {
+        let facts = facts_of(file);
+        let verdict = judge.judge(&facts, Some(Profile::for_kind(facts.kind)));
+        let unsigned = facts.signatures.is_empty() && matches!(facts.kind, FileKind::ElfModule | FileKind::ElfOther);
+        let refused = match verdict.decision {
+            Decision::Accept => None,
+            _ if unsigned && !lockdown => None,
+            _ => worst(&verdict),
+        };
+        event(path, &facts, Some(&verdict), refused)
+    };
+    files.iter().map(decide).collect()
+}
+
+/// What refused it first.
+fn worst(verdict: &Verdict) -> Option<Refusal> {
+    let finding = verdict.findings.iter().find(|f| f.severity >= Severity::Unknown)?;
+    Some(Refusal { code: finding.code, detail: finding.detail.clone() })
+}
+
+fn event(path: &str, facts: &Facts, verdict: Option<&Verdict>, refused: Option<Refusal>) -> DriverEvent {
+    let signed = facts.signatures.iter().find_map(|s| s.coverage.as_ref()?.calculated);
+    let authentihash = signed.or_else(|| facts.digests.first().map(|d| d.digest));
+    let signer = verdict.and_then(|v| v.publisher.clone()).or_else(|| {
+        let signer = facts.signatures.iter().find_map(|s| s.signer.as_ref())?;
+        let certificate = signer.certificate.and_then(|i| facts.certificates.get(i));
+        Some(certificate.map_or_else(|| signer.identity(), |c| c.subject_short()))
+    });
+    let version = facts.image.as_ref().and_then(|image| image.file_version.clone());
+    DriverEvent { path: path.to_owned(), authentihash, signer, version, refused }
+}

@@ -1,0 +1,84 @@
+//! What the host knows of a machine by itself, and the reference values that its owner's files and variables give when it is made.
+
+use hvci_engine::{
+    crypto,
+    digest::DigestAlg,
+    signature::cert::Certificate,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    attest::{Machine, reference::Stage},
+    boot::{Boot, StageKind},
+    measure::{EventLog, EventType, data::EventData},
+};
+
+/// `host.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Known {
+    /// What a verifier is told of the machine.
+    pub(super) machine: Machine,
+    /// TPM2B_PUBLIC of its endorsement key, by which the ledger knows its TPM.
+    #[serde(with = "hex::serde")]
+    pub(super) endorsement_key: Vec<u8>,
+}
+
+/// Reference values of a start as it was predicted from the machine's own files and variables, as TOML: what is there when a machine is made is
+/// what its owner wants.
+pub(super) fn reference(boot: &Boot, log: &EventLog<'_>) -> String {
+    let mut text = String::from("# What a healthy start of this machine is made of, from its files and variables when it was made.\n");
+    let sha256 = |bytes: &[u8]| crypto::digest(DigestAlg::Sha256, &[bytes]).to_string();
+    let mut chain: Vec<&str> = boot.stages.iter().filter_map(|stage| stage_of(stage.kind)).map(Stage::name).collect();
+    chain.dedup();
+    text.push_str(&format!("chain = {chain:?}\n\n[secure_boot]\n"));
+    let mut mok = String::from("\n[mok]\n");
+    for event in &log.events {
+        match EventData::of(event) {
+            EventData::Variable(v) if event.event_type == EventType::EV_EFI_VARIABLE_DRIVER_CONFIG && v.name != "SecureBoot" => {
+                text.push_str(&format!("{} = [\"{}\"]\n", v.name.to_lowercase(), sha256(v.value)));
+            }
+            EventData::Text(name) if event.pcr == 14 => {
+                let digest = event.digests.get(DigestAlg::Sha256).map(|d| d.to_string()).unwrap_or_default();
+                mok.push_str(&format!("{} = [\"{digest}\"]\n", name.trim_end_matches('\0')));
+            }
+            _ => {}
+        }
+    }
+    text.push_str(&mok);
+    let mut signers: Vec<String> = Vec::new();
+    let mut components: Vec<String> = Vec::new();
+    for stage in &boot.stages {
+        let (Some(kind), Some(authentihash)) = (stage_of(stage.kind), stage.authentihash) else { continue };
+        let sbat: Vec<String> = stage.sbat.iter().map(|c| format!("{:?} = {}", c.name, c.generation)).collect();
+        let component = format!(
+            "\n[[component]]\nstage = \"{}\"\nname = {:?}\nauthentihash = [\"{authentihash}\"]\nsbat = {{ {} }}\n",
+            kind.name(),
+            stage.path,
+            sbat.join(", ")
+        );
+        if !components.contains(&component) {
+            components.push(component);
+        }
+        if let Some(authority) = stage.verdict.as_ref().and_then(|v| v.authority.as_ref())
+            && Certificate::parse(&authority.entry.data).is_ok()
+        {
+            let signer = format!("\n[[signer]]\nname = {:?}\ncertificate = \"{}\"\n", authority.subject, sha256(&authority.entry.data));
+            if !signers.contains(&signer) {
+                signers.push(signer);
+            }
+        }
+    }
+    text.push_str(&components.concat());
+    text.push_str(&signers.concat());
+    text
+}
+
+fn stage_of(kind: StageKind) -> Option<Stage> {
+    Some(match kind {
+        StageKind::Shim => Stage::Shim,
+        StageKind::Grub | StageKind::SystemdBoot | StageKind::Fallback => Stage::BootLoader,
+        StageKind::Kernel | StageKind::UnifiedKernel => Stage::Kernel,
+        StageKind::MokManager | StageKind::Application => return None,
+    })
+}

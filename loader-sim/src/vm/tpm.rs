@@ -1,0 +1,79 @@
+//! The TPM of a machine while it is off: sealed on disk, in the host's ledger; and taken up again when it starts.
+//!
+//! A save is crash-safe in this order: the sealed state beside the old one, the ledger that knows it, the rename. Whichever step was the last,
+//! the state that the ledger knows is there under one of the two names.
+
+use std::{fs, path::Path};
+
+use super::{
+    VmError,
+    folder::{Folder, Host},
+    profile::Backend,
+};
+use crate::vtpm::{
+    Tpm,
+    client::Client,
+    ledger::{Entry, Ledger, LedgerError},
+    libtpms::LibtpmsTpm,
+    sealed_state,
+    swtpm::SwtpmTpm,
+};
+
+const SEALED: &str = "tpm.sealed";
+const NEXT: &str = "tpm.sealed.next";
+
+/// A new TPM. `program` is this program, which a worker is started from.
+pub(super) fn manufacture(backend: Backend, program: &Path) -> Result<Box<dyn Tpm>, VmError> {
+    Ok(match backend {
+        Backend::Libtpms => Box::new(LibtpmsTpm::start(program)?),
+        Backend::Swtpm => Box::new(SwtpmTpm::start()?),
+    })
+}
+
+/// The machine's TPM as it was saved, and which save that is.
+pub(super) fn take_up(host: &Host, folder: &Folder, backend: Backend, program: &Path) -> Result<(Box<dyn Tpm>, Entry), VmError> {
+    let key = host.key(random)?;
+    let ledger = host.ledger(|ledger| Ok::<_, VmError>(ledger.clone()))?;
+    let read = |file: &str| -> Result<Option<(Vec<u8>, Result<Entry, LedgerError>)>, VmError> {
+        let Some(sealed) = folder.read(file)? else { return Ok(None) };
+        let opened = sealed_state::open(&key, folder.name(), &sealed)?;
+        let entry = ledger.check(folder.name(), &opened.state);
+        Ok(Some((opened.state.to_vec(), entry)))
+    };
+    // one that a crash left beside is the last, if the ledger has it
+    if let Ok(Some((state, Ok(entry)))) = read(NEXT) {
+        fs::rename(folder.path(NEXT), folder.path(SEALED)).map_err(VmError::Io)?;
+        return loaded(backend, program, &state, entry);
+    }
+    match read(SEALED)? {
+        Some((state, Ok(entry))) => loaded(backend, program, &state, entry),
+        Some((_, Err(error))) => Err(VmError::Ledger(error)),
+        None => Err(VmError::NoTpm),
+    }
+}
+
+fn loaded(backend: Backend, program: &Path, state: &[u8], entry: Entry) -> Result<(Box<dyn Tpm>, Entry), VmError> {
+    let mut tpm = manufacture(backend, program)?;
+    tpm.load(state)?;
+    Ok((tpm, entry))
+}
+
+/// Saves the machine's TPM.
+pub(super) fn keep(host: &Host, folder: &Folder, tpm: &mut dyn Tpm, endorsement_key: &[u8]) -> Result<(), VmError> {
+    let reset_count = Client::new(tpm).clock().map_or(0, |clock| clock.reset_count);
+    let state = tpm.save()?;
+    let key = host.key(random)?;
+    host.ledger(|ledger| {
+        let entry = ledger.record(folder.name(), endorsement_key, &state, reset_count)?;
+        folder.write(NEXT, &sealed_state::seal(&key, folder.name(), entry.sequence, &state)?)?;
+        Ok::<_, VmError>(())
+    })?;
+    fs::rename(folder.path(NEXT), folder.path(SEALED)).map_err(VmError::Io)
+}
+
+/// From the host's system.
+pub(super) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand_core::RngCore::fill_bytes(&mut rand_core::OsRng, &mut bytes);
+    bytes
+}
