@@ -24,6 +24,7 @@ pub mod scenario;
 #[cfg(test)]
 mod testing;
 pub mod trace;
+pub mod vm;
 pub mod vmm;
 mod vp;
 pub mod vtpm;

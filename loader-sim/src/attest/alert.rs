@@ -44,6 +44,8 @@ pub enum Kind {
     AttestationFailed,
     /// A driver was refused.
     DriverRefused,
+    /// The machine did not start: Secure Boot refused a component.
+    BootRefused,
 }
 
 /// Which start of the machine.
@@ -142,6 +144,29 @@ fn alert(appraisal: &Appraisal, severity: Severity, kind: Kind, code: Code, subj
         components: Vec::new(),
         driver: None,
         findings: Vec::new(),
+        failed_pcrs: BTreeSet::new(),
+        first_divergent_event: None,
+        advice: code.advice(),
+    }
+}
+
+/// The alert of a machine that did not start, which cannot attest: by its host, because of this component.
+pub fn boot_refused(vm: &str, time: UnixTime, code: Code, report: ComponentReport) -> Alert {
+    let subject = report.authentihash.map(|digest| digest.hex()).unwrap_or_default();
+    let parts = [vm, &time.to_string(), code.id(), &subject].join("\n");
+    let id: Digest = crypto::digest(DigestAlg::Sha256, &[parts.as_bytes()]);
+    let finding = Finding { code, pcr: None, event: None, detail: report.cause.clone() };
+    Alert {
+        id: id.hex().chars().take(32).collect(),
+        vm: vm.to_owned(),
+        severity: Severity::Medium,
+        kind: Kind::BootRefused,
+        reason: code.alias(),
+        codes: BTreeSet::from([code]),
+        boot: Start { reset_count: None, nonce: String::new(), time },
+        components: vec![FailedComponent { report, path_trust: "hint" }],
+        driver: None,
+        findings: vec![finding],
         failed_pcrs: BTreeSet::new(),
         first_divergent_event: None,
         advice: code.advice(),

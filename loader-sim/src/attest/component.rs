@@ -24,6 +24,8 @@ pub enum Verdict {
     Allowed,
     /// On a list of what is revoked.
     Revoked,
+    /// Without a signature.
+    Unsigned,
     /// Authorised by a key that is not allowed.
     UnknownSigner,
     /// Not one of those known.
@@ -42,7 +44,7 @@ impl Verdict {
         match self {
             Self::Allowed => None,
             Self::Revoked => Some(Code::AttRevoked),
-            Self::UnknownSigner => Some(Code::AttSigner),
+            Self::Unsigned | Self::UnknownSigner => Some(Code::AttSigner),
             Self::HashMismatch => Some(Code::AttComponent),
             Self::SbatRevoked => Some(Code::AttSbat),
             Self::Unexpected => Some(Code::AttUnexpected),

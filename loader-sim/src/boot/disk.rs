@@ -98,6 +98,21 @@ impl Disk {
         if disk.exists("/EFI") { Ok(disk) } else { Self::of_packages(root) }
     }
 
+    /// Writes every file below the folder `root`, which is made. Names are as they are compared, in lower case.
+    ///
+    /// # Errors
+    /// What cannot be read or written.
+    pub fn write_to(&self, root: &Path) -> io::Result<()> {
+        for path in self.files.keys() {
+            let place = root.join(path.trim_start_matches('/'));
+            if let Some(folder) = place.parent() {
+                fs::create_dir_all(folder).map_err(|e| at(folder, &e))?;
+            }
+            fs::write(&place, self.read(path)?.unwrap_or_default()).map_err(|e| at(&place, &e))?;
+        }
+        Ok(())
+    }
+
     /// Puts a file there, instead of the one of that path.
     pub fn insert(&mut self, path: &str, content: Vec<u8>) {
         self.files.insert(key(path), Content::Bytes(content));

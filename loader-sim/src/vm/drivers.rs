@@ -9,6 +9,8 @@
 use std::sync::Arc;
 
 use hvci_engine::{
+    crypto,
+    digest::DigestAlg,
     examine::Examiner,
     facts::{Facts, FileKind},
     finding::{Code, Severity},
@@ -39,8 +41,16 @@ const FIRST: u64 = 0x100;
 const MAX_DRIVERS: usize = 1000;
 const MAX_UNPACKED: usize = 512 << 20;
 
+/// A driver about which was decided.
+#[derive(Debug)]
+pub(super) struct Decided {
+    pub(super) event: DriverEvent,
+    /// Its length in bytes, unpacked.
+    pub(super) size: u64,
+}
+
 /// Decides about each driver of the disk, in the order of their names.
-pub(super) fn load(disk: &Disk, kernel: &RunningKernel, profile: &MachineProfile, time: UnixTime) -> Result<Vec<DriverEvent>, VmError> {
+pub(super) fn load(disk: &Disk, kernel: &RunningKernel, profile: &MachineProfile, time: UnixTime) -> Result<Vec<Decided>, VmError> {
     let paths: Vec<&str> = disk.files(FOLDER).take(MAX_DRIVERS).collect();
     if paths.is_empty() {
         return Ok(Vec::new());
@@ -66,7 +76,7 @@ fn facts_of(file: &[u8]) -> Facts {
     Examiner { cache: &cache, catalogs: &CatalogIndex::default(), digests: &[] }.examine(file, MAX_UNPACKED)
 }
 
-fn through_engine(files: &[(String, Vec<u8>)], trust: TrustStore, time: UnixTime) -> Result<Vec<DriverEvent>, VmError> {
+fn through_engine(files: &[(String, Vec<u8>)], trust: TrustStore, time: UnixTime) -> Result<Vec<Decided>, VmError> {
     let config = Config { pages: PAGES, ..Config::default() };
     let (host, partition) = SimHost::with_partition(&config).map_err(|status| VmError::Guest(status.to_string()))?;
     let mut kernel = PartialKernel::default();
@@ -75,7 +85,8 @@ fn through_engine(files: &[(String, Vec<u8>)], trust: TrustStore, time: UnixTime
     let loader = Loader::new(Arc::clone(&partition), trust, CatalogIndex::default(), None, Box::new(kernel.clone()));
     let guest = Guest::new(&host, &loader, time, kernel);
     let (mut events, mut next) = (Vec::new(), FIRST);
-    for (path, file) in files {
+    for driver in files {
+        let (path, file) = driver;
         let facts = facts_of(file);
         let base = region_of(file);
         let pages = place(file, base).map_or(0, |memory| pages_of(&memory, base));
@@ -93,16 +104,16 @@ fn through_engine(files: &[(String, Vec<u8>)], trust: TrustStore, time: UnixTime
         if refused.is_none() {
             next = room.unwrap_or(next);
         }
-        events.push(event(path, &facts, None, refused));
+        events.push(Decided { event: event(driver, &facts, None, refused), size: facts.size });
     }
     Ok(events)
 }
 
-fn by_kernel(files: &[(String, Vec<u8>)], trust: &TrustStore, lockdown: bool, time: UnixTime) -> Vec<DriverEvent> {
+fn by_kernel(files: &[(String, Vec<u8>)], trust: &TrustStore, lockdown: bool, time: UnixTime) -> Vec<Decided> {
     let cache = Cache::default();
     let judge = Judge { trust, time, cache: &cache };
-    let decide = |(path, file): &(String, Vec<u8>)| {
-        let facts = facts_of(file);
+    let decide = |driver: &(String, Vec<u8>)| {
+        let facts = facts_of(&driver.1);
         let verdict = judge.judge(&facts, Some(Profile::for_kind(facts.kind)));
         let unsigned = facts.signatures.is_empty() && matches!(facts.kind, FileKind::ElfModule | FileKind::ElfOther);
         let refused = match verdict.decision {
@@ -110,7 +121,7 @@ fn by_kernel(files: &[(String, Vec<u8>)], trust: &TrustStore, lockdown: bool, ti
             _ if unsigned && !lockdown => None,
             _ => worst(&verdict),
         };
-        event(path, &facts, Some(&verdict), refused)
+        Decided { event: event(driver, &facts, Some(&verdict), refused), size: facts.size }
     };
     files.iter().map(decide).collect()
 }
@@ -121,14 +132,15 @@ fn worst(verdict: &Verdict) -> Option<Refusal> {
     Some(Refusal { code: finding.code, detail: finding.detail.clone() })
 }
 
-fn event(path: &str, facts: &Facts, verdict: Option<&Verdict>, refused: Option<Refusal>) -> DriverEvent {
+fn event((path, file): &(String, Vec<u8>), facts: &Facts, verdict: Option<&Verdict>, refused: Option<Refusal>) -> DriverEvent {
     let signed = facts.signatures.iter().find_map(|s| s.coverage.as_ref()?.calculated);
-    let authentihash = signed.or_else(|| facts.digests.first().map(|d| d.digest));
+    let whole = || crypto::digest(DigestAlg::Sha256, &[file]);
+    let authentihash = signed.or_else(|| facts.digests.first().map(|d| d.digest)).unwrap_or_else(whole);
     let signer = verdict.and_then(|v| v.publisher.clone()).or_else(|| {
         let signer = facts.signatures.iter().find_map(|s| s.signer.as_ref())?;
         let certificate = signer.certificate.and_then(|i| facts.certificates.get(i));
         Some(certificate.map_or_else(|| signer.identity(), |c| c.subject_short()))
     });
     let version = facts.image.as_ref().and_then(|image| image.file_version.clone());
-    DriverEvent { path: path.to_owned(), authentihash, signer, version, refused }
+    DriverEvent { path: path.clone(), authentihash, signer, version, refused }
 }

@@ -5,7 +5,7 @@
 //! NAME/disk/…        what it boots from     NAME/tpm.sealed    state of its TPM, encrypted with the host's key
 //! NAME/host.json     what the host knows of it by itself: its TPM's keys, its ledger, how often it was started
 //! NAME/boot.eventlog, evidence.json, health.ndjson           of its last start, of all
-//! host.key           beside the machines: the key of what is encrypted
+//! host.key, ledger   beside the machines: the key of what is encrypted, and which state each TPM was saved with
 //! ```
 //!
 //! **Invariant:** a file is replaced whole or not at all (written beside it, flushed, renamed), and a machine is there whole or not at all.
@@ -17,7 +17,10 @@ use std::{
 };
 
 use super::profile::Profile;
-use crate::attest::evidence::is_name;
+use crate::{
+    attest::evidence::is_name,
+    vtpm::ledger::{Ledger, LedgerError},
+};
 
 /// Longest file of a machine that is read whole, its disk aside.
 const MAX_FILE: u64 = 64 << 20;
@@ -146,6 +149,27 @@ impl Host {
         drop(fs::remove_dir_all(&going));
         fs::rename(&folder.place, &going).map_err(failed(&folder.place))?;
         fs::remove_dir_all(&going).map_err(failed(&going))
+    }
+
+    /// The ledger of its machines' TPMs, with which `run` does something; it is written if that changed it. One process has it at a time.
+    ///
+    /// # Errors
+    /// It cannot be read or written, and what `run` says: the ledger is then as before.
+    pub fn ledger<T, E: From<FolderError> + From<LedgerError>>(&self, run: impl FnOnce(&mut Ledger) -> Result<T, E>) -> Result<T, E> {
+        let (path, guard) = (self.root.join("ledger"), self.root.join("ledger.lock"));
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&guard).map_err(failed(&guard))?;
+        lock.lock().map_err(failed(&guard))?;
+        let mut ledger = match fs::read(&path) {
+            Ok(bytes) => Ledger::read(&bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ledger::new(),
+            Err(error) => return Err(FolderError::Io(path, error).into()),
+        };
+        let before = ledger.head();
+        let outcome = run(&mut ledger)?;
+        if ledger.head() != before {
+            replace(&path, &ledger.to_bytes(), 0o600)?;
+        }
+        Ok(outcome)
     }
 
     /// The key of what the host encrypts, made when it is first asked for by `fresh`.

@@ -12,6 +12,7 @@ mod drivers;
 mod folder;
 mod known;
 mod profile;
+mod refused;
 mod start;
 mod tpm;
 

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{attest::Features, firmware::store::VariableStore};
+use crate::{
+    attest::{self, Features},
+    firmware::store::VariableStore,
+};
 
 /// A machine's profile.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +61,15 @@ pub enum Guest {
     Windows,
 }
 
+impl From<Guest> for attest::Profile {
+    fn from(guest: Guest) -> Self {
+        match guest {
+            Guest::Linux => Self::Linux,
+            Guest::Windows => Self::Windows,
+        }
+    }
+}
+
 /// Whose rules decide about images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -73,10 +85,8 @@ pub enum Rules {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
-    /// The one in this program.
-    #[default]
-    Embedded,
     /// libtpms in a process of its own.
+    #[default]
     Libtpms,
     /// swtpm.
     Swtpm,

@@ -3,16 +3,16 @@
 use std::{collections::BTreeMap, path::Path};
 
 use hvci_engine::{
-    bytes::{index, widen},
     digest::DigestAlg,
     policy::secure_boot::Behaviour,
     time::UnixTime,
 };
 
 use super::{
-    Folder, Host, Profile, Rules, VmError, drivers,
+    Folder, Host, Profile, Rules, VmError,
+    drivers::{self, Decided},
     known::Known,
-    read_flash, read_known, tpm,
+    read_flash, read_known, refused, tpm,
 };
 use crate::{
     attest::{
@@ -23,7 +23,7 @@ use crate::{
     boot::{Boot, Disk, Machine, boot},
     firmware::store::VariableStore,
     measure::{
-        EventLog, Recorder, replay,
+        EventLog, Recorder,
         record::Extend,
         wbcl::{LoadedDriver, Settings, measure_driver, measure_settings},
     },
@@ -125,9 +125,10 @@ fn run(
 
     let mut loaded = Vec::new();
     if let Some(kernel) = boot.kernel() {
-        loaded = drivers::load(&disk, kernel, &profile, options.time)?;
+        let decided = drivers::load(&disk, kernel, &profile, options.time)?;
         let log = std::mem::take(&mut boot.log);
-        boot.log = with_extend(&mut tpm, |extend| measure(&profile, &banks, log, &loaded, extend))?;
+        boot.log = with_extend(&mut tpm, |extend| measure(&profile, &banks, log, &decided, extend))?;
+        loaded = decided.into_iter().map(|driver| driver.event).collect();
     }
     folder.write("boot.eventlog", &boot.log)?;
 
@@ -144,7 +145,7 @@ fn run(
         tpm::keep(host, &folder, device.as_mut(), &known.endorsement_key)?;
     }
 
-    let mut all = super::refused::of_boot(name, &boot, options.time);
+    let mut all: Vec<Alert> = refused::of_boot(name, &boot, options.time).into_iter().collect();
     if let Some(appraisal) = &appraisal {
         all.extend(alerts(appraisal));
         let mut line = Vec::new();
@@ -172,16 +173,16 @@ fn measure(
     profile: &Profile,
     banks: &[DigestAlg],
     log: Vec<u8>,
-    drivers: &[DriverEvent],
+    drivers: &[Decided],
     extend: &mut dyn Extend,
 ) -> Result<Vec<u8>, VmError> {
     let mut recorder = Recorder::resume(banks, log, extend).map_err(crate::boot::Fault::from)?;
     let settings = Settings { hvci: profile.hvci, credential_guard: profile.credential_guard };
     measure_settings(&mut recorder, settings).map_err(crate::boot::Fault::from)?;
     if profile.hvci {
-        for driver in drivers.iter().filter(|driver| driver.refused.is_none()) {
-            let publisher = driver.signer.as_deref().unwrap_or_default();
-            let loaded = LoadedDriver { path: &driver.path, size: 0, authentihash: &driver.authentihash, publisher };
+        for Decided { event, size } in drivers.iter().filter(|driver| driver.event.refused.is_none()) {
+            let publisher = event.signer.as_deref().unwrap_or_default();
+            let loaded = LoadedDriver { path: &event.path, size: *size, authentihash: &event.authentihash, publisher };
             measure_driver(&mut recorder, &loaded).map_err(crate::boot::Fault::from)?;
         }
     }

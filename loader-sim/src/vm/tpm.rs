@@ -13,7 +13,7 @@ use super::{
 use crate::vtpm::{
     Tpm,
     client::Client,
-    ledger::{Entry, Ledger, LedgerError},
+    ledger::{Entry, LedgerError},
     libtpms::LibtpmsTpm,
     sealed_state,
     swtpm::SwtpmTpm,

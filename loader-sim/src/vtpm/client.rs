@@ -17,7 +17,7 @@ use tpm2_protocol::{
         TpmtSymDefObject, TpmuAsymScheme, TpmuHa, TpmuPublicId, TpmuPublicParms, TpmuSymKeyBits, TpmuSymMode,
     },
     frame::{
-        TpmCreatePrimaryCommand, TpmFlushContextCommand, TpmFrame, TpmGetCapabilityCommand, TpmPcrExtendCommand, TpmQuoteCommand, TpmReadClockCommand,
+        TpmCreatePrimaryCommand, TpmFlushContextCommand, TpmFrame, TpmGetCapabilityCommand, TpmPcrExtendCommand, TpmPcrReadCommand, TpmQuoteCommand, TpmReadClockCommand,
         TpmShutdownCommand, TpmStartupCommand, tpm_marshal_command,
     },
 };
@@ -210,6 +210,32 @@ impl<'t> Client<'t> {
             Some(Quote { message: slice(&body, 2, size)?.to_vec(), signature: body.get(size.checked_add(2)?..)?.to_vec() })
         };
         read().ok_or(ClientError::Unreadable(TpmCc::Quote))
+    }
+
+    /// Values of PCRs of one bank, in the order of `pcrs`, which ascend. A TPM gives eight at a time.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn pcr_values(&mut self, bank: DigestAlg, pcrs: &[u32]) -> Result<Vec<Digest>, ClientError> {
+        let unreadable = || ClientError::Unreadable(TpmCc::PcrRead);
+        let mut values = Vec::new();
+        for some in pcrs.chunks(8) {
+            let mut pcr_selection_in = TpmlPcrSelection::default();
+            pcr_selection_in.try_push(selection(bank, some)).map_err(|_| ClientError::TooLong(TpmCc::PcrRead))?;
+            let body = self.run(&TpmPcrReadCommand { pcr_selection_in, handles: [] }, false)?;
+            // counter, one selection of three bytes, count
+            let mut at = 18_usize;
+            for _ in some {
+                let read = || {
+                    let size = usize::from(u16::from_be_bytes(array(&body, at)?));
+                    Some((Digest::new(bank, slice(&body, at.checked_add(2)?, size)?)?, at.checked_add(2)?.checked_add(size)?))
+                };
+                let (value, next) = read().ok_or_else(unreadable)?;
+                values.push(value);
+                at = next;
+            }
+        }
+        Ok(values)
     }
 
     /// Runs a command: the parameters of its response.

@@ -5,7 +5,7 @@
 //! TPM2TOOLS_TCTI=swtpm:path=SOCK               commands on SOCK, control on SOCK.ctrl
 //! ```
 //!
-//! A command is as long as its header says, and so is a response; what the control socket takes is in [`control`]. Each socket has one client at a
+//! A command is as long as its header says, and so is a response; what the control socket takes is in `control`. Each socket has one client at a
 //! time, who is heard to the end; one that has been silent for [`IDLE`] gives way when another waits. A message that has begun has [`PATIENCE`] to
 //! end. A message that cannot be one gets its answer and is the last: nobody knows where the next would begin.
 //!

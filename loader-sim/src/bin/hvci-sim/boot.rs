@@ -33,7 +33,7 @@ IMAGE is a folder with the files of a system partition (EFI/BOOT/BOOTX64.EFI …
 Exit status: 0 an operating system runs (with --what-if: no machine stops starting), 1 the boot ended before, 2 usage or I/O.";
 
 /// Where OVMF's packages put the variables with Microsoft's keys.
-const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
+pub(crate) const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
 
 /// Whose rules decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,6 +42,15 @@ pub(crate) enum Rules {
     Strict,
     /// Those of edk2's firmware and of shim as they are, gaps included
     Edk2Compat,
+}
+
+impl From<Rules> for loader_sim::vm::Rules {
+    fn from(rules: Rules) -> Self {
+        match rules {
+            Rules::Strict => Self::Strict,
+            Rules::Edk2Compat => Self::Edk2Compat,
+        }
+    }
 }
 
 impl From<Rules> for Behaviour {

@@ -125,7 +125,7 @@ pub(crate) fn load(args: &LoadArgs) -> Result<ExitCode> {
     let independent = vec![BTreeSet::new(); args.files.len()];
     let examined = in_turn(&independent, args.vps, |index, _| examine(&args.files[index]));
     let (mut links, mut starts, mut next, mut kernel) = (Vec::new(), Vec::new(), FIRST, PartialKernel::default());
-    for (path, read) in args.files.iter().zip(examined) {
+    for (path, examined) in args.files.iter().zip(examined) {
         let (file, pages) = examined?;
         kernel.leave_to(&file);
         links.push(file);

@@ -13,6 +13,7 @@ mod tpm;
 mod trace;
 mod turns;
 mod vars;
+mod vm;
 mod what_if;
 
 use std::process::ExitCode;
@@ -52,6 +53,10 @@ enum Command {
     /// Predict the PCRs of a boot, and compare two
     #[command(subcommand)]
     Pcr(pcr::PcrCommand),
+    /// Make, start and attest Trusted Launch machines
+    Vm(vm::VmArgs),
+    /// Say how healthy machines are
+    Health(vm::HealthArgs),
     /// Show and change the UEFI variables of a machine: keys, revocations, Secure Boot
     #[command(subcommand)]
     Vars(vars::VarsCommand),
@@ -78,6 +83,8 @@ fn main() -> ExitCode {
         Command::Boot(args) => boot::boot(&args),
         Command::Eventlog(args) => eventlog::eventlog(&args),
         Command::Pcr(command) => pcr::pcr(&command),
+        Command::Vm(args) => vm::vm(&args),
+        Command::Health(args) => vm::health(&args),
         Command::Vars(command) => vars::vars(&command),
         #[cfg(unix)]
         Command::Tpm(command) => tpm::tpm(&command),

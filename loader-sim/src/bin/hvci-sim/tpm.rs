@@ -38,13 +38,28 @@ pub(crate) struct ServeArgs {
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct At {
+pub(crate) struct At {
     /// Serve on this port of 127.0.0.1 and the next
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=65534))]
     port: Option<u16>,
     /// Serve on this Unix socket
     #[arg(long, value_name = "SOCK")]
     path: Option<PathBuf>,
+}
+
+impl At {
+    /// Listens there; and the TCTI by which tpm2-tools find it.
+    pub(crate) fn serve(&self) -> Result<(Server, String)> {
+        let (server, tcti) = match (&self.path, self.port) {
+            (Some(path), _) => (Server::unix(path), format!("swtpm:path={}", path.display())),
+            (None, port) => {
+                let port = port.unwrap_or_default();
+                (Server::tcp(port), format!("swtpm:host=127.0.0.1,port={port}"))
+            }
+        };
+        let server = server.with_context(|| format!("cannot serve on {tcti}"))?;
+        Ok((server, tcti))
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -61,14 +76,7 @@ pub(crate) fn tpm(command: &TpmCommand) -> Result<ExitCode> {
         Backend::Libtpms => Box::new(LibtpmsTpm::start(&std::env::current_exe()?)?),
         Backend::Swtpm => Box::new(SwtpmTpm::start()?),
     };
-    let (server, tcti) = match (&args.at.path, args.at.port) {
-        (Some(path), _) => (Server::unix(path), format!("swtpm:path={}", path.display())),
-        (None, port) => {
-            let port = port.unwrap_or_default();
-            (Server::tcp(port), format!("swtpm:host=127.0.0.1,port={port}"))
-        }
-    };
-    let server = server.with_context(|| format!("cannot serve on {tcti}"))?;
+    let (server, tcti) = args.at.serve()?;
     eprintln!("serving; for tpm2-tools: export TPM2TOOLS_TCTI={tcti}");
     server.serve(tpm.as_mut())?;
     Ok(ExitCode::SUCCESS)

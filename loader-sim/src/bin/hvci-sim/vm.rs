@@ -1,0 +1,510 @@
+//! `hvci-sim vm`: Trusted Launch machines, and `hvci-sim health`.
+
+use std::{
+    env, fs,
+    io::{BufReader, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use corpus::source::escape;
+use hvci_engine::{digest::DigestAlg, finding::Severity};
+use loader_sim::{
+    attest::{Appraisal, DbxInfo, alert::Alert, alert::Health},
+    boot::StageKind,
+    measure::EventLog,
+    vm::{self, Backend, Guest, Host, Options, Profile, Rules, SecurityType, Sources, Started, VmError},
+    vtpm::socket::Server,
+};
+
+use super::boot::{OVMF_VARIABLES, write_boot};
+
+const EXAMPLES: &str = "\
+Examples:
+  hvci-audit fetch debian-boot files/boot; hvci-audit fetch debian-kernel files/kernel
+  hvci-sim vm create demo --secure-boot on --vtpm on --hvci on --credential-guard off --image files
+  hvci-sim vm start demo
+  hvci-sim vm tpm-socket demo --path /tmp/demo.tpm
+
+Machines are in the folder --vms, else $HVCI_VMS, else ~/.local/share/hvci-sim/vms.";
+
+const START_EXAMPLES: &str = "\
+Boots the machine from its own disk, loads its drivers, has its TPM quoted and appraised, and stops it in order.
+
+Exit status: 0 it runs and is healthy, 1 it did not start or is not healthy, 2 usage or I/O.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct VmArgs {
+    /// The folder of the machines
+    #[arg(long, value_name = "DIR", global = true)]
+    vms: Option<PathBuf>,
+    #[command(subcommand)]
+    command: VmCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum VmCommand {
+    /// Make a machine
+    Create(Box<CreateArgs>),
+    /// Start a machine, have it attested, and stop it
+    #[command(after_help = START_EXAMPLES)]
+    Start(StartArgs),
+    /// Change what a machine is made with
+    Set(SetArgs),
+    /// Show a machine
+    Show(NameArgs),
+    /// List the machines
+    List,
+    /// Remove a machine, with its disk and its TPM
+    Delete(NameArgs),
+    /// Start a machine and serve its TPM to tpm2-tools, until it is interrupted
+    TpmSocket(TpmSocketArgs),
+}
+
+#[derive(Debug, Args)]
+struct NameArgs {
+    /// The machine
+    name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+impl From<Switch> for bool {
+    fn from(switch: Switch) -> Self {
+        switch == Switch::On
+    }
+}
+
+/// What can be changed later.
+#[derive(Debug, Args)]
+struct Parts {
+    /// Start only what is signed and not revoked [default: on]
+    #[arg(long, value_enum, value_name = "on|off")]
+    secure_boot: Option<Switch>,
+    /// A TPM of its own [default: on]
+    #[arg(long, value_enum, value_name = "on|off")]
+    vtpm: Option<Switch>,
+    /// Execute in the kernel only what the engine verified [default: on]
+    #[arg(long, value_enum, value_name = "on|off")]
+    hvci: Option<Switch>,
+    /// Keep credentials in VTL1 [default: on]
+    #[arg(long, value_enum, value_name = "on|off")]
+    credential_guard: Option<Switch>,
+    /// Whose rules firmware and shim decide by [default: strict]
+    #[arg(long, value_enum)]
+    behaviour: Option<super::boot::Rules>,
+}
+
+impl Parts {
+    fn apply(&self, profile: &mut Profile) {
+        let set = |part: &mut bool, switch: Option<Switch>| *part = switch.map_or(*part, bool::from);
+        set(&mut profile.secure_boot, self.secure_boot);
+        set(&mut profile.vtpm, self.vtpm);
+        set(&mut profile.hvci, self.hvci);
+        set(&mut profile.credential_guard, self.credential_guard);
+        if let Some(rules) = self.behaviour {
+            profile.behaviour = rules.into();
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Security {
+    TrustedLaunch,
+    Standard,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum GuestKind {
+    Linux,
+    Windows,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TpmKind {
+    /// The reference TPM 2.0 in a process of its own; needs the package libtpms0
+    Libtpms,
+    /// A swtpm process; needs the package swtpm
+    Swtpm,
+}
+
+impl From<TpmKind> for Backend {
+    fn from(kind: TpmKind) -> Self {
+        match kind {
+            TpmKind::Libtpms => Self::Libtpms,
+            TpmKind::Swtpm => Self::Swtpm,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// The machine's name
+    name: String,
+    /// Its disk: a folder with a system partition (EFI/BOOT/BOOTX64.EFI …), or with Debian's packages unpacked below it; it is copied
+    #[arg(long, value_name = "DIR")]
+    image: PathBuf,
+    /// A profile, which the options below change
+    #[arg(long, value_name = "FILE.toml")]
+    profile: Option<PathBuf>,
+    #[command(flatten)]
+    parts: Parts,
+    /// Whether it can have any of that; chosen now and never again
+    #[arg(long, value_enum, default_value_t = Security::TrustedLaunch)]
+    security_type: Security,
+    /// Kind of guest
+    #[arg(long, value_enum)]
+    guest: Option<GuestKind>,
+    /// Which TPM
+    #[arg(long, value_enum)]
+    tpm: Option<TpmKind>,
+    /// Its UEFI variables, a *_VARS*.fd of OVMF [default: those of the package ovmf with Microsoft's keys]
+    #[arg(long, value_name = "FILE.fd")]
+    vars: Option<PathBuf>,
+    /// A driver that its operating system loads; may be given several times
+    #[arg(long, value_name = "FILE")]
+    driver: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct StartArgs {
+    /// The machine
+    name: String,
+    /// Say of each stage everything that was looked at
+    #[arg(long)]
+    explain: bool,
+    /// What is known of revoked images: dbx_info in Microsoft's JSON
+    #[arg(long, value_name = "FILE.json")]
+    dbx_info: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct SetArgs {
+    /// The machine
+    name: String,
+    #[command(flatten)]
+    parts: Parts,
+    /// Whether it can have any of that, which cannot be changed
+    #[arg(long, value_enum)]
+    security_type: Option<Security>,
+}
+
+#[derive(Debug, Args)]
+struct TpmSocketArgs {
+    /// The machine
+    name: String,
+    #[command(flatten)]
+    at: super::tpm::At,
+}
+
+pub(crate) fn vm(args: &VmArgs) -> Result<ExitCode> {
+    let host = host(args.vms.as_deref())?;
+    match &args.command {
+        VmCommand::Create(args) => create(&host, args),
+        VmCommand::Start(args) => start(&host, args),
+        VmCommand::Set(args) => set(&host, args),
+        VmCommand::Show(args) => show(&host, &args.name),
+        VmCommand::List => list(&host),
+        VmCommand::Delete(args) => {
+            vm::delete(&host, &args.name)?;
+            writeln!(anstream::stdout(), "{} is gone", args.name)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        VmCommand::TpmSocket(args) => tpm_socket(&host, args),
+    }
+}
+
+fn host(given: Option<&Path>) -> Result<Host> {
+    let place = match (given, env::var_os("HVCI_VMS"), env::var_os("HOME")) {
+        (Some(given), ..) => given.to_owned(),
+        (None, Some(from), _) => from.into(),
+        (None, None, Some(home)) => Path::new(&home).join(".local/share/hvci-sim/vms"),
+        (None, None, None) => bail!("no folder for the machines: give --vms DIR"),
+    };
+    Ok(Host::new(place))
+}
+
+fn create(host: &Host, args: &CreateArgs) -> Result<ExitCode> {
+    let mut profile = match &args.profile {
+        Some(path) => {
+            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            toml::from_str(&text).with_context(|| path.display().to_string())?
+        }
+        None => {
+            let on = matches!(args.security_type, Security::TrustedLaunch);
+            Profile {
+                generation: 2,
+                security_type: args.security_type.into(),
+                secure_boot: on,
+                vtpm: on,
+                hvci: on,
+                credential_guard: on,
+                guest: Guest::default(),
+                behaviour: Rules::default(),
+                tpm: Backend::default(),
+            }
+        }
+    };
+    args.parts.apply(&mut profile);
+    if let Some(guest) = args.guest {
+        profile.guest = match guest {
+            GuestKind::Linux => Guest::Linux,
+            GuestKind::Windows => Guest::Windows,
+        };
+    }
+    profile.tpm = args.tpm.map_or(profile.tpm, Backend::from);
+    let vars = args.vars.clone().unwrap_or_else(|| OVMF_VARIABLES.into());
+    let variables = fs::read(&vars).with_context(|| {
+        let hint = if args.vars.is_none() { "; the package ovmf has it, or give --vars FILE.fd" } else { "" };
+        format!("cannot read {}{hint}", vars.display())
+    })?;
+    let program = env::current_exe()?;
+    let sources = Sources { image: &args.image, variables, drivers: &args.driver, program: &program };
+    vm::create(host, &args.name, &profile, &sources).with_context(|| format!("cannot make {}", args.name))?;
+    let mut out = anstream::stdout().lock();
+    writeln!(out, "made {}: {}", args.name, words(&profile))?;
+    writeln!(out, "  in {}", host.root().join(&args.name).display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl From<Security> for SecurityType {
+    fn from(security: Security) -> Self {
+        match security {
+            Security::TrustedLaunch => Self::TrustedLaunch,
+            Security::Standard => Self::Standard,
+        }
+    }
+}
+
+/// What a machine is made with, on one line.
+fn words(profile: &Profile) -> String {
+    if profile.security_type == SecurityType::Standard {
+        return "standard, without Trusted Launch".to_owned();
+    }
+    let switch = |on| if on { "on" } else { "off" };
+    format!(
+        "Secure Boot {}, vTPM {}, HVCI {}, Credential Guard {}",
+        switch(profile.secure_boot),
+        switch(profile.vtpm),
+        switch(profile.hvci),
+        switch(profile.credential_guard)
+    )
+}
+
+fn set(host: &Host, args: &SetArgs) -> Result<ExitCode> {
+    let profile = vm::change(host, &args.name, |profile| {
+        if let Some(security) = args.security_type {
+            profile.security_type = security.into();
+        }
+        args.parts.apply(profile);
+    })?;
+    writeln!(anstream::stdout(), "{}: {}", args.name, words(&profile))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(host: &Host, name: &str) -> Result<ExitCode> {
+    let folder = host.open(name)?;
+    let profile = folder.profile()?;
+    let mut out = anstream::stdout().lock();
+    writeln!(out, "{name}: {}", words(&profile))?;
+    write!(out, "{}", toml::to_string(&profile)?)?;
+    let history = history(&folder.path("health.ndjson"))?;
+    match history.last() {
+        None => writeln!(out, "never attested")?,
+        Some(last) => {
+            let bad = history.iter().filter(|h| !h.healthy).count();
+            writeln!(out, "attested {} times, {bad} not healthy; last {} {}", history.len(), last.time, health_words(last))?;
+        }
+    }
+    if let Some(bytes) = folder.read("boot.eventlog")?
+        && let Ok(log) = EventLog::read(&bytes)
+    {
+        writeln!(out, "last start: {} events in {}", log.events.len(), folder.path("boot.eventlog").display())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(host: &Host) -> Result<ExitCode> {
+    let mut out = anstream::stdout().lock();
+    for name in host.machines()? {
+        match host.open(&name).and_then(|folder| folder.profile()) {
+            Ok(profile) => writeln!(out, "{name:<20}  {}", words(&profile))?,
+            Err(error) => writeln!(out, "{name:<20}  {}", escape(error.to_string().as_bytes()))?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start(host: &Host, args: &StartArgs) -> Result<ExitCode> {
+    let dbx_info = match &args.dbx_info {
+        Some(path) => {
+            let json = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            DbxInfo::read(&json).with_context(|| path.display().to_string())?
+        }
+        None => DbxInfo::default(),
+    };
+    let program = env::current_exe()?;
+    let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info };
+    let started = vm::start(host, &args.name, &options)?;
+    let mut out = anstream::stdout().lock();
+    write_started(&mut out, &started, args.explain)?;
+    let healthy = started.boot.kernel().is_some() && started.appraisal.as_ref().is_none_or(Appraisal::healthy);
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn write_started(out: &mut impl Write, started: &Started, explain: bool) -> Result<()> {
+    write_boot(out, &started.boot, explain)?;
+    for driver in &started.drivers {
+        let name = escape(driver.path.as_bytes());
+        let signer = driver.signer.as_deref().map_or_else(|| "unsigned".to_owned(), |s| format!("signed by {}", escape(s.as_bytes())));
+        match &driver.refused {
+            None => writeln!(out, "driver          loaded   {name}, {signer}")?,
+            Some(refusal) => {
+                writeln!(out, "driver          REFUSED  {name}, {signer}")?;
+                let detail = if refusal.detail.is_empty() { String::new() } else { format!(": {}", refusal.detail) };
+                writeln!(out, "                  [{}] {}{}", refusal.code.id(), refusal.code.title(), escape(detail.as_bytes()))?;
+            }
+        }
+    }
+    match &started.appraisal {
+        None => writeln!(out, "no vTPM: nobody outside can be shown how it started")?,
+        Some(appraisal) => write_appraisal(out, appraisal)?,
+    }
+    for alert in &started.alerts {
+        write_alert(out, alert)?;
+    }
+    Ok(())
+}
+
+/// Whether it is healthy, and what is wrong.
+pub(crate) fn write_appraisal(out: &mut impl Write, appraisal: &Appraisal) -> Result<()> {
+    let clock = appraisal.clock.map(|c| format!(", start {}", c.reset_count)).unwrap_or_default();
+    writeln!(out, "attested: {}{clock}", if appraisal.healthy() { "healthy" } else { "NOT HEALTHY" })?;
+    for finding in &appraisal.findings {
+        let weight = finding.code.default_severity();
+        if weight < Severity::Unknown {
+            continue;
+        }
+        let pcr = finding.pcr.map(|pcr| format!("PCR {pcr}")).unwrap_or_default();
+        let event = finding.event.map(|event| format!(" event {event}")).unwrap_or_default();
+        let place = format!("{pcr}{event}");
+        let colon = if place.is_empty() { "" } else { ": " };
+        writeln!(out, "  [{}] {}", finding.code.id(), finding.code.title())?;
+        writeln!(out, "      {place}{colon}{}", escape(finding.detail.as_bytes()))?;
+    }
+    Ok(())
+}
+
+fn write_alert(out: &mut impl Write, alert: &Alert) -> Result<()> {
+    let severity = format!("{:?}", alert.severity).to_lowercase();
+    writeln!(out, "alert [{severity}]: {} ({})", alert.reason, alert.advice)?;
+    for component in &alert.components {
+        let report = &component.report;
+        let digest: String = report.authentihash.map(|d| d.hex().chars().take(12).collect()).unwrap_or_default();
+        let name = report.name.as_deref().unwrap_or_default();
+        let verdict = serde_json::to_value(report.verdict)?;
+        writeln!(
+            out,
+            "  {} {} {digest}: {}",
+            escape(name.as_bytes()),
+            escape(report.path.as_bytes()),
+            verdict.as_str().unwrap_or_default()
+        )?;
+        writeln!(out, "      {}", escape(report.cause.as_bytes()))?;
+    }
+    Ok(())
+}
+
+fn tpm_socket(host: &Host, args: &TpmSocketArgs) -> Result<ExitCode> {
+    let (server, tcti) = args.at.serve()?;
+    let (program, dbx_info) = (env::current_exe()?, DbxInfo::default());
+    let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info };
+    let serve = |server: &Server, tpm: &mut dyn loader_sim::vtpm::Tpm| -> Result<(), VmError> {
+        eprintln!("serving the TPM of {}; for tpm2-tools: export TPM2TOOLS_TCTI={tcti}", args.name);
+        server.serve(tpm).map_err(|e| VmError::Guest(e.to_string()))
+    };
+    let started = vm::serve(host, &args.name, &options, |tpm| serve(&server, tpm))?;
+    Ok(if started.boot.kernel().is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn history(path: &Path) -> Result<Vec<Health>> {
+    match fs::File::open(path) {
+        Ok(file) => Health::history(BufReader::new(file)).with_context(|| path.display().to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn health_words(health: &Health) -> String {
+    if health.healthy {
+        return "healthy".to_owned();
+    }
+    let codes: Vec<&str> = health.codes.iter().map(|code| code.alias()).collect();
+    format!("NOT HEALTHY: {}", codes.join(", "))
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hvci-sim health
+  hvci-sim health demo --json | collector
+  hvci-sim health --watch 300
+
+Exit status: 0 every machine was healthy when it was last attested, 1 one was not, 2 usage or I/O.")]
+pub(crate) struct HealthArgs {
+    /// Machines; all without
+    names: Vec<String>,
+    /// The folder of the machines
+    #[arg(long, value_name = "DIR")]
+    vms: Option<PathBuf>,
+    /// One JSON object a line: every attestation and every alert
+    #[arg(long)]
+    json: bool,
+    /// Start and attest the machines again every so many seconds, until one is not healthy
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    watch: Option<u64>,
+}
+
+pub(crate) fn health(args: &HealthArgs) -> Result<ExitCode> {
+    let host = host(args.vms.as_deref())?;
+    let names = if args.names.is_empty() { host.machines()? } else { args.names.clone() };
+    loop {
+        if args.watch.is_some() {
+            let (program, dbx_info) = (env::current_exe()?, DbxInfo::default());
+            let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info };
+            for name in &names {
+                vm::start(&host, name, &options)?;
+            }
+        }
+        let mut out = anstream::stdout().lock();
+        let mut all = true;
+        for name in &names {
+            let path = |file: &str| host.root().join(name).join(file);
+            let history = history(&path("health.ndjson"))?;
+            all &= history.last().is_none_or(|last| last.healthy);
+            if args.json {
+                for file in ["health.ndjson", "alerts.ndjson"] {
+                    out.write_all(&fs::read(path(file)).unwrap_or_default())?;
+                }
+                continue;
+            }
+            match history.last() {
+                None => writeln!(out, "{name:<20}  never attested")?,
+                Some(last) => writeln!(out, "{name:<20}  {}  {}", last.time, health_words(last))?,
+            }
+        }
+        out.flush()?;
+        drop(out);
+        match args.watch {
+            Some(seconds) if all => std::thread::sleep(std::time::Duration::from_secs(seconds)),
+            _ => return Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        }
+    }
+}
