@@ -371,7 +371,7 @@ impl Served {
     fn start(mut tpm: Box<dyn Tpm>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server = Server::unix(&folder.path().join("tpm")).unwrap();
-        let thread = std::thread::spawn(move || server.serve(tpm.as_mut()).unwrap());
+        let thread = std::thread::spawn(move || server.serve(tpm.as_mut(), None).unwrap());
         Self { folder, thread: Some(thread) }
     }
 
@@ -673,7 +673,12 @@ fn a_tpm_is_served_by_hand_until_it_is_shut_down() {
     interrupted.kill().unwrap();
     interrupted.wait().unwrap();
     assert!(path.exists());
-    drop(Server::unix(&path).unwrap());
+    let (mut terminated, said) = serve(&["--path", path.to_str().unwrap()]);
+    assert!(said.contains("swtpm:path="), "{said}");
+    // unless it is asked to end: then nothing is left
+    assert!(Command::new("kill").args(["-TERM", &terminated.id().to_string()]).status().expect("kill").success());
+    assert!(terminated.wait().unwrap().success());
+    assert!(!path.exists());
     std::fs::write(&path, "a file").unwrap();
     assert!(Server::unix(&path).is_err());
     assert_eq!(std::fs::read(&path).unwrap(), b"a file");
