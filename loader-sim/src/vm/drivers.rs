@@ -58,7 +58,7 @@ pub(super) fn load(disk: &Disk, kernel: &RunningKernel, profile: &MachineProfile
     let mut trust = TrustStore::builtin();
     // a kernel without a list of keys has none to take modules by
     for der in kernel.certificates().unwrap_or_default() {
-        drop(trust.add_der(&der, Purposes::MODULE, kernel.path.as_str()));
+        let _ = trust.add_der(&der, Purposes::MODULE, kernel.path.as_str());
     }
     let mut files = Vec::new();
     for path in paths {

@@ -21,7 +21,7 @@ use std::{fs, io, path::{Path, PathBuf}};
 use hvci_engine::time::UnixTime;
 
 pub use folder::{Folder, FolderError, Host};
-pub use profile::{Backend, Guest, Profile, ProfileError, Rules, SecurityType};
+pub use profile::{Guest, Profile, ProfileError, Rules, SecurityType};
 pub use start::{Started, Options, start, serve};
 
 use crate::{
@@ -33,6 +33,7 @@ use crate::{
         TpmFailed,
         client::{Client, ClientError, KeyUse},
         ledger::LedgerError,
+        manufacture,
         sealed_state::SealedStateError,
     },
 };
@@ -51,10 +52,10 @@ pub enum VmError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// Its variables.
-    #[error("its variables: {0}")]
+    #[error("its variables")]
     Flash(#[from] FlashError),
     /// Its variables cannot be written.
-    #[error("its variables: {0}")]
+    #[error("its variables")]
     Variables(#[from] Refused),
     /// Its boot could not be told to its end.
     #[error(transparent)]
@@ -66,13 +67,13 @@ pub enum VmError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Its TPM's key is none that attests.
-    #[error("its TPM's attestation key: {0}")]
+    #[error("its TPM's attestation key")]
     Key(#[from] KeyProblem),
     /// Its TPM's state.
-    #[error("its TPM's state: {0}")]
+    #[error("its TPM's state")]
     Sealed(#[from] SealedStateError),
     /// Its TPM's state is not the one that it was last saved with.
-    #[error("its TPM is not started: {0}")]
+    #[error("its TPM is not started")]
     Ledger(#[from] LedgerError),
     /// Its TPM's state is gone.
     #[error("its TPM's state is not in its folder: a new one would have other keys; make the machine again")]
@@ -81,10 +82,10 @@ pub enum VmError {
     #[error("host.json: {0}")]
     Known(String),
     /// Its reference values.
-    #[error("reference.toml: {0}")]
+    #[error("reference.toml")]
     Reference(#[from] ReferenceError),
     /// Its evidence.
-    #[error("its evidence: {0}")]
+    #[error("its evidence")]
     Evidence(#[from] EvidenceError),
     /// Its simulated guest.
     #[error("its guest: {0}")]
@@ -137,7 +138,7 @@ pub fn create(host: &Host, name: &str, profile: &Profile, sources: &Sources<'_>)
         };
         let mut endorsement_key = Vec::new();
         if profile.vtpm {
-            let mut tpm = tpm::manufacture(profile.tpm, sources.program)?;
+            let mut tpm = manufacture(profile.tpm, sources.program)?;
             let mut client = Client::new(tpm.as_mut());
             client.startup()?;
             let endorsement = client.create_primary(KeyUse::Endorsement)?;
@@ -164,7 +165,7 @@ pub fn change(host: &Host, name: &str, change: impl FnOnce(&mut Profile)) -> Res
     let old = folder.profile()?;
     let mut profile = old.clone();
     change(&mut profile);
-    profile.check()?;
+    old.change_to(&profile)?;
     if profile.vtpm && !old.vtpm {
         return Err(VmError::NoTpm);
     }

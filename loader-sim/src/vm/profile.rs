@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     attest::{self, Features},
     firmware::store::VariableStore,
+    vtpm::Backend,
 };
 
 /// A machine's profile.
@@ -81,17 +82,6 @@ pub enum Rules {
     Edk2Compat,
 }
 
-/// Which TPM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Backend {
-    /// libtpms in a process of its own.
-    #[default]
-    Libtpms,
-    /// swtpm.
-    Swtpm,
-}
-
 /// Why a machine cannot be made like this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileError {
@@ -104,6 +94,12 @@ pub enum ProfileError {
          could vouch for what is on its disk now; make a new machine with --security-type trusted-launch"
     )]
     Standard(&'static str),
+    /// A standard machine that is to become another.
+    #[error(
+        "Trusted Launch is chosen when a machine is made: a standard machine has run without being measured, so nothing could vouch for what is \
+         on its disk now; make a new machine with --security-type trusted-launch"
+    )]
+    Later,
     /// Credential Guard without Secure Boot.
     #[error(
         "Credential Guard needs Secure Boot: without it anything can start before the secure kernel, and ask its TPM for the credentials' key"
@@ -135,6 +131,16 @@ impl Profile {
             return Err(ProfileError::CredentialGuard);
         }
         Ok(())
+    }
+
+    /// Whether a machine that is like `self` can become like `other`.
+    ///
+    /// # Errors
+    /// [`ProfileError`].
+    pub fn change_to(&self, other: &Self) -> Result<(), ProfileError> {
+        other.check()?;
+        let later = self.security_type == SecurityType::Standard && other.security_type != SecurityType::Standard;
+        if later { Err(ProfileError::Later) } else { Ok(()) }
     }
 
     /// What it is made with, as it says of itself to a verifier.

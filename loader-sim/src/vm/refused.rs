@@ -8,19 +8,20 @@ use crate::{
         ComponentReport, Verdict,
         alert::{Alert, boot_refused},
     },
-    boot::{Boot, Stage},
+    boot::{Boot, End, Stage},
 };
 
-/// The alert, if an image was refused and nothing runs.
+/// The alert, if nothing runs.
 pub(super) fn of_boot(vm: &str, boot: &Boot, time: UnixTime) -> Option<Alert> {
-    if boot.kernel().is_some() {
-        return None;
-    }
-    let refused = boot.stages.iter().find(|stage| stage.is_refused())?;
-    let findings = &refused.verdict.as_ref()?.findings;
-    let code = findings.first()?.code;
+    let (End::Stopped { reason, .. } | End::PoweredOff { reason, .. }) = &boot.end else { return None };
+    let Some((stage, first)) = boot.stages.iter().find(|stage| stage.is_refused()).and_then(|s| Some((s, s.verdict.as_ref()?.findings.first()?))) else {
+        // nothing was refused, and what was to come next is not there
+        let last = boot.stages.last()?;
+        return Some(boot_refused(vm, time, Code::BootMissing, report(last, Verdict::Missing, reason.clone())));
+    };
+    let findings = stage.verdict.as_ref().map_or(&[][..], |v| v.findings.as_slice());
     let is = |wanted| findings.iter().any(|f| f.code == wanted);
-    let verdict = match code {
+    let verdict = match first.code {
         Code::BootDigestRevoked | Code::BootSignerRevoked => Verdict::Revoked,
         Code::BootUnsigned => Verdict::Unsigned,
         Code::BootSbatRevoked => Verdict::SbatRevoked,
@@ -28,8 +29,11 @@ pub(super) fn of_boot(vm: &str, boot: &Boot, time: UnixTime) -> Option<Alert> {
         Code::BootNoAuthority => Verdict::UnknownSigner,
         _ => Verdict::Unexpected,
     };
-    let words: Vec<String> = findings.iter().map(|f| format!("{}: {} {}", f.code, f.code.title(), f.detail).trim_end().to_owned()).collect();
-    Some(boot_refused(vm, time, code, report(refused, verdict, words.join("; "))))
+    let words = findings.iter().map(|f| {
+        let detail = if f.detail.is_empty() { String::new() } else { format!(": {}", f.detail) };
+        format!("[{}] {}{detail}", f.code, f.code.title())
+    });
+    Some(boot_refused(vm, time, first.code, report(stage, verdict, words.collect::<Vec<_>>().join("; "))))
 }
 
 fn report(stage: &Stage, verdict: Verdict, cause: String) -> ComponentReport {

@@ -58,7 +58,7 @@ pub struct Started {
     pub boot: Boot,
     /// What was decided about its drivers.
     pub drivers: Vec<DriverEvent>,
-    /// What the verifier thinks of it; nothing of a machine without a TPM.
+    /// What the verifier thinks of it; nothing of a machine that has no TPM, or that did not start.
     pub appraisal: Option<Appraisal>,
     /// What somebody should look at.
     pub alerts: Vec<Alert>,
@@ -133,7 +133,8 @@ fn run(
     folder.write("boot.eventlog", &boot.log)?;
 
     let mut appraisal = None;
-    if let Some(device) = &mut tpm {
+    // nothing runs that could ask the TPM for a quote where the boot ended before
+    if let Some(device) = tpm.as_mut().filter(|_| boot.kernel().is_some()) {
         let nonce: [u8; 32] = tpm::random();
         let evidence = evidence(&folder, &profile, &boot, &loaded, device.as_mut(), &nonce)?;
         folder.write("evidence.json", &evidence)?;
@@ -146,10 +147,23 @@ fn run(
     }
 
     let mut all: Vec<Alert> = refused::of_boot(name, &boot, options.time).into_iter().collect();
-    if let Some(appraisal) = &appraisal {
-        all.extend(alerts(appraisal));
+    let health = match &appraisal {
+        Some(appraisal) => {
+            all.extend(alerts(appraisal));
+            Some(Health::from(appraisal))
+        }
+        None if all.is_empty() => None,
+        None => Some(Health {
+            time: options.time,
+            vm: name.to_owned(),
+            healthy: false,
+            reset_count: None,
+            codes: all.iter().flat_map(|alert| alert.codes.iter().copied()).collect(),
+        }),
+    };
+    if let Some(health) = health {
         let mut line = Vec::new();
-        Health::from(appraisal).append(&mut line)?;
+        health.append(&mut line)?;
         folder.append("health.ndjson", String::from_utf8_lossy(&line).trim_end())?;
     }
     let mut lines = Vec::new();

@@ -8,27 +8,16 @@ use std::{fs, path::Path};
 use super::{
     VmError,
     folder::{Folder, Host},
-    profile::Backend,
 };
 use crate::vtpm::{
-    Tpm,
+    Backend, Tpm,
     client::Client,
     ledger::{Entry, LedgerError},
-    libtpms::LibtpmsTpm,
-    sealed_state,
-    swtpm::SwtpmTpm,
+    manufacture, sealed_state,
 };
 
 const SEALED: &str = "tpm.sealed";
 const NEXT: &str = "tpm.sealed.next";
-
-/// A new TPM. `program` is this program, which a worker is started from.
-pub(super) fn manufacture(backend: Backend, program: &Path) -> Result<Box<dyn Tpm>, VmError> {
-    Ok(match backend {
-        Backend::Libtpms => Box::new(LibtpmsTpm::start(program)?),
-        Backend::Swtpm => Box::new(SwtpmTpm::start()?),
-    })
-}
 
 /// The machine's TPM as it was saved, and which save that is.
 pub(super) fn take_up(host: &Host, folder: &Folder, backend: Backend, program: &Path) -> Result<(Box<dyn Tpm>, Entry), VmError> {

@@ -2,7 +2,10 @@
 
 use std::{
     io::{self, ErrorKind},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt as _,
+    },
     process::{Child, Command},
     thread,
     time::{Duration, Instant},
@@ -78,7 +81,8 @@ pub(super) struct Process(Child);
 
 impl Process {
     pub(super) fn start(mut command: Command) -> io::Result<Self> {
-        command.spawn().map(Self)
+        // an interrupt at the terminal is for the one who has the TPM, who then stops it in order
+        command.process_group(0).spawn().map(Self)
     }
 
     pub(super) fn id(&self) -> u32 {

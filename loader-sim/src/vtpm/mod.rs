@@ -17,7 +17,9 @@ mod state;
 #[cfg(unix)]
 pub mod swtpm;
 
-use std::fmt;
+use std::{fmt, path::Path};
+
+use serde::{Deserialize, Serialize};
 
 /// Most bytes of a command or a response (TPM2_PT_MAX_COMMAND_SIZE and _RESPONSE_SIZE of libtpms).
 pub const MAX_MESSAGE: usize = 4096;
@@ -85,4 +87,26 @@ fn misframed(command: &[u8]) -> Option<Vec<u8>> {
         return answer(COMMAND_SIZE);
     }
     if command.len() < MIN_RESPONSE { answer(INSUFFICIENT) } else { None }
+}
+
+/// Which TPM a machine has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// libtpms in a process of its own.
+    #[default]
+    Libtpms,
+    /// swtpm.
+    Swtpm,
+}
+
+/// A new TPM, which has no state but what its making gave it. `program` is this program, which a worker is started from.
+///
+/// # Errors
+/// [`TpmFailed`], where the backend is not installed.
+pub fn manufacture(backend: Backend, program: &Path) -> Result<Box<dyn Tpm>, TpmFailed> {
+    Ok(match backend {
+        Backend::Libtpms => Box::new(libtpms::LibtpmsTpm::start(program)?),
+        Backend::Swtpm => Box::new(swtpm::SwtpmTpm::start()?),
+    })
 }

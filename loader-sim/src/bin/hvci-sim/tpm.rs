@@ -9,10 +9,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use loader_sim::vtpm::{
-    Tpm,
-    libtpms::{self, LibtpmsTpm},
-    socket::Server,
-    swtpm::SwtpmTpm,
+    self, Tpm, libtpms,
+    socket::{ServeError, Server},
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -52,9 +50,23 @@ pub(crate) struct At {
     path: Option<PathBuf>,
 }
 
+/// A socket on which a TPM can be served.
+pub(crate) struct Listening {
+    server: Server,
+    /// How tpm2-tools find it.
+    pub(crate) tcti: String,
+    stop: UnixStream,
+    // what a signal writes to
+    _interrupted: UnixStream,
+}
+
 impl At {
-    /// Listens there; and the TCTI by which tpm2-tools find it.
-    pub(crate) fn serve(&self) -> Result<(Server, String)> {
+    pub(crate) fn listen(&self) -> Result<Listening> {
+        // the end is an orderly one: sockets, processes and folders go
+        let (stop, interrupted) = UnixStream::pair()?;
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signal_hook::low_level::pipe::register(signal, interrupted.try_clone()?)?;
+        }
         let (server, tcti) = match (&self.path, self.port) {
             (Some(path), _) => (Server::unix(path), format!("swtpm:path={}", path.display())),
             (None, port) => {
@@ -63,32 +75,41 @@ impl At {
             }
         };
         let server = server.with_context(|| format!("cannot serve on {tcti}"))?;
-        Ok((server, tcti))
+        Ok(Listening { server, tcti, stop, _interrupted: interrupted })
     }
 }
 
+impl Listening {
+    /// Serves until a signal comes, or a client asks for the end.
+    pub(crate) fn serve(&self, tpm: &mut dyn Tpm) -> Result<(), ServeError> {
+        self.server.serve(tpm, Some(self.stop.as_fd()))
+    }
+}
+
+/// Which TPM.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Backend {
+pub(crate) enum Backend {
     /// The reference TPM 2.0 in a process of its own; needs the package libtpms0
     Libtpms,
     /// A swtpm process; needs the package swtpm
     Swtpm,
 }
 
+impl From<Backend> for vtpm::Backend {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Libtpms => Self::Libtpms,
+            Backend::Swtpm => Self::Swtpm,
+        }
+    }
+}
+
 pub(crate) fn tpm(command: &TpmCommand) -> Result<ExitCode> {
     let TpmCommand::Serve(args) = command;
-    // the end is an orderly one: sockets, processes and folders go
-    let (stop, interrupted) = UnixStream::pair()?;
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::low_level::pipe::register(signal, interrupted.try_clone()?)?;
-    }
-    let mut tpm: Box<dyn Tpm> = match args.backend {
-        Backend::Libtpms => Box::new(LibtpmsTpm::start(&std::env::current_exe()?)?),
-        Backend::Swtpm => Box::new(SwtpmTpm::start()?),
-    };
-    let (server, tcti) = args.at.serve()?;
-    eprintln!("serving; for tpm2-tools: export TPM2TOOLS_TCTI={tcti}");
-    server.serve(tpm.as_mut(), Some(stop.as_fd()))?;
+    let listening = args.at.listen()?;
+    let mut tpm = vtpm::manufacture(args.backend.into(), &std::env::current_exe()?)?;
+    eprintln!("serving; for tpm2-tools: export TPM2TOOLS_TCTI={}", listening.tcti);
+    listening.serve(tpm.as_mut())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,13 +10,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use corpus::source::escape;
-use hvci_engine::{digest::DigestAlg, finding::Severity};
+use hvci_engine::finding::Severity;
 use loader_sim::{
     attest::{Appraisal, DbxInfo, alert::Alert, alert::Health},
-    boot::StageKind,
     measure::EventLog,
-    vm::{self, Backend, Guest, Host, Options, Profile, Rules, SecurityType, Sources, Started, VmError},
-    vtpm::socket::Server,
+    vm::{self, Guest, Host, Options, Profile, Rules, SecurityType, Sources, Started, VmError},
+    vtpm::{Backend, Tpm},
 };
 
 use super::boot::{OVMF_VARIABLES, write_boot};
@@ -127,23 +126,6 @@ enum GuestKind {
     Windows,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum TpmKind {
-    /// The reference TPM 2.0 in a process of its own; needs the package libtpms0
-    Libtpms,
-    /// A swtpm process; needs the package swtpm
-    Swtpm,
-}
-
-impl From<TpmKind> for Backend {
-    fn from(kind: TpmKind) -> Self {
-        match kind {
-            TpmKind::Libtpms => Self::Libtpms,
-            TpmKind::Swtpm => Self::Swtpm,
-        }
-    }
-}
-
 #[derive(Debug, Args)]
 struct CreateArgs {
     /// The machine's name
@@ -164,7 +146,7 @@ struct CreateArgs {
     guest: Option<GuestKind>,
     /// Which TPM
     #[arg(long, value_enum)]
-    tpm: Option<TpmKind>,
+    tpm: Option<super::tpm::Backend>,
     /// Its UEFI variables, a *_VARS*.fd of OVMF [default: those of the package ovmf with Microsoft's keys]
     #[arg(long, value_name = "FILE.fd")]
     vars: Option<PathBuf>,
@@ -423,14 +405,14 @@ fn write_alert(out: &mut impl Write, alert: &Alert) -> Result<()> {
 }
 
 fn tpm_socket(host: &Host, args: &TpmSocketArgs) -> Result<ExitCode> {
-    let (server, tcti) = args.at.serve()?;
+    let listening = args.at.listen()?;
     let (program, dbx_info) = (env::current_exe()?, DbxInfo::default());
     let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info };
-    let serve = |server: &Server, tpm: &mut dyn loader_sim::vtpm::Tpm| -> Result<(), VmError> {
-        eprintln!("serving the TPM of {}; for tpm2-tools: export TPM2TOOLS_TCTI={tcti}", args.name);
-        server.serve(tpm).map_err(|e| VmError::Guest(e.to_string()))
+    let serve = |tpm: &mut dyn Tpm| {
+        eprintln!("serving the TPM of {}; for tpm2-tools: export TPM2TOOLS_TCTI={}", args.name, listening.tcti);
+        listening.serve(tpm).map_err(|e| VmError::Guest(e.to_string()))
     };
-    let started = vm::serve(host, &args.name, &options, |tpm| serve(&server, tpm))?;
+    let started = vm::serve(host, &args.name, &options, serve)?;
     Ok(if started.boot.kernel().is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
