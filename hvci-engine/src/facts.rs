@@ -9,7 +9,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use crate::{bytes::Span, digest::Digest, finding::{Code, Note}, signature::cert::Certificate, time::UnixTime};
+use crate::{
+    bytes::Span,
+    digest::Digest,
+    finding::{Code, Note},
+    signature::cert::Certificate,
+    time::UnixTime,
+};
 
 /// Version of the serialised form. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;

@@ -196,9 +196,11 @@ fn drivers_are_decided_about_and_measured() {
     fs::write(&bare, &bytes[..bytes.len() - magic - trailer - len]).unwrap();
     let drivers: Vec<&str> = [module, &tampered, &bare].into_iter().flat_map(|p| ["--driver", p.to_str().unwrap()]).collect();
     // which load: good, tampered, unsigned
-    for (name, secure, hvci, loads) in
-        [("full", "on", "on", [true, false, false]), ("plain", "on", "off", [true, false, false]), ("open", "off", "off", [true, false, true])]
-    {
+    for (name, secure, hvci, loads) in [
+        ("full", "on", "on", [true, false, false]),
+        ("plain", "on", "off", [true, false, false]),
+        ("open", "off", "off", [true, false, true]),
+    ] {
         let options = [&["--secure-boot", secure, "--hvci", hvci, "--credential-guard", "off"][..], &drivers].concat();
         assert!(lab.create(name, &options).status.success());
         let (_, said) = lab.start(name);

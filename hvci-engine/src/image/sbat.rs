@@ -163,7 +163,9 @@ mod tests {
         ] {
             assert!(section(bad).is_err(), "{:?}", bad.escape_ascii().to_string());
         }
-        for bad in [&b""[..], b"sbat,1\n", b"sbat,1,202502180\n", b"shim,4\n", b"sbat,1,2025021800\nshim\n", b"sbat,1,2025021800\nshim,4,5\n"] {
+        for bad in
+            [&b""[..], b"sbat,1\n", b"sbat,1,202502180\n", b"shim,4\n", b"sbat,1,2025021800\nshim\n", b"sbat,1,2025021800\nshim,4,5\n"]
+        {
             assert!(SbatLevel::read(bad).is_err(), "{:?}", bad.escape_ascii().to_string());
         }
     }

@@ -47,8 +47,7 @@ use crate::{
         variable::{IMAGE_SECURITY, SHIM},
     },
     measure::{
-        Recorder,
-        device_path,
+        Recorder, device_path,
         record::{Extend, MeasureError},
     },
 };
@@ -182,6 +181,15 @@ impl Booting<'_, '_> {
         End::Stopped { stage: Some(stage), reason: reason.into() }
     }
 
+    /// Measures an image that starts as this stage.
+    fn measure_image(&mut self, stage: usize, image: &Pe<'_>, facts: &Facts, path: &[u8]) -> Result<(), Fault> {
+        let number = self.recorder.image(image, facts, path)?;
+        if let Some(stage) = self.stages.get_mut(stage) {
+            stage.events.push(number);
+        }
+        Ok(())
+    }
+
     /// Measures the entry that a decision rests on.
     fn measure_authority(&mut self, authority: &Authority) -> Result<(), Fault> {
         let (name, vendor) = namespace(authority.database);
@@ -206,7 +214,7 @@ impl Booting<'_, '_> {
             return Ok(self.stopped(stage, format!("firmware: {path} is no image that it could start")));
         };
         let path_of_file = if on_disk { device_path::of_disk(path) } else { device_path::of_file(path) };
-        self.recorder.image(&image, &facts, &path_of_file)?;
+        self.measure_image(stage, &image, &facts, &path_of_file)?;
         self.run(stage, path, &bytes, None)
     }
 

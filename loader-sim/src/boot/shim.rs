@@ -89,11 +89,8 @@ pub(super) fn run(booting: &mut Booting<'_, '_>, stage: usize, image: &Pe<'_>, p
     let running = Running { policy, secure, folder: folder.clone() };
     let fallback = format!("{folder}\\{FALLBACK}");
     // only from the place that firmware takes without a boot option
-    let next = if folder.eq_ignore_ascii_case("\\EFI\\BOOT") && booting.disk.exists(&fallback) {
-        fallback
-    } else {
-        format!("{folder}\\{NEXT}")
-    };
+    let next =
+        if folder.eq_ignore_ascii_case("\\EFI\\BOOT") && booting.disk.exists(&fallback) { fallback } else { format!("{folder}\\{NEXT}") };
     match booting.disk.read(&next)? {
         Some(bytes) => running.start(booting, StageKind::of(Program::of(&bytes)), &next, bytes),
         None => Ok(booting.stopped(stage, format!("shim: {next} is not on the disk [HVCI-BOOT-011]"))),
@@ -107,7 +104,14 @@ impl Running {
     }
 
     /// Decides about an image and measures what the decision rests on; the stage, and whether it may start.
-    pub(super) fn verify(&self, booting: &mut Booting<'_, '_>, kind: StageKind, path: &str, facts: &Facts, sbat: SbatUse) -> Result<(usize, BootVerdict), Fault> {
+    pub(super) fn verify(
+        &self,
+        booting: &mut Booting<'_, '_>,
+        kind: StageKind,
+        path: &str,
+        facts: &Facts,
+        sbat: SbatUse,
+    ) -> Result<(usize, BootVerdict), Fault> {
         let verdict = self.policy.authorise(facts, sbat, &booting.cache);
         if let Some(authority) = &verdict.authority {
             booting.measure_authority(authority)?;
@@ -129,14 +133,21 @@ impl Running {
             booting.push(Stage::new(kind, path, Asked::Nobody, &facts, None))
         };
         match Pe::parse(&bytes) {
-            Ok(image) => booting.recorder.image(&image, &facts, &device_path::of_file(path))?,
+            Ok(image) => booting.measure_image(stage, &image, &facts, &device_path::of_file(path))?,
             Err(_) => return Ok(booting.stopped(stage, format!("shim: {path} is no image"))),
         }
         booting.run(stage, path, &bytes, Some(self))
     }
 
     /// What shim does then: its key manager, if it is there and may start itself.
-    fn refused(&self, booting: &mut Booting<'_, '_>, stage: usize, kind: StageKind, path: &str, verdict: &BootVerdict) -> Result<End, Fault> {
+    fn refused(
+        &self,
+        booting: &mut Booting<'_, '_>,
+        stage: usize,
+        kind: StageKind,
+        path: &str,
+        verdict: &BootVerdict,
+    ) -> Result<End, Fault> {
         let manager = format!("{}\\{MOK_MANAGER}", self.folder);
         if kind != StageKind::MokManager
             && let Some(bytes) = booting.disk.read(&manager)?

@@ -92,6 +92,8 @@ pub struct Stage {
     pub signatures: usize,
     /// What the one asked said; `None` where nobody was.
     pub verdict: Option<BootVerdict>,
+    /// Numbers of the events of PCR 4 that it was measured with.
+    pub events: Vec<usize>,
     /// What else is to be said of it.
     pub notes: Vec<String>,
 }
@@ -106,6 +108,7 @@ impl Stage {
             sbat: facts.image.as_ref().and_then(|image| image.sbat.clone()).unwrap_or_default(),
             signatures: facts.signatures.len(),
             verdict,
+            events: Vec::new(),
             notes: Vec::new(),
         }
     }

@@ -16,8 +16,9 @@ pub(super) fn run_boot(booting: &mut Booting<'_, '_>, stage: usize, shim: Option
     let wanted = disk.read("/loader/loader.conf")?.and_then(|conf| default_entry(&String::from_utf8_lossy(&conf)));
     let mut kernels: Vec<&str> = disk.files("/EFI/Linux").filter(|path| path.ends_with(".efi")).collect();
     kernels.sort_unstable();
-    let is_wanted = |path: &&&str| wanted.as_deref().is_some_and(|wanted| path.rsplit('/').next().is_some_and(|name| matches(name, wanted)));
-    let Some(chosen) = kernels.iter().rev().find(is_wanted).or(kernels.last()) else {
+    let is_wanted =
+        |path: &&&str| wanted.as_deref().is_some_and(|wanted| path.rsplit('/').next().is_some_and(|name| matches(name, wanted)));
+    let Some(chosen) = kernels.iter().rev().find(is_wanted).or_else(|| kernels.last()) else {
         return Ok(booting.stopped(stage, "systemd-boot finds no unified kernel image in \\EFI\\Linux"));
     };
     let path = chosen.replace('/', "\\");
@@ -43,11 +44,12 @@ pub(super) fn run_stub(
         booting.recorder.of(11, EventType::EV_IPL, content, &name)?;
     }
     let Some(inner) = image.section_content(".linux") else { return Ok(booting.stopped(stage, "the unified kernel has no kernel")) };
-    let command_line = image.section_content(".cmdline").map(|text| String::from_utf8_lossy(text).trim_end_matches(['\0', '\n']).to_owned());
+    let command_line =
+        image.section_content(".cmdline").map(|text| String::from_utf8_lossy(text).trim_end_matches(['\0', '\n']).to_owned());
     if let Ok(kernel) = Pe::parse(inner) {
         // the stub vouches for it to the firmware: it is part of what was verified
         let facts = booting.facts(inner);
-        booting.recorder.image(&kernel, &facts, &[])?;
+        booting.measure_image(stage, &kernel, &facts, &[])?;
     }
     booting.exit_boot_services()?;
     let secure = booting.secure_boot && shim.is_none_or(shim::Running::is_secure);
@@ -55,7 +57,9 @@ pub(super) fn run_stub(
 }
 
 fn default_entry(conf: &str) -> Option<String> {
-    conf.lines().find_map(|line| line.trim().strip_prefix("default").filter(|rest| rest.starts_with([' ', '\t']))).map(|rest| rest.trim().to_lowercase())
+    conf.lines()
+        .find_map(|line| line.trim().strip_prefix("default").filter(|rest| rest.starts_with([' ', '\t'])))
+        .map(|rest| rest.trim().to_lowercase())
 }
 
 /// `*` stands for any text.

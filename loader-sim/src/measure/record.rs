@@ -8,8 +8,8 @@ use std::collections::HashSet;
 use hvci_engine::{
     crypto,
     digest::{Digest, DigestAlg},
-    image::pe::Pe,
     facts::{DigestForm, Facts},
+    image::pe::Pe,
     uefi::Guid,
 };
 
@@ -139,7 +139,7 @@ impl<'t> Recorder<'t> {
     ///
     /// # Errors
     /// [`MeasureError`].
-    pub fn image(&mut self, image: &Pe<'_>, facts: &Facts, path: &[u8]) -> Result<(), MeasureError> {
+    pub fn image(&mut self, image: &Pe<'_>, facts: &Facts, path: &[u8]) -> Result<usize, MeasureError> {
         let pieces = image.hash_pieces(DigestForm::SectionSum).or_else(|| image.hash_pieces(DigestForm::Linear)).unwrap_or_default();
         let known = |alg: DigestAlg| facts.firmware_digest(alg).copied();
         let digests: Vec<Digest> = self.banks.iter().map(|alg| known(*alg).unwrap_or_else(|| crypto::digest(*alg, &pieces))).collect();
@@ -148,9 +148,10 @@ impl<'t> Recorder<'t> {
             data.extend(hvci_engine::bytes::widen(field).to_le_bytes());
         }
         data.extend(path);
-        let event_type = EventType::EV_EFI_BOOT_SERVICES_APPLICATION;
-        self.log.append(4, event_type, &digests, &data)?;
-        self.extend(4, &digests)
+        let number = self.log.events();
+        self.log.append(4, EventType::EV_EFI_BOOT_SERVICES_APPLICATION, &digests, &data)?;
+        self.extend(4, &digests)?;
+        Ok(number)
     }
 
     /// What a boot loader says and does: text that a NUL ends in the log, and that is measured without what `says` it is about.

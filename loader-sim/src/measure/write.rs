@@ -10,7 +10,7 @@ use hvci_engine::{
 
 use super::{
     event_type::EventType,
-    log::{MAX_LOG, TpmAlg},
+    log::{EventLog, MAX_LOG, TpmAlg},
     replay::PCRS,
 };
 
@@ -42,6 +42,7 @@ pub enum BuildError {
 pub struct LogBuilder {
     banks: Vec<DigestAlg>,
     bytes: Vec<u8>,
+    events: usize,
 }
 
 impl LogBuilder {
@@ -68,7 +69,7 @@ impl LogBuilder {
         bytes.extend([0; 20]);
         bytes.extend(length(header.len())?);
         bytes.extend(header);
-        Ok(Self { banks: banks.to_vec(), bytes })
+        Ok(Self { banks: banks.to_vec(), bytes, events: 0 })
     }
 
     /// A log of `banks` that goes on behind what was [written](Self::bytes).
@@ -77,7 +78,8 @@ impl LogBuilder {
     /// [`BuildError::Banks`] where `log` does not begin with the header of such a log.
     pub fn resume(banks: &[DigestAlg], log: Vec<u8>) -> Result<Self, BuildError> {
         let new = Self::new(banks)?;
-        if log.starts_with(&new.bytes) { Ok(Self { bytes: log, ..new }) } else { Err(BuildError::Banks) }
+        let events = EventLog::read(&log).map_or(0, |read| read.events.len());
+        if log.starts_with(&new.bytes) { Ok(Self { bytes: log, events, ..new }) } else { Err(BuildError::Banks) }
     }
 
     /// Says from which locality the TPM was started. Must come before anything is measured into PCR 0.
@@ -129,7 +131,13 @@ impl LogBuilder {
         }
         self.bytes.extend(event);
         self.bytes.extend(data);
+        self.events = self.events.saturating_add(1);
         Ok(())
+    }
+
+    /// How many events it has, the header aside: the number of the next.
+    pub fn events(&self) -> usize {
+        self.events
     }
 
     /// The log so far.

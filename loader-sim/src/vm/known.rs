@@ -1,10 +1,6 @@
 //! What the host knows of a machine by itself, and the reference values that its owner's files and variables give when it is made.
 
-use hvci_engine::{
-    crypto,
-    digest::DigestAlg,
-    signature::cert::Certificate,
-};
+use hvci_engine::{crypto, digest::DigestAlg, signature::cert::Certificate};
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -16,18 +16,24 @@ mod refused;
 mod start;
 mod tpm;
 
-use std::{fs, io, path::{Path, PathBuf}};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use hvci_engine::time::UnixTime;
 
 pub use folder::{Folder, FolderError, Host};
 pub use profile::{Guest, Profile, ProfileError, Rules, SecurityType};
-pub use start::{Started, Options, start, serve};
+pub use start::{Options, Started, serve, start};
 
 use crate::{
     attest::{Baseline, Ledger, Machine, ReferenceError, evidence::EvidenceError, quote::AttestationKey, quote::KeyProblem},
     boot::{Disk, Fault, boot},
-    firmware::{Refused, flash::{Flash, FlashError}},
+    firmware::{
+        Refused,
+        flash::{Flash, FlashError},
+    },
     measure::EventLog,
     vtpm::{
         TpmFailed,

@@ -116,12 +116,8 @@ impl Profile {
         if self.generation != 2 {
             return Err(ProfileError::Generation(self.generation));
         }
-        let parts = [
-            (self.secure_boot, "Secure Boot"),
-            (self.vtpm, "the vTPM"),
-            (self.hvci, "HVCI"),
-            (self.credential_guard, "Credential Guard"),
-        ];
+        let parts =
+            [(self.secure_boot, "Secure Boot"), (self.vtpm, "the vTPM"), (self.hvci, "HVCI"), (self.credential_guard, "Credential Guard")];
         if self.security_type == SecurityType::Standard
             && let Some((_, part)) = parts.iter().find(|(on, _)| *on)
         {

@@ -14,7 +14,9 @@ use crate::{
 /// The alert, if nothing runs.
 pub(super) fn of_boot(vm: &str, boot: &Boot, time: UnixTime) -> Option<Alert> {
     let (End::Stopped { reason, .. } | End::PoweredOff { reason, .. }) = &boot.end else { return None };
-    let Some((stage, first)) = boot.stages.iter().find(|stage| stage.is_refused()).and_then(|s| Some((s, s.verdict.as_ref()?.findings.first()?))) else {
+    let Some((stage, first)) =
+        boot.stages.iter().find(|stage| stage.is_refused()).and_then(|s| Some((s, s.verdict.as_ref()?.findings.first()?)))
+    else {
         // nothing was refused, and what was to come next is not there
         let last = boot.stages.last()?;
         return Some(boot_refused(vm, time, Code::BootMissing, report(last, Verdict::Missing, reason.clone())));

@@ -2,11 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use hvci_engine::{
-    digest::DigestAlg,
-    policy::secure_boot::Behaviour,
-    time::UnixTime,
-};
+use hvci_engine::{digest::DigestAlg, policy::secure_boot::Behaviour, time::UnixTime};
 
 use super::{
     Folder, Host, Profile, Rules, VmError,
@@ -183,13 +179,7 @@ fn with_extend<T>(tpm: &mut Option<Box<dyn Tpm>>, run: impl FnOnce(&mut dyn Exte
 }
 
 /// What the host measures of a guest that runs: its settings, and each driver that was loaded.
-fn measure(
-    profile: &Profile,
-    banks: &[DigestAlg],
-    log: Vec<u8>,
-    drivers: &[Decided],
-    extend: &mut dyn Extend,
-) -> Result<Vec<u8>, VmError> {
+fn measure(profile: &Profile, banks: &[DigestAlg], log: Vec<u8>, drivers: &[Decided], extend: &mut dyn Extend) -> Result<Vec<u8>, VmError> {
     let mut recorder = Recorder::resume(banks, log, extend).map_err(crate::boot::Fault::from)?;
     let settings = Settings { hvci: profile.hvci, credential_guard: profile.credential_guard };
     measure_settings(&mut recorder, settings).map_err(crate::boot::Fault::from)?;
@@ -221,7 +211,11 @@ fn evidence(
     let quote = client.quote(key.handle, nonce, bank, &selected)?;
     let values = client.pcr_values(bank, &selected)?;
     client.flush(key.handle)?;
-    let quote = QuoteEvidence { message: Bytes(quote.message), signature: Bytes(quote.signature), pcrs: selected.iter().copied().zip(values).collect() };
+    let quote = QuoteEvidence {
+        message: Bytes(quote.message),
+        signature: Bytes(quote.signature),
+        pcrs: selected.iter().copied().zip(values).collect(),
+    };
     let visible = boot.kernel().is_none_or(|kernel| kernel.event_log);
     let evidence = Evidence {
         profile: profile.guest.into(),

@@ -23,22 +23,24 @@ const NEXT: &str = "tpm.sealed.next";
 pub(super) fn take_up(host: &Host, folder: &Folder, backend: Backend, program: &Path) -> Result<(Box<dyn Tpm>, Entry), VmError> {
     let key = host.key(random)?;
     let ledger = host.ledger(|ledger| Ok::<_, VmError>(ledger.clone()))?;
-    let read = |file: &str| -> Result<Option<(Vec<u8>, Result<Entry, LedgerError>)>, VmError> {
+    let read = |file: &str| -> Result<Option<Saved>, VmError> {
         let Some(sealed) = folder.read(file)? else { return Ok(None) };
         let opened = sealed_state::open(&key, folder.name(), &sealed)?;
-        let entry = ledger.check(folder.name(), &opened.state);
-        Ok(Some((opened.state.to_vec(), entry)))
+        Ok(Some(Saved { entry: ledger.check(folder.name(), &opened.state), state: opened.state.to_vec() }))
     };
     // one that a crash left beside is the last, if the ledger has it
-    if let Ok(Some((state, Ok(entry)))) = read(NEXT) {
+    if let Ok(Some(Saved { state, entry: Ok(entry) })) = read(NEXT) {
         fs::rename(folder.path(NEXT), folder.path(SEALED)).map_err(VmError::Io)?;
         return loaded(backend, program, &state, entry);
     }
-    match read(SEALED)? {
-        Some((state, Ok(entry))) => loaded(backend, program, &state, entry),
-        Some((_, Err(error))) => Err(VmError::Ledger(error)),
-        None => Err(VmError::NoTpm),
-    }
+    let Saved { state, entry } = read(SEALED)?.ok_or(VmError::NoTpm)?;
+    loaded(backend, program, &state, entry?)
+}
+
+/// A state that was opened, and what the ledger says of it.
+struct Saved {
+    state: Vec<u8>,
+    entry: Result<Entry, LedgerError>,
 }
 
 fn loaded(backend: Backend, program: &Path, state: &[u8], entry: Entry) -> Result<(Box<dyn Tpm>, Entry), VmError> {

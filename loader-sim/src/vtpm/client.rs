@@ -17,8 +17,8 @@ use tpm2_protocol::{
         TpmtSymDefObject, TpmuAsymScheme, TpmuHa, TpmuPublicId, TpmuPublicParms, TpmuSymKeyBits, TpmuSymMode,
     },
     frame::{
-        TpmCreatePrimaryCommand, TpmFlushContextCommand, TpmFrame, TpmGetCapabilityCommand, TpmPcrExtendCommand, TpmPcrReadCommand, TpmQuoteCommand, TpmReadClockCommand,
-        TpmShutdownCommand, TpmStartupCommand, tpm_marshal_command,
+        TpmCreatePrimaryCommand, TpmFlushContextCommand, TpmFrame, TpmGetCapabilityCommand, TpmPcrExtendCommand, TpmPcrReadCommand,
+        TpmQuoteCommand, TpmReadClockCommand, TpmShutdownCommand, TpmStartupCommand, tpm_marshal_command,
     },
 };
 
@@ -79,8 +79,8 @@ pub enum KeyUse {
 
 /// PolicySecret(TPM_RH_ENDORSEMENT), as the EK Credential Profile has it (B.6.5, PolicyA).
 const ENDORSEMENT_POLICY: [u8; 32] = [
-    0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xB3, 0xF8, 0x1A, 0x90, 0xCC, 0x8D, 0x46, 0xA5, 0xD7, 0x24, 0xFD, 0x52, 0xD7, 0x6E, 0x06, 0x52, 0x0B,
-    0x64, 0xF2, 0xA1, 0xDA, 0x1B, 0x33, 0x14, 0x69, 0xAA,
+    0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xB3, 0xF8, 0x1A, 0x90, 0xCC, 0x8D, 0x46, 0xA5, 0xD7, 0x24, 0xFD, 0x52, 0xD7, 0x6E, 0x06, 0x52,
+    0x0B, 0x64, 0xF2, 0xA1, 0xDA, 0x1B, 0x33, 0x14, 0x69, 0xAA,
 ];
 /// fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign.
 const ATTESTATION_ATTRIBUTES: u32 = 0x0005_0072;
@@ -121,12 +121,8 @@ impl<'t> Client<'t> {
     /// # Errors
     /// [`ClientError`].
     pub fn banks(&mut self) -> Result<Vec<DigestAlg>, ClientError> {
-        let command = TpmGetCapabilityCommand {
-            cap: TpmCap::Pcrs,
-            property: TpmUint32::new(0),
-            property_count: TpmUint32::new(16),
-            handles: [],
-        };
+        let command =
+            TpmGetCapabilityCommand { cap: TpmCap::Pcrs, property: TpmUint32::new(0), property_count: TpmUint32::new(16), handles: [] };
         let body = self.run(&command, false)?;
         // moreData, capability, count, then hash and bitmap of each
         let read = || {
@@ -187,7 +183,7 @@ impl<'t> Client<'t> {
     /// # Errors
     /// [`ClientError`].
     pub fn flush(&mut self, handle: u32) -> Result<(), ClientError> {
-        self.run(&TpmFlushContextCommand { flush_handle: TpmUint32::new(handle).into(), handles: [] }, false).map(drop)
+        self.run(&TpmFlushContextCommand { flush_handle: TpmUint32::new(handle), handles: [] }, false).map(drop)
     }
 
     /// Has PCRs of one bank quoted.
@@ -283,7 +279,8 @@ impl Extend for Client<'_> {
     fn extend(&mut self, pcr: u32, digests: &[Digest]) -> Result<(), String> {
         let mut values = TpmlDigestValues::default();
         for digest in digests {
-            let value = TpmAlg::of(digest.alg()).and_then(|alg| TpmAlgId::try_from(alg.0).ok()).zip(TpmBuffer::try_from(digest.as_bytes()).ok());
+            let value =
+                TpmAlg::of(digest.alg()).and_then(|alg| TpmAlgId::try_from(alg.0).ok()).zip(TpmBuffer::try_from(digest.as_bytes()).ok());
             let (hash_alg, bytes) = value.ok_or_else(|| format!("no TPM has a bank of {}", digest.alg()))?;
             values.try_push(TpmtHa { hash_alg, digest: TpmuHa::Digest(bytes) }).map_err(|e| e.to_string())?;
         }
@@ -328,7 +325,12 @@ fn template(key: KeyUse) -> TpmtPublic {
         name_alg: TpmAlgId::Sha256,
         object_attributes: TpmaObject::from_bits_truncate(attributes),
         auth_policy: policy,
-        parameters: TpmuPublicParms::Ecc(TpmsEccParms { symmetric, scheme, curve_id: TpmEccCurve::NistP256, kdf: TpmtKdfScheme::default() }),
+        parameters: TpmuPublicParms::Ecc(TpmsEccParms {
+            symmetric,
+            scheme,
+            curve_id: TpmEccCurve::NistP256,
+            kdf: TpmtKdfScheme::default(),
+        }),
         unique: TpmuPublicId::Ecc(unique),
     }
 }

@@ -73,7 +73,8 @@ fn certificates(certificates: &[&[u8]]) -> Vec<u8> {
 fn with(store: &VariableStore, name: &str, data: Vec<u8>) -> VariableStore {
     let (vendor, attributes) = well_known(name).unwrap();
     let kept = store.variables().iter().filter(|v| v.name() != name).cloned();
-    let new = variable::Variable { name: name.encode_utf16().collect(), vendor, attributes, time: EfiTime::default(), legacy: (0, 0), data };
+    let new =
+        variable::Variable { name: name.encode_utf16().collect(), vendor, attributes, time: EfiTime::default(), legacy: (0, 0), data };
     VariableStore::new(kept.chain([new]))
 }
 
@@ -149,8 +150,8 @@ impl Debian {
             return None;
         }
         let mut disk = Disk::of_packages(&boot).unwrap();
-        let kernels = corpora::files(&kernel).into_iter().filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("vmlinuz-"));
-        disk.insert("/vmlinuz", fs::read(kernels.last().unwrap()).unwrap());
+        let mut kernels = corpora::files(&kernel).into_iter().filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("vmlinuz-"));
+        disk.insert("/vmlinuz", fs::read(kernels.next_back().unwrap()).unwrap());
         Some(Self { disk, store: Flash::read(fs::read(ovmf).unwrap()).unwrap().variables().clone() })
     }
 
@@ -193,12 +194,7 @@ fn the_matrix_of_real_boots() {
         ("good2023", disk.clone(), with(store, "db", certificates(&[&ca_2023])), "boots"),
         ("dbxshim", disk.clone(), with(store, "dbx", lists(vec![list(SignatureType::SHA256, &[shim.as_bytes()])])), "access denied"),
         ("winonly", disk.clone(), with(store, "db", certificates(&[&windows])), "access denied"),
-        (
-            "d2011",
-            disk.clone(),
-            with(&with(store, "db", certificates(&[&ca_2023])), "dbx", certificates(&[&ca_2011])),
-            "access denied",
-        ),
+        ("d2011", disk.clone(), with(&with(store, "db", certificates(&[&ca_2023])), "dbx", certificates(&[&ca_2011])), "access denied"),
         ("tshim", debian.flipped(SHIM), store.clone(), "access denied"),
         ("tgrub", debian.flipped(GRUB), store.clone(), "security violation"),
         ("tkern", debian.flipped("/vmlinuz"), store.clone(), "bad shim signature"),

@@ -115,7 +115,8 @@ impl Firmware {
         };
         if !strict && let Some(entry) = self.dbx.of_digest(&asked.all_digests()) {
             // tianocore/edk2#10111
-            let detail = format!("it starts an image whose digest is revoked, {}, because its signature is over another digest", by(&entry));
+            let detail =
+                format!("it starts an image whose digest is revoked, {}, because its signature is over another digest", by(&entry));
             notes.push(found(Code::BootEdk2Differs, detail, authority.signature));
         }
         accept(authority, notes)
@@ -136,7 +137,8 @@ impl Firmware {
         }
         let shown = digests.first().map(ToString::to_string).unwrap_or_default();
         let padded = self.db.of_digest(&asked.all_digests());
-        let hint = padded.map(|entry| format!("; db lists the digest of the padded file, {}, which firmware does not calculate", entry.subject));
+        let hint =
+            padded.map(|entry| format!("; db lists the digest of the padded file, {}, which firmware does not calculate", entry.subject));
         refuse(found(Code::BootUnsigned, format!("{shown}{}", hint.unwrap_or_default()), None), None, Vec::new())
     }
 
@@ -156,8 +158,10 @@ impl Firmware {
             Behaviour::Strict => asked.carried(signature).collect(),
             Behaviour::Edk2 => asked.leaf(signature).into_iter().collect(),
         };
-        let (certificate, listed) =
-            carried.into_iter().chain(&anchor).find_map(|certificate| Some((certificate, self.dbx.lists().find_certificate(certificate)?)))?;
+        let (certificate, listed) = carried
+            .into_iter()
+            .chain(&anchor)
+            .find_map(|certificate| Some((certificate, self.dbx.lists().find_certificate(certificate)?)))?;
         if self.signed_before(asked, index, signature, listed) {
             return None;
         }

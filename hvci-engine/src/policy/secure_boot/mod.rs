@@ -127,7 +127,13 @@ impl KeyDatabase {
     }
 
     /// The first certificate, for which `usable` holds, that vouches for the image by this signature.
-    fn of_signature(&self, asked: &Asked<'_>, index: usize, signature: &Signature, usable: impl Fn(&Certificate) -> bool) -> Option<Authority> {
+    fn of_signature(
+        &self,
+        asked: &Asked<'_>,
+        index: usize,
+        signature: &Signature,
+        usable: impl Fn(&Certificate) -> bool,
+    ) -> Option<Authority> {
         // most signatures are by none of them, which one search tells
         asked.path(&self.all, index, signature)?;
         self.keys.iter().filter(|(_, certificate, _)| usable(certificate)).find_map(|(entry, certificate, alone)| {

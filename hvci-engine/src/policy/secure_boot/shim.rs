@@ -105,7 +105,7 @@ impl Shim {
         let mut notes = Vec::new();
         let mut revoked: Option<Authority> = None;
         for (index, signature) in asked.signatures() {
-            if !signature.coverage.as_ref().is_some_and(|c| c.signed.alg() == DigestAlg::Sha256) {
+            if signature.coverage.as_ref().is_none_or(|c| c.signed.alg() != DigestAlg::Sha256) {
                 notes.push(found(Code::BootNoAuthority, "shim knows signatures over SHA-256 only", Some(index)));
                 continue;
             }

@@ -170,6 +170,11 @@ fn write_stage(out: &mut impl Write, stage: &Stage, explain: bool) -> Result<()>
             write!(out, ", signature {} of {}", number.saturating_add(1), stage.signatures)?;
         }
     }
+    match stage.events.as_slice() {
+        [] => {}
+        [event] => write!(out, ", PCR 4 event {event}")?,
+        events => write!(out, ", PCR 4 events {}", events.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))?,
+    }
     writeln!(out)?;
     if explain {
         if let Some(digest) = &stage.authentihash {

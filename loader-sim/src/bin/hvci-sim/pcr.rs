@@ -61,7 +61,10 @@ pub(crate) struct DiffArgs {
 
 fn bank(name: &str) -> Result<DigestAlg, String> {
     let banks = [DigestAlg::Sha1, DigestAlg::Sha256, DigestAlg::Sha384, DigestAlg::Sha512];
-    banks.into_iter().find(|alg| alg.name().replace('-', "") == name.replace('-', "")).ok_or_else(|| "one of sha1, sha256, sha384, sha512".to_owned())
+    banks
+        .into_iter()
+        .find(|alg| alg.name().replace('-', "") == name.replace('-', ""))
+        .ok_or_else(|| "one of sha1, sha256, sha384, sha512".to_owned())
 }
 
 pub(crate) fn pcr(command: &PcrCommand) -> Result<ExitCode> {

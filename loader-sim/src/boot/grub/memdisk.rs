@@ -136,7 +136,9 @@ mod tests {
     fn section(memdisk: &[u8]) -> Vec<u8> {
         let mut section = b"mimg".to_vec();
         let mut modules = Vec::new();
-        for (kind, content) in [(0_u32, &b"ELF"[..]), (MEMDISK, memdisk), (CONFIG, b"normal (memdisk)/grub.cfg\n\0\0"), (PREFIX, b"/EFI/debian\0")] {
+        for (kind, content) in
+            [(0_u32, &b"ELF"[..]), (MEMDISK, memdisk), (CONFIG, b"normal (memdisk)/grub.cfg\n\0\0"), (PREFIX, b"/EFI/debian\0")]
+        {
             modules.extend(kind.to_le_bytes());
             modules.extend((content.len() as u32 + 8).to_le_bytes());
             modules.extend(content);

@@ -90,7 +90,13 @@ struct Grub<'b, 'm, 't> {
 }
 
 /// Runs GRUB, whose image was started from `path`.
-pub(super) fn run(booting: &mut Booting<'_, '_>, stage: usize, image: &Pe<'_>, path: &str, shim: Option<&shim::Running>) -> Result<End, Fault> {
+pub(super) fn run(
+    booting: &mut Booting<'_, '_>,
+    stage: usize,
+    image: &Pe<'_>,
+    path: &str,
+    shim: Option<&shim::Running>,
+) -> Result<End, Fault> {
     let builtin = Builtin::of(image);
     let folder = path.replace('\\', "/");
     let folder = folder.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -249,7 +255,9 @@ impl Grub<'_, '_, '_> {
                 None => next(false),
             },
             ("chainloader", [file, ..]) => self.chain(file).map(Flow::Ended),
-            ("halt", _) => Ok(Flow::Ended(End::PoweredOff { stage: self.stage, reason: "GRUB's configuration halts the machine".to_owned() })),
+            ("halt", _) => {
+                Ok(Flow::Ended(End::PoweredOff { stage: self.stage, reason: "GRUB's configuration halts the machine".to_owned() }))
+            }
             ("reboot" | "exit", _) => Ok(Flow::Ended(self.prompt(&format!("the configuration ends with {name}")))),
             ("false", _) => next(false),
             (idle, _) if IDLE.contains(&idle) => next(true),
@@ -344,8 +352,8 @@ impl Grub<'_, '_, '_> {
                 }
                 // it asks for the file, and again before it starts it, and shim measures whenever it is asked
                 if let Ok(image) = Pe::parse(&bytes) {
-                    self.booting.recorder.image(&image, &facts, &[])?;
-                    self.booting.recorder.image(&image, &facts, &[])?;
+                    self.booting.measure_image(stage, &image, &facts, &[])?;
+                    self.booting.measure_image(stage, &image, &facts, &[])?;
                 }
             }
             None => {

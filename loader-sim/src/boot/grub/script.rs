@@ -25,9 +25,9 @@ pub(super) enum Command {
     /// Words, and the block behind them that a menu entry has.
     Simple { words: Vec<Word>, block: Option<Block> },
     /// Pairs of condition and commands, and those of `else`.
-    If { branches: Vec<(Vec<Command>, Vec<Command>)>, otherwise: Vec<Command> },
+    If { branches: Vec<(Vec<Self>, Vec<Self>)>, otherwise: Vec<Self> },
     /// `function NAME { … }`.
-    Function { name: String, body: Vec<Command> },
+    Function { name: String, body: Vec<Self> },
 }
 
 /// Commands in braces, and their text, which is what is measured.
