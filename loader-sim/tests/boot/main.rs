@@ -427,3 +427,155 @@ fn what_is_not_of_this_image_does_not_vouch_for_it() {
         assert!(!starts(&[], &store, behaviour));
     }
 }
+
+/// An image with sections of this content, unsigned.
+fn with_sections(name: &str, sections: &[(&'static str, &[u8])]) -> Vec<u8> {
+    const CONST: u32 = 0x4000_0040;
+    let plain = Image::of(FileKind::PeEfi, name);
+    let more = sections.iter().map(|(section, content)| (*section, CONST, content.len()));
+    let described = Image { sections: plain.sections.iter().copied().chain(more).collect(), file_alignment: 0x1000, ..plain };
+    let mut image = described.build().unwrap();
+    for (section, content) in sections {
+        let pe = Pe::parse(&image).unwrap();
+        let span = pe.sections().iter().find(|s| s.display_name() == *section).unwrap().file_span();
+        let at = usize::try_from(span.offset).unwrap();
+        image[at..at + content.len()].copy_from_slice(content);
+    }
+    image
+}
+
+/// An image that a boot loader takes for a Linux kernel.
+fn kernel() -> Vec<u8> {
+    let mut image = application(0);
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image
+}
+
+fn unified(command_line: &str, signer: &Identity) -> Vec<u8> {
+    let sections: [(&str, &[u8]); 3] = [(".osrel", b"ID=test\n"), (".cmdline", command_line.as_bytes()), (".linux", &kernel())];
+    signed_over(&with_sections("stub", &sections), signer, DigestAlg::Sha256)
+}
+
+#[test]
+fn a_unified_kernel_measures_its_sections() {
+    let signer = identity("publisher");
+    let mut store = own_store(certificates(&[&der(&signer)]), Vec::new());
+    let image = unified("root=/dev/vda2 ro", &signer);
+    let boot = start(&one(&image), &mut store, Strict);
+    let kernel_of = boot.kernel().unwrap();
+    assert_eq!((kernel_of.command_line.as_str(), kernel_of.lockdown), ("root=/dev/vda2 ro", true));
+    assert_eq!(boot.stages[0].kind, StageKind::UnifiedKernel);
+    // systemd 252, docs/TPM2_PCR_MEASUREMENTS.md: each section's name with its NUL, then its content, in the stub's order
+    let pe = Pe::parse(&image).unwrap();
+    let mut expected = Digest::new(DigestAlg::Sha256, &[0; 32]).unwrap();
+    for section in [".linux", ".osrel", ".cmdline"] {
+        let content = pe.section_content(section).unwrap();
+        for measured in [format!("{section}\0").as_bytes(), content] {
+            let digest = crypto::digest(DigestAlg::Sha256, &[measured]);
+            expected = crypto::digest(DigestAlg::Sha256, &[expected.as_bytes(), digest.as_bytes()]);
+        }
+    }
+    assert_eq!(pcr(&boot, 11), expected.hex());
+    let log = EventLog::read(&boot.log).unwrap();
+    let images: Vec<_> = log.events.iter().filter(|e| e.event_type == EventType::EV_EFI_BOOT_SERVICES_APPLICATION).collect();
+    let digests = [&image, &kernel()].map(|image| authentihash(image, DigestForm::SectionSum, DigestAlg::Sha256));
+    assert_eq!(images.iter().map(|e| e.digests.get(DigestAlg::Sha256).unwrap()).collect::<Vec<_>>(), digests);
+    // the kernel within has no signature of its own: a changed one is a changed image
+    let mut changed = image;
+    let at = changed.windows(4).position(|w| w == b"HdrS").unwrap();
+    changed[at + 0x400] ^= 1;
+    assert!(start(&one(&changed), &mut store, Strict).kernel().is_none());
+}
+
+#[test]
+fn systemd_boot_starts_the_entry_that_is_chosen_if_it_may() {
+    let [signer, stranger] = ["publisher", "stranger"].map(identity);
+    let mut store = own_store(certificates(&[&der(&signer)]), Vec::new());
+    let loader = with_sections("loader", &[(".sdmagic", b"#### LoaderInfo: systemd-boot 252.39 ####\0")]);
+    let mut disk = one(&signed_over(&loader, &signer, DigestAlg::Sha256));
+    for (name, by) in [("a-6.1", &signer), ("b-6.5", &signer), ("z-bad", &stranger)] {
+        disk.insert(&format!("/EFI/Linux/{name}.efi"), unified(name, by));
+    }
+    let chosen = |disk: &Disk, store: &mut VariableStore| {
+        let boot = start(disk, store, Strict);
+        (boot.kernel().map(|k| k.command_line.clone()), boot.stages.last().unwrap().path.clone())
+    };
+    assert_eq!(chosen(&disk, &mut store), (None, "\\efi\\linux\\z-bad.efi".to_owned()), "the last, which a stranger signed");
+    disk.insert("/loader/loader.conf", b"timeout 3\ndefault a-*\n".to_vec());
+    assert_eq!(chosen(&disk, &mut store).0.as_deref(), Some("a-6.1"));
+    disk.insert("/loader/loader.conf", b"default b-6.5.efi\n".to_vec());
+    assert_eq!(chosen(&disk, &mut store).0.as_deref(), Some("b-6.5"));
+}
+
+#[test]
+fn fallback_makes_boot_options_and_the_next_start_uses_them() {
+    let Some(debian) = Debian::new() else { return };
+    let helpers = corpora::files(&corpora::folder("debian-boot").unwrap());
+    let helper = helpers.iter().find(|p| p.file_name().unwrap() == "fbx64.efi.signed").unwrap();
+    let mut disk = debian.with_file("/EFI/BOOT/fbx64.efi", fs::read(helper).unwrap());
+    disk.insert("/EFI/debian/shimx64.efi", debian.file(SHIM));
+    disk.insert("/EFI/debian/grubx64.efi", debian.file(GRUB));
+    let csv: Vec<u8> =
+        "\u{FEFF}shimx64.efi,debian,,This is the boot entry for debian\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    disk.insert("/EFI/debian/BOOTX64.CSV", csv);
+    let mut store = debian.store.clone();
+    let first = start(&disk, &mut store, Edk2);
+    assert_eq!(first.stages.last().unwrap().kind, StageKind::Fallback);
+    assert!(first.kernel().is_none());
+    let second = start(&disk, &mut store, Edk2);
+    assert_eq!(outcome(&second), "boots");
+    let paths: Vec<&str> = second.stages.iter().map(|s| s.path.as_str()).collect();
+    assert_eq!(paths, ["\\efi\\debian\\shimx64.efi", "\\efi\\debian\\grubx64.efi", "/vmlinuz"]);
+}
+
+#[test]
+fn grubs_configuration_decides_and_is_measured() {
+    let Some(debian) = Debian::new() else { return };
+    let start_with = |configuration: &str| {
+        let disk = debian.with_file("/EFI/debian/grub.cfg", configuration.as_bytes().to_vec());
+        start(&disk, &mut debian.store.clone(), Strict)
+    };
+    let menu = "set default=1\nset root='hd0,gpt2'\nfunction kernel {\n  linux $1 root=$2 ro\n}\n\
+                if [ x$grub_platform = xefi -a -e /vmlinuz ]; then\n  menuentry 'first' --class os { kernel /vmlinuz /dev/a }\n\
+                menuentry 'second' {\n\tkernel /vmlinuz \"/dev/b c\"\n}\nelse\n  halt\nfi\n";
+    let boot = start_with(menu);
+    assert_eq!(boot.kernel().unwrap().command_line, "/vmlinuz root=/dev/b c ro");
+    let log = EventLog::read(&boot.log).unwrap();
+    let said: Vec<String> = log.events.iter().filter(|e| e.pcr == 8).map(|e| EventData::of(e).to_string()).collect();
+    let about = |text: &str| said.iter().any(|line| line.contains(text));
+    assert!(about("grub_cmd: menuentry second {\n\tkernel /vmlinuz \"/dev/b c\"\n}"), "{said:?}");
+    assert!(about("grub_cmd: linux /vmlinuz root=/dev/b c ro") && about("kernel_cmdline: /vmlinuz root=/dev/b c ro"), "{said:?}");
+    assert!(!about("halt"));
+
+    let stopped = |configuration: &str| match start_with(configuration).end {
+        End::Stopped { reason, .. } => reason,
+        other => panic!("{other:?}"),
+    };
+    assert!(stopped("for x in 1 2; do echo; done\n").contains("line 1: for is not understood"));
+    assert!(stopped("linux /missing\nboot\n").contains("prompt"));
+    assert!(stopped("function f { f; }\nf\n").contains("too deep"));
+    assert!(stopped("source /EFI/debian/grub.cfg\n").contains("too deep"));
+    assert!(stopped("").contains("starts nothing"));
+}
+
+#[test]
+fn shim_without_verification_starts_what_it_finds() {
+    let Some(debian) = Debian::new() else { return };
+    let (vendor, _) = well_known("SbatLevel").unwrap();
+    let state = variable::Variable {
+        name: "MokSBState".encode_utf16().collect(),
+        vendor,
+        attributes: Attributes::NV.and(Attributes::BS),
+        time: EfiTime::default(),
+        legacy: (0, 0),
+        data: vec![1],
+    };
+    let store = VariableStore::new(debian.store.variables().iter().cloned().chain([state]));
+    let bare = Table { entries: Vec::new(), ..Table::split(&debian.file(GRUB)).unwrap() }.join().unwrap();
+    let boot = start(&debian.with_file(GRUB, bare), &mut store.clone(), Strict);
+    assert_eq!(outcome(&boot), "boots");
+    assert!(!boot.kernel().unwrap().lockdown);
+    let log = EventLog::read(&boot.log).unwrap();
+    let named = |pcr: u32| log.events.iter().any(|e| e.pcr == pcr && EventData::of(e).to_string().contains("MokSBState"));
+    assert!(named(7) && named(14), "whoever verifies the log sees it");
+}
