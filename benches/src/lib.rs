@@ -18,6 +18,7 @@
 //! | [`subject`] | signed drivers and modules to load, made in code or real |
 //! | [`loading`] | the load path beside what it cannot do without: one SHA-256 and one RSA verification |
 //! | [`pages`] | single pages: digests beside that of the whole, first execution |
+//! | [`launching`] | a Trusted Launch start beside what it cannot do without; a TPM beside one signature |
 //! | [`guarded`] | what an access costs that the engine is asked about |
 
 pub mod cpu;
@@ -25,6 +26,7 @@ pub mod forged;
 pub mod goal;
 pub mod guarded;
 pub mod inputs;
+pub mod launching;
 pub mod loading;
 pub mod obvious;
 pub mod pages;

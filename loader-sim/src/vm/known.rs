@@ -29,7 +29,7 @@ pub(super) fn name(public: &[u8]) -> Vec<u8> {
 
 /// Reference values of a start as it was predicted from the machine's own files and variables, as TOML: what is there when a machine is made is
 /// what its owner wants.
-pub(super) fn reference(boot: &Boot, log: &EventLog<'_>) -> String {
+pub fn reference(boot: &Boot, log: &EventLog<'_>) -> String {
     let mut text = String::from("# What a healthy start of this machine is made of, from its files and variables when it was made.\n");
     let sha256 = |bytes: &[u8]| crypto::digest(DigestAlg::Sha256, &[bytes]).to_string();
     let mut chain: Vec<&str> = boot.stages.iter().filter_map(|stage| stage_of(stage.kind)).map(Stage::name).collect();

@@ -24,6 +24,7 @@ use std::{
 use hvci_engine::time::UnixTime;
 
 pub use folder::{Folder, FolderError, Host};
+pub use known::reference;
 pub use profile::{Guest, Profile, ProfileError, Rules, SecurityType};
 pub use start::{Options, Started, serve, start};
 
