@@ -178,6 +178,7 @@ impl Work<'_> {
         }
         if !quoted.iter().any(|quote| quote.bank == BANK) {
             self.found(Code::AttBank, None, None, format!("{BANK} is not quoted"));
+            return Vec::new();
         }
         let pcrs: BTreeSet<u32> = quoted.iter().filter(|q| q.bank == BANK).flat_map(|quote| quote.pcrs.keys().copied()).collect();
         let missing = self.verifier.reference.required_pcrs.difference(&pcrs).copied();

@@ -87,6 +87,7 @@ pub(super) struct Boot<'a> {
     pub(super) variables: BTreeMap<String, (usize, &'a [u8])>,
     pub(super) authorities: Vec<Authority>,
     pub(super) sbat_level: Option<SbatLevel>,
+    sbat_measured: bool,
     pub(super) images: Vec<Image>,
     /// shim's lists: event, name, digest of the value.
     pub(super) mok: Vec<(usize, String, Option<Digest>)>,
@@ -133,12 +134,13 @@ impl<'a> Boot<'a> {
         if event.event_type == EventType::EV_EFI_VARIABLE_DRIVER_CONFIG {
             self.variables.insert(variable.name.clone(), (event.number, variable.value));
         } else if (variable.guid, variable.name.as_str()) == (SHIM, "SbatLevel") {
-            // what comes behind shim's may be anybody's
-            if self.sbat_level.is_some() {
-                self.strange.push((event.number, event.pcr, "a second SbatLevel".to_owned()));
-            } else {
-                self.sbat_level = SbatLevel::read(variable.value).ok();
+            // shim measures it once; what comes behind may be anybody's
+            match (self.sbat_measured, SbatLevel::read(variable.value)) {
+                (false, Ok(level)) => self.sbat_level = Some(level),
+                (false, Err(note)) => self.strange.push((event.number, event.pcr, note.detail)),
+                (true, _) => self.strange.push((event.number, event.pcr, "a second SbatLevel".to_owned())),
             }
+            self.sbat_measured = true;
         } else {
             self.authorities.push(Authority { event: event.number, variable: variable.name.clone(), entry: entry(variable) });
         }
