@@ -257,7 +257,7 @@ impl Work<'_> {
         self.secure_boot(&boot, measured);
         self.components(&boot);
         self.settings(&boot, measured);
-        if self.profile() == Profile::Windows {
+        if self.machine.is_some_and(|machine| machine.features.hvci) {
             self.driver_log(&boot);
         }
         self.claims.set(claims::MEASURED_BOOT, "hvci-log-replays", Claim::Is(measured));
@@ -429,14 +429,14 @@ impl Work<'_> {
         }
     }
 
-    /// What was decided about and what was measured are the same.
+    /// What the engine decided about and what was measured of it are the same.
     fn driver_log(&mut self, boot: &Boot<'_>) {
-        let loaded: BTreeSet<_> =
-            self.evidence.drivers.iter().filter(|driver| driver.refused.is_none()).map(|driver| driver.authentihash).collect();
-        let measured: BTreeSet<_> = boot.modules.iter().copied().collect();
+        let loaded = self.evidence.drivers.iter().filter(|driver| driver.refused.is_none());
+        let loaded: BTreeSet<&[u8]> = loaded.map(|driver| driver.authentihash.as_bytes()).collect();
+        let measured: BTreeSet<&[u8]> = boot.modules.iter().copied().collect();
         for digest in loaded.symmetric_difference(&measured) {
             let what = if loaded.contains(digest) { "loaded and not measured" } else { "measured, and nothing decided about it" };
-            self.found(Code::AttDriverLog, Some(13), None, format!("{digest} was {what}"));
+            self.found(Code::AttDriverLog, Some(13), None, format!("{} was {what}", hex::encode(digest)));
         }
     }
 

@@ -95,8 +95,8 @@ pub(super) struct Boot<'a> {
     pub(super) strange: Vec<(usize, u32, String)>,
     /// Settings by tag; `None` where the log contradicts itself or cannot be read.
     pub(super) settings: BTreeMap<u32, Option<u64>>,
-    /// Authentihashes of drivers that were loaded.
-    pub(super) modules: Vec<Digest>,
+    /// Authentihashes of drivers that were loaded, of whatever algorithm.
+    pub(super) modules: Vec<&'a [u8]>,
 }
 
 impl<'a> Boot<'a> {
@@ -173,7 +173,7 @@ impl<'a> Boot<'a> {
     fn modules(&mut self, event: &Event<'a>) {
         each_tag(event, &mut |id, data, within| {
             if id == tag::AUTHENTICODE_HASH && within == Some(tag::LOADED_MODULE) {
-                self.modules.extend(Digest::new(BANK, data));
+                self.modules.push(data);
             }
         });
     }

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod made;
+mod program;
 mod real;
 
 use std::collections::BTreeMap;
@@ -276,6 +277,12 @@ fn a_guest_that_weakens_itself_is_named() {
 fn drivers_that_were_measured_are_those_that_were_decided_about() {
     assert_eq!(codes(&windows_start(|_| {}, |e| e.drivers.clear())), [Code::AttDriverLog]);
     assert_eq!(codes(&windows_start(|_| {}, |e| e.drivers.push(driver(b"other", None)))), [Code::AttDriverLog]);
+    // a digest of another algorithm is compared as it is
+    let longer = |log: &mut Vec<Record>| log.push(tagged(13, 0x4001_0003, &tag(0x0007_0004, &[7; 64])));
+    assert_eq!(codes(&windows_start(longer, |_| {})), [Code::AttDriverLog]);
+    let sha512 =
+        loader_sim::attest::evidence::DriverEvent { authentihash: Digest::new(DigestAlg::Sha512, &[7; 64]).unwrap(), ..driver(b"", None) };
+    assert_eq!(codes(&windows_start(longer, |e| e.drivers.push(sha512.clone()))), []);
     assert_eq!(codes(&windows_start(|_| {}, |e| e.profile = Profile::Linux)), [Code::AttFeature]);
 }
 
