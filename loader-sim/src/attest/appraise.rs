@@ -98,7 +98,28 @@ impl Verifier {
         Self { reference, dbx_info, machines, shared }
     }
 
-    /// Appraises `evidence` as the answer to `nonce`.
+    /// Appraises what was sent as `vm`'s answer to `nonce`. What cannot be read is no answer, and neither is another machine's.
+    pub fn appraise_answer(&self, vm: &str, json: &[u8], nonce: &[u8], now: UnixTime) -> Appraisal {
+        let refused = match Evidence::read(json) {
+            Ok(evidence) if evidence.vm == vm => return self.appraise(&evidence, nonce, now),
+            Ok(evidence) => (Code::AttKey, format!("the evidence is of {}", evidence.vm)),
+            Err(error) => (Code::AttEvidence, error.to_string()),
+        };
+        let (code, detail) = refused;
+        Appraisal {
+            vm: vm.to_owned(),
+            time: now,
+            nonce: hex::encode(nonce),
+            clock: None,
+            findings: vec![Finding { code, pcr: None, event: None, detail }],
+            components: Vec::new(),
+            refused_drivers: Vec::new(),
+            first_divergent_event: None,
+            claims: Claims::default(),
+        }
+    }
+
+    /// Appraises `evidence` as the answer to `nonce` of the machine that it names.
     pub fn appraise(&self, evidence: &Evidence, nonce: &[u8], now: UnixTime) -> Appraisal {
         let mut work = Work {
             verifier: self,
@@ -382,6 +403,9 @@ impl Work<'_> {
     }
 
     fn components(&mut self, boot: &Boot<'_>) {
+        for (event, what) in &boot.weak {
+            self.found(Code::AttWeakened, Some(7), Some(*event), what.clone());
+        }
         for (event, pcr, what) in &boot.strange {
             self.found(Code::AttUnexpected, Some(*pcr), Some(*event), what.clone());
         }

@@ -697,6 +697,36 @@ fn t27_secure_boot_off_and_a_log_that_is_not_there_fail() {
 }
 
 #[test]
+fn what_firmware_says_against_itself_is_heard() {
+    let debug = honest(|log| log.insert(2, same(7, T::EV_EFI_ACTION, b"UEFI Debug Mode")));
+    assert_eq!(codes(&debug), [Code::AttWeakened]);
+    // a variable of the name, and not the variable
+    let twin = honest(|log| {
+        log[2] = config(GLOBAL, "SecureBoot", &[0]);
+        log.insert(3, config(SHIM, "SecureBoot", &[1]));
+    });
+    assert_eq!(codes(&twin), [Code::AttSecureBootOff]);
+}
+
+#[test]
+fn another_machines_answer_is_none() {
+    let log = bytes(&linux());
+    let (one, two) = (Tpm::new(1, &log), Tpm::new(2, &log));
+    let machines = BTreeMap::from([(VM.to_owned(), machine(&one)), ("web-2".to_owned(), machine(&two))]);
+    let verifier = Verifier::new(Reference::read(&reference_text()).unwrap(), DbxInfo::default(), machines);
+    let evidence = Evidence { vm: "web-2".to_owned(), ..two.evidence(Some(&log)) };
+    let json = serde_json::to_vec(&evidence).unwrap();
+    assert!(verifier.appraise_answer("web-2", &json, &NONCE, NOW).healthy());
+    for (answer, code) in [(&json[..], Code::AttKey), (&json[1..], Code::AttEvidence)] {
+        let appraisal = verifier.appraise_answer(VM, answer, &NONCE, NOW);
+        assert_eq!((codes(&appraisal), &*appraisal.vm), (vec![code], VM));
+        nothing_is_claimed(&appraisal);
+        assert_eq!(Ear::of(&appraisal, 60).submods["vtpm"].ear_status, Tier::Contraindicated);
+        assert_eq!(alert::alerts(&appraisal)[0].severity, Severity::Medium);
+    }
+}
+
+#[test]
 fn t28_the_sequence_is_exact_but_for_the_kernel_twice() {
     let at = |log: &[Record], what: &[u8]| position(log, what);
     assert_eq!(

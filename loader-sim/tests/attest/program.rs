@@ -34,7 +34,7 @@ impl Files {
         for name in ["evidence", "reference", "machines"] {
             args.extend([format!("--{name}"), self.path(name)]);
         }
-        args.extend(["--time", "2026-11-28T00:00:00Z"].into_iter().chain(more.iter().copied()).map(str::to_owned));
+        args.extend(["--vm", VM, "--time", "2026-11-28T00:00:00Z"].into_iter().chain(more.iter().copied()).map(str::to_owned));
         let output = Command::new(env!("CARGO_BIN_EXE_hvci-sim")).args(args).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (text(output.stdout), text(output.stderr), output.status.code())
@@ -93,8 +93,11 @@ fn the_program_writes_results_for_others() {
 fn the_program_refuses_what_it_cannot_read() {
     let files = Files::of(&linux());
     assert_eq!(files.verify(&[1; 3], &[]).2, Some(2), "a nonce that can be guessed");
+    assert_eq!(files.verify(&NONCE, &["--dbx-info", &files.path("machines")]).2, Some(2));
+    // what a machine sends is its own fault
     files.write("evidence", "{}");
-    assert_eq!(files.verify(&NONCE, &[]).2, Some(2));
+    let (said, _, status) = files.verify(&NONCE, &[]);
+    assert!(status == Some(1) && said.contains("error[HVCI-ATT-001]"), "{said}");
     let files = Files::of(&linux());
     files.write("machines", r#"{"web-1":{"more":1}}"#);
     assert_eq!(files.verify(&NONCE, &[]).2, Some(2));

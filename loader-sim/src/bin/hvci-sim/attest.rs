@@ -13,7 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use corpus::source::escape;
 use hvci_engine::{bytes::widen, time::UnixTime};
 use loader_sim::attest::{
-    Appraisal, DbxInfo, Evidence, Machine, Reference, Verifier,
+    Appraisal, DbxInfo, Machine, Reference, Verifier,
     alert::{self, alerts},
     evidence::{MAX_EVIDENCE, NONCE},
     result::Ear,
@@ -21,14 +21,14 @@ use loader_sim::attest::{
 
 const EXAMPLES: &str = "\
 Examples:
-  hvci-sim attest verify --evidence evidence.json --reference reference.toml --machines machines.json --nonce 5a5a...
+  hvci-sim attest verify --vm web-1 --evidence evidence.json --reference reference.toml --machines machines.json --nonce 5a5a...
   hvci-sim attest verify ... --format alerts >> alerts.ndjson
   hvci-sim attest verify ... --format jwt --key verifier.p8
 
 MACHINES is what the host knows of its machines, by name: {\"web-1\": {\"profile\": \"linux\", \"ak_name\": \"000b...\", \"reset_count\": 7, ...}}.
 A ~ before a path: no digest covers it, it is what the log says.
 
-Exit status: 0 healthy, 1 not, 2 usage or I/O, or no evidence.";
+Exit status: 0 healthy, 1 not, 2 usage or I/O.";
 
 /// How long a result holds, in seconds, unless it is said.
 const LIFETIME: u32 = 300;
@@ -56,7 +56,10 @@ enum Format {
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct VerifyArgs {
-    /// What the machine sent, JSON
+    /// Which machine was challenged
+    #[arg(long, value_name = "NAME")]
+    vm: String,
+    /// What it sent, JSON
     #[arg(long, value_name = "FILE")]
     evidence: PathBuf,
     /// What a healthy start is made of, TOML
@@ -65,7 +68,7 @@ pub(crate) struct VerifyArgs {
     /// What the host knows of its machines, JSON
     #[arg(long, value_name = "FILE")]
     machines: PathBuf,
-    /// What the machine was challenged with
+    /// What it was challenged with
     #[arg(long, value_name = "HEX", value_parser = nonce)]
     nonce: Nonce,
     /// Microsoft's list of what dbx revokes (dbx_info_msft_latest.json)
@@ -108,10 +111,9 @@ pub(crate) fn attest(command: &AttestCommand) -> Result<ExitCode> {
     // no more is read than can be used
     let file = File::open(&args.evidence).with_context(|| name(&args.evidence))?;
     file.take(widen(MAX_EVIDENCE).saturating_add(1)).read_to_end(&mut evidence).with_context(|| name(&args.evidence))?;
-    let evidence = Evidence::read(&evidence).with_context(|| name(&args.evidence))?;
 
     let now = super::load::now_or(args.time)?;
-    let appraisal = Verifier::new(reference, dbx_info, machines).appraise(&evidence, &args.nonce.0, now);
+    let appraisal = Verifier::new(reference, dbx_info, machines).appraise_answer(&args.vm, &evidence, &args.nonce.0, now);
     let mut out = anstream::stdout().lock();
     match args.format {
         Format::Text => write_text(&mut out, &appraisal)?,
