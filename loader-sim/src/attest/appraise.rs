@@ -98,7 +98,28 @@ impl Verifier {
         Self { reference, dbx_info, machines, shared }
     }
 
-    /// Appraises `evidence` as the answer to `nonce`.
+    /// Appraises what was sent as `vm`'s answer to `nonce`. What cannot be read is no answer, and neither is another machine's.
+    pub fn appraise_answer(&self, vm: &str, json: &[u8], nonce: &[u8], now: UnixTime) -> Appraisal {
+        let refused = match Evidence::read(json) {
+            Ok(evidence) if evidence.vm == vm => return self.appraise(&evidence, nonce, now),
+            Ok(evidence) => (Code::AttKey, format!("the evidence is of {}", evidence.vm)),
+            Err(error) => (Code::AttEvidence, error.to_string()),
+        };
+        let (code, detail) = refused;
+        Appraisal {
+            vm: vm.to_owned(),
+            time: now,
+            nonce: hex::encode(nonce),
+            clock: None,
+            findings: vec![Finding { code, pcr: None, event: None, detail }],
+            components: Vec::new(),
+            refused_drivers: Vec::new(),
+            first_divergent_event: None,
+            claims: Claims::default(),
+        }
+    }
+
+    /// Appraises `evidence` as the answer to `nonce` of the machine that it names.
     pub fn appraise(&self, evidence: &Evidence, nonce: &[u8], now: UnixTime) -> Appraisal {
         let mut work = Work {
             verifier: self,
@@ -178,6 +199,7 @@ impl Work<'_> {
         }
         if !quoted.iter().any(|quote| quote.bank == BANK) {
             self.found(Code::AttBank, None, None, format!("{BANK} is not quoted"));
+            return Vec::new();
         }
         let pcrs: BTreeSet<u32> = quoted.iter().filter(|q| q.bank == BANK).flat_map(|quote| quote.pcrs.keys().copied()).collect();
         let missing = self.verifier.reference.required_pcrs.difference(&pcrs).copied();
@@ -256,7 +278,7 @@ impl Work<'_> {
         self.secure_boot(&boot, measured);
         self.components(&boot);
         self.settings(&boot, measured);
-        if self.profile() == Profile::Windows {
+        if self.machine.is_some_and(|machine| machine.features.hvci) {
             self.driver_log(&boot);
         }
         self.claims.set(claims::MEASURED_BOOT, "hvci-log-replays", Claim::Is(measured));
@@ -381,6 +403,9 @@ impl Work<'_> {
     }
 
     fn components(&mut self, boot: &Boot<'_>) {
+        for (event, what) in &boot.weak {
+            self.found(Code::AttWeakened, Some(7), Some(*event), what.clone());
+        }
         for (event, pcr, what) in &boot.strange {
             self.found(Code::AttUnexpected, Some(*pcr), Some(*event), what.clone());
         }
@@ -428,14 +453,14 @@ impl Work<'_> {
         }
     }
 
-    /// What was decided about and what was measured are the same.
+    /// What the engine decided about and what was measured of it are the same.
     fn driver_log(&mut self, boot: &Boot<'_>) {
-        let loaded: BTreeSet<_> =
-            self.evidence.drivers.iter().filter(|driver| driver.refused.is_none()).map(|driver| driver.authentihash).collect();
-        let measured: BTreeSet<_> = boot.modules.iter().copied().collect();
+        let loaded = self.evidence.drivers.iter().filter(|driver| driver.refused.is_none());
+        let loaded: BTreeSet<&[u8]> = loaded.map(|driver| driver.authentihash.as_bytes()).collect();
+        let measured: BTreeSet<&[u8]> = boot.modules.iter().copied().collect();
         for digest in loaded.symmetric_difference(&measured) {
             let what = if loaded.contains(digest) { "loaded and not measured" } else { "measured, and nothing decided about it" };
-            self.found(Code::AttDriverLog, Some(13), None, format!("{digest} was {what}"));
+            self.found(Code::AttDriverLog, Some(13), None, format!("{} was {what}", hex::encode(digest)));
         }
     }
 

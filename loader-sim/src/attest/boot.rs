@@ -16,7 +16,7 @@ use hvci_engine::{
 
 use super::evidence::Profile;
 use crate::{
-    firmware::variable::{IMAGE_SECURITY, SHIM},
+    firmware::variable::{IMAGE_SECURITY, SHIM, well_known},
     measure::{
         Event, EventLog, EventType,
         data::{EventData, Variable},
@@ -87,15 +87,18 @@ pub(super) struct Boot<'a> {
     pub(super) variables: BTreeMap<String, (usize, &'a [u8])>,
     pub(super) authorities: Vec<Authority>,
     pub(super) sbat_level: Option<SbatLevel>,
+    sbat_measured: bool,
     pub(super) images: Vec<Image>,
     /// shim's lists: event, name, digest of the value.
     pub(super) mok: Vec<(usize, String, Option<Digest>)>,
     /// What has no place in a start: event, PCR, what.
     pub(super) strange: Vec<(usize, u32, String)>,
+    /// What firmware says that weakens it: event, words.
+    pub(super) weak: Vec<(usize, String)>,
     /// Settings by tag; `None` where the log contradicts itself or cannot be read.
     pub(super) settings: BTreeMap<u32, Option<u64>>,
-    /// Authentihashes of drivers that were loaded.
-    pub(super) modules: Vec<Digest>,
+    /// Authentihashes of drivers that were loaded, of whatever algorithm.
+    pub(super) modules: Vec<&'a [u8]>,
 }
 
 impl<'a> Boot<'a> {
@@ -129,16 +132,26 @@ impl<'a> Boot<'a> {
     }
 
     fn keys(&mut self, event: &Event<'a>, data: &EventData<'a>) {
+        if let EventData::Text(text) = data
+            && event.event_type == EventType::EV_EFI_ACTION
+        {
+            // "UEFI Debug Mode", "DMA Protection Disabled" (PFP 1.05 §3.3.4.8): what there is to say here is bad
+            self.weak.push((event.number, text.clone()));
+        }
         let EventData::Variable(variable) = data else { return };
         if event.event_type == EventType::EV_EFI_VARIABLE_DRIVER_CONFIG {
-            self.variables.insert(variable.name.clone(), (event.number, variable.value));
-        } else if (variable.guid, variable.name.as_str()) == (SHIM, "SbatLevel") {
-            // what comes behind shim's may be anybody's
-            if self.sbat_level.is_some() {
-                self.strange.push((event.number, event.pcr, "a second SbatLevel".to_owned()));
-            } else {
-                self.sbat_level = SbatLevel::read(variable.value).ok();
+            // one of the same name in another namespace is another
+            if well_known(&variable.name).is_some_and(|(vendor, _)| vendor == variable.guid) {
+                self.variables.insert(variable.name.clone(), (event.number, variable.value));
             }
+        } else if (variable.guid, variable.name.as_str()) == (SHIM, "SbatLevel") {
+            // shim measures it once; what comes behind may be anybody's
+            match (self.sbat_measured, SbatLevel::read(variable.value)) {
+                (false, Ok(level)) => self.sbat_level = Some(level),
+                (false, Err(note)) => self.strange.push((event.number, event.pcr, note.detail)),
+                (true, _) => self.strange.push((event.number, event.pcr, "a second SbatLevel".to_owned())),
+            }
+            self.sbat_measured = true;
         } else {
             self.authorities.push(Authority { event: event.number, variable: variable.name.clone(), entry: entry(variable) });
         }
@@ -171,7 +184,7 @@ impl<'a> Boot<'a> {
     fn modules(&mut self, event: &Event<'a>) {
         each_tag(event, &mut |id, data, within| {
             if id == tag::AUTHENTICODE_HASH && within == Some(tag::LOADED_MODULE) {
-                self.modules.extend(Digest::new(BANK, data));
+                self.modules.push(data);
             }
         });
     }

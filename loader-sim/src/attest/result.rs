@@ -103,7 +103,8 @@ impl Ear {
 /// Which part a reason speaks against.
 fn part_of(code: Code) -> &'static str {
     match code {
-        Code::AttKey
+        Code::AttEvidence
+        | Code::AttKey
         | Code::AttKeyAttributes
         | Code::AttSignature
         | Code::AttQuote

@@ -110,12 +110,17 @@ impl JudgingArgs {
 
     /// The time that verdicts are for.
     pub(crate) fn time(&self) -> Result<UnixTime> {
-        if let Some(time) = self.time {
-            return Ok(time);
-        }
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970; give --time")?;
-        Ok(UnixTime(i64::try_from(since.as_secs())?))
+        now_or(self.time)
     }
+}
+
+/// The time that was given, or now.
+pub(crate) fn now_or(time: Option<UnixTime>) -> Result<UnixTime> {
+    if let Some(time) = time {
+        return Ok(time);
+    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970; give --time")?;
+    Ok(UnixTime(i64::try_from(since.as_secs())?))
 }
 
 pub(crate) fn load(args: &LoadArgs) -> Result<ExitCode> {

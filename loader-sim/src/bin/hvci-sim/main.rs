@@ -1,6 +1,7 @@
 //! `hvci-sim`: the simulated machine at the command line. Parses, calls the libraries, renders.
 
 mod attack;
+mod attest;
 mod bench;
 mod boot;
 mod eventlog;
@@ -50,6 +51,9 @@ enum Command {
     Boot(boot::BootArgs),
     /// Show what was measured when a machine started, replay it, and say what is wrong with it
     Eventlog(eventlog::EventlogArgs),
+    /// Judge what a machine proves of its start
+    #[command(subcommand)]
+    Attest(attest::AttestCommand),
     /// Predict the PCRs of a boot, and compare two
     #[command(subcommand)]
     Pcr(pcr::PcrCommand),
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Explore(args) => explore::explore(&args),
         Command::Attack(args) => attack::attack(&args),
+        Command::Attest(command) => attest::attest(&command),
         Command::Bench(args) => bench::bench(&args),
         Command::Load(args) => load::load(&args),
         Command::Run(args) => scenario::run(&args),

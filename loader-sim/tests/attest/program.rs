@@ -1,0 +1,108 @@
+//! `hvci-sim attest`, as somebody runs it.
+
+use std::{fs, path::Path, process::Command};
+
+use hvci_engine::digest::DigestAlg;
+use p256::pkcs8::EncodePrivateKey;
+
+use crate::made::*;
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    /// What a verifier has of a start that measured `log`.
+    fn of(log: &[Record]) -> Self {
+        let files = Self(tempfile::tempdir().unwrap());
+        let log = bytes(log);
+        let tpm = Tpm::new(1, &log);
+        files.write("evidence", serde_json::to_string(&tpm.evidence(Some(&log))).unwrap());
+        files.write("reference", reference_text());
+        files.write("machines", serde_json::json!({ VM: machine(&tpm) }).to_string());
+        files
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    fn path(&self, name: &str) -> String {
+        Path::join(self.0.path(), name).display().to_string()
+    }
+
+    fn verify(&self, nonce: &[u8], more: &[&str]) -> (String, String, Option<i32>) {
+        let mut args = vec!["attest".to_owned(), "verify".to_owned(), "--nonce".to_owned(), hex::encode(nonce)];
+        for name in ["evidence", "reference", "machines"] {
+            args.extend([format!("--{name}"), self.path(name)]);
+        }
+        args.extend(["--vm", VM, "--time", "2026-11-28T00:00:00Z"].into_iter().chain(more.iter().copied()).map(str::to_owned));
+        let output = Command::new(env!("CARGO_BIN_EXE_hvci-sim")).args(args).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (text(output.stdout), text(output.stderr), output.status.code())
+    }
+}
+
+#[test]
+fn the_program_says_what_is_proven_and_what_failed() {
+    let good = Files::of(&linux());
+    let (said, _, status) = good.verify(&NONCE, &[]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.ends_with("\nweb-1: healthy, 0 found\n"), "{said}");
+    let shim: String = sha256(b"shim").hex().chars().take(12).collect();
+    let at = position(&linux(), b"shim");
+    assert!(
+        said.contains(&format!("shim            4  {at:>5}  {shim}  allowed           shim 16.1  ~\\EFI\\BOOT\\BOOTX64.EFI\n")),
+        "{said}"
+    );
+    assert!(said.contains("secure-boot       secureboot                                true\n"), "{said}");
+    assert!(said.contains("x-ms-azurevm-hvci-policy                  not measured\n"), "{said}");
+    assert_eq!(good.verify(&NONCE, &[]), good.verify(&NONCE, &[]));
+
+    let mut log = linux();
+    let at = position(&log, b"grub");
+    log[at] = image(b"implant", "\\EFI\\\x1b[2J");
+    let bad = Files::of(&log);
+    let (said, _, status) = bad.verify(&NONCE, &[]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains(&format!("error[HVCI-ATT-021], PCR 4, event {at}: ")) && !said.contains('\x1b'), "{said}");
+    assert!(said.ends_with(&format!("\nweb-1: not healthy, 1 found, first divergent event {at}\n")), "{said}");
+    let (said, _, status) = bad.verify(&NONCE, &["--format", "alerts"]);
+    let alert: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (alert["severity"].as_str(), alert["components"][0]["stage"].as_str(), status),
+        (Some("medium"), Some("boot-loader"), Some(1))
+    );
+
+    let (said, _, status) = good.verify(&[1; 32], &[]);
+    assert!(status == Some(1) && said.contains("HVCI-ATT-006"), "{said}");
+}
+
+#[test]
+fn the_program_writes_results_for_others() {
+    let files = Files::of(&linux());
+    let (said, _, status) = files.verify(&NONCE, &["--format", "ear"]);
+    let ear: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((ear["ear_status"].as_str(), status), (Some("affirming"), Some(0)));
+    assert_eq!(files.verify(&NONCE, &["--format", "jwt"]).2, Some(2), "without a key");
+    let key = Tpm::new(3, &bytes(&linux())).key;
+    files.write("key", p256::SecretKey::from(&key).to_pkcs8_der().unwrap().as_bytes());
+    let (token, _, status) = files.verify(&NONCE, &["--format", "jwt", "--key", &files.path("key")]);
+    assert_eq!((token.trim_end().split('.').count(), status), (3, Some(0)));
+}
+
+#[test]
+fn the_program_refuses_what_it_cannot_read() {
+    let files = Files::of(&linux());
+    assert_eq!(files.verify(&[1; 3], &[]).2, Some(2), "a nonce that can be guessed");
+    assert_eq!(files.verify(&NONCE, &["--dbx-info", &files.path("machines")]).2, Some(2));
+    // what a machine sends is its own fault
+    files.write("evidence", "{}");
+    let (said, _, status) = files.verify(&NONCE, &[]);
+    assert!(status == Some(1) && said.contains("error[HVCI-ATT-001]"), "{said}");
+    let files = Files::of(&linux());
+    files.write("machines", r#"{"web-1":{"more":1}}"#);
+    assert_eq!(files.verify(&NONCE, &[]).2, Some(2));
+    let files = Files::of(&linux());
+    files.write("reference", reference_text().replace(&sha256(b"kernel").to_string(), &format!("{}:00", DigestAlg::Sha256)));
+    let (_, said, status) = files.verify(&NONCE, &[]);
+    assert!(status == Some(2) && said.contains("reference"), "{said}");
+}
