@@ -246,7 +246,7 @@ codes! {
     AttUnexpected "HVCI-ATT-024" "component-unexpected" Error "something was measured that has no place in the start" => "compare the sequence with the chain of the reference values";
     AttMissing "HVCI-ATT-025" "component-missing" Error "a component of the chain was not started" => "look at what was started in its place";
     AttResetCount "HVCI-ATT-026" "reset-count" Error "the TPM was reset or restarted otherwise than the machine" => "treat the PCRs as replayed: a TPM that is reset behind a machine's back can be given any";
-    AttClock "HVCI-ATT-027" "clock-unsafe" Error "the TPM's clock may have been behind, and the machine was not stopped in disorder" => "look for a state of the TPM that was put back";
+    AttClock "HVCI-ATT-027" "clock-not-safe" Error "the TPM's clock may have been behind, and the machine was not stopped in disorder" => "look for a state of the TPM that was put back";
     AttRollback "HVCI-ATT-028" "vtpm-state-rollback" Error "the TPM's state is older than the host's ledger says" => "find out who put back the state; secrets that were revoked may live again";
     AttClone "HVCI-ATT-029" "vtpm-clone" Error "two machines have the same TPM" => "make new seeds for the copy and enrol it";
     AttDriver "HVCI-ATT-030" "driver-refused" Warning "a driver was refused; the machine runs on" => "replace the driver, or have it signed for this profile";

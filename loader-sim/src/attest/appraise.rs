@@ -13,7 +13,7 @@ use hvci_engine::{
 use serde::Serialize;
 
 use super::{
-    boot::{BANK, Boot, Entry, tag},
+    boot::{BANK, Boot, Entry},
     claims::{self, Claim, Claims},
     component::{self, ComponentReport, Verdict},
     dbx_info::DbxInfo,
@@ -22,7 +22,7 @@ use super::{
     quote::{self, AttestationKey, Clock, KeyProblem, QuoteProblem, Quoted},
     reference::{Allowed, Reference},
 };
-use crate::measure::{EventLog, check, check::Problem, pcrs, replay};
+use crate::measure::{EventLog, check, check::Problem, pcrs, replay, wbcl::tag};
 
 /// PCRs from here on are no part of a start.
 const PCRS_OF_A_START: u32 = 16;

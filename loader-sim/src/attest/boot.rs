@@ -21,29 +21,12 @@ use crate::{
         Event, EventLog, EventType,
         data::{EventData, Variable},
         event_type::Digested,
+        wbcl::tag,
     },
 };
 
 /// The bank that components are known by.
 pub(super) const BANK: DigestAlg = DigestAlg::Sha256;
-
-/// Tags that Windows' and the engine's events have (`wbcl.h`).
-pub(super) mod tag {
-    pub(crate) const AGGREGATION: u32 = 0x4000_0000;
-    pub(crate) const LOADED_MODULE: u32 = 0x4001_0003;
-    pub(crate) const BOOT_DEBUGGING: u32 = 0x0004_0001;
-    pub(crate) const KERNEL_DEBUG: u32 = 0x0005_0001;
-    pub(crate) const CODE_INTEGRITY: u32 = 0x0005_0002;
-    pub(crate) const TEST_SIGNING: u32 = 0x0005_0003;
-    pub(crate) const SAFE_MODE: u32 = 0x0005_0005;
-    pub(crate) const WIN_PE: u32 = 0x0005_0006;
-    pub(crate) const HYPERVISOR_DEBUG: u32 = 0x0005_000D;
-    pub(crate) const VSM_LAUNCH_TYPE: u32 = 0x0005_0012;
-    pub(crate) const FLIGHT_SIGNING: u32 = 0x0005_0021;
-    pub(crate) const LSAISO_CONFIG: u32 = 0x0005_0028;
-    pub(crate) const AUTHENTICODE_HASH: u32 = 0x0007_0004;
-    pub(crate) const HVCI_POLICY: u32 = 0x000A_0007;
-}
 
 const SETTINGS_PCR: u32 = 12;
 const MODULES_PCR: u32 = 13;

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::boot::{Boot, tag};
+use super::boot::Boot;
+use crate::measure::wbcl::tag;
 
 /// A claim's value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

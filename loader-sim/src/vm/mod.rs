@@ -131,7 +131,7 @@ pub fn create(host: &Host, name: &str, profile: &Profile, sources: &Sources<'_>)
         // as it will be: the owner's own files are what he wants to see started
         let predicted = boot(start::machine(profile, &disk, &mut variables, &start::BANKS), &mut ())?;
         let log = EventLog::read(&predicted.log).map_err(|e| VmError::Known(e.to_string()))?;
-        folder.write("reference.toml", known::reference(&predicted, &log).as_bytes())?;
+        folder.write("reference.toml", reference(&predicted, &log).as_bytes())?;
         let mut machine = Machine {
             profile: profile.guest.into(),
             features: profile.features(),
