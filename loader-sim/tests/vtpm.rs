@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use loader_sim::vtpm::{MAX_MESSAGE, Tpm, libtpms::LibtpmsTpm, socket::Server, swtpm::SwtpmTpm};
+use loader_sim::vtpm::{MAX_MESSAGE, Tpm, embedded::EmbeddedTpm, libtpms::LibtpmsTpm, socket::Server, swtpm::SwtpmTpm};
 use sha2::{Digest as _, Sha256};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_hvci-sim");
@@ -43,9 +43,14 @@ fn swtpm() -> Option<SwtpmTpm> {
     }
 }
 
+type Start = fn() -> Option<Box<dyn Tpm>>;
+
 /// What every backend is to do.
-const BACKENDS: &[(&str, fn() -> Option<Box<dyn Tpm>>)] =
-    &[("libtpms", || libtpms().map(|tpm| Box::new(tpm) as Box<dyn Tpm>)), ("swtpm", || swtpm().map(|tpm| Box::new(tpm) as Box<dyn Tpm>))];
+const BACKENDS: &[(&str, Start)] = &[
+    ("embedded", || EmbeddedTpm::new().ok().map(|tpm| Box::new(tpm) as Box<dyn Tpm>)),
+    ("libtpms", || libtpms().map(|tpm| Box::new(tpm) as Box<dyn Tpm>)),
+    ("swtpm", || swtpm().map(|tpm| Box::new(tpm) as Box<dyn Tpm>)),
+];
 
 /// Two TPMs of each backend that is there.
 fn pairs() -> impl Iterator<Item = (&'static str, Box<dyn Tpm>, Box<dyn Tpm>)> {

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use loader_sim::vtpm::{
     Tpm,
+    embedded::EmbeddedTpm,
     libtpms::{self, LibtpmsTpm},
     socket::Server,
     swtpm::SwtpmTpm,
@@ -30,7 +31,7 @@ With --path SOCK it is on SOCK.ctrl, and only the user who serves reaches it.")]
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Whose TPM
-    #[arg(long, value_enum, default_value_t = Backend::Libtpms)]
+    #[arg(long, value_enum, default_value_t = Backend::Embedded)]
     backend: Backend,
     #[command(flatten)]
     at: At,
@@ -49,6 +50,8 @@ struct At {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Backend {
+    /// A TPM of this program, with the commands that boot, attestation and sealing need
+    Embedded,
     /// The reference TPM 2.0 in a process of its own; needs the package libtpms0
     Libtpms,
     /// A swtpm process; needs the package swtpm
@@ -58,6 +61,7 @@ enum Backend {
 pub(crate) fn tpm(command: &TpmCommand) -> Result<ExitCode> {
     let TpmCommand::Serve(args) = command;
     let mut tpm: Box<dyn Tpm> = match args.backend {
+        Backend::Embedded => Box::new(EmbeddedTpm::new()?),
         Backend::Libtpms => Box::new(LibtpmsTpm::start(&std::env::current_exe()?)?),
         Backend::Swtpm => Box::new(SwtpmTpm::start()?),
     };
