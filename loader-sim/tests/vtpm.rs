@@ -14,6 +14,7 @@ use std::{
 
 use loader_sim::vtpm::{
     MAX_MESSAGE, Tpm,
+    embedded::EmbeddedTpm,
     ledger::{Ledger, LedgerError},
     libtpms::LibtpmsTpm,
     sealed_state,
@@ -57,8 +58,11 @@ fn swtpm() -> Option<SwtpmTpm> {
 type Start = fn() -> Option<Box<dyn Tpm>>;
 
 /// What every backend is to do.
-const BACKENDS: &[(&str, Start)] =
-    &[("libtpms", || libtpms().map(|tpm| Box::new(tpm) as Box<dyn Tpm>)), ("swtpm", || swtpm().map(|tpm| Box::new(tpm) as Box<dyn Tpm>))];
+const BACKENDS: &[(&str, Start)] = &[
+    ("embedded", || EmbeddedTpm::new().ok().map(|tpm| Box::new(tpm) as Box<dyn Tpm>)),
+    ("libtpms", || libtpms().map(|tpm| Box::new(tpm) as Box<dyn Tpm>)),
+    ("swtpm", || swtpm().map(|tpm| Box::new(tpm) as Box<dyn Tpm>)),
+];
 
 /// Two TPMs of each backend that is there.
 fn pairs() -> impl Iterator<Item = (&'static str, Box<dyn Tpm>, Box<dyn Tpm>)> {

@@ -3,6 +3,7 @@
 //! Every backend is behind [`Tpm`], so that one can stand for another and be tested against it. What a guest sends is hostile: a command that is
 //! cut short, too long or unknown gets an error response of the TPM, and never ends a backend.
 
+pub mod embedded;
 #[cfg(unix)]
 pub mod client;
 pub mod ledger;
@@ -93,8 +94,10 @@ fn misframed(command: &[u8]) -> Option<Vec<u8>> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
-    /// libtpms in a process of its own.
+    /// The one in this program.
     #[default]
+    Embedded,
+    /// libtpms in a process of its own.
     Libtpms,
     /// swtpm.
     Swtpm,
@@ -106,6 +109,7 @@ pub enum Backend {
 /// [`TpmFailed`], where the backend is not installed.
 pub fn manufacture(backend: Backend, program: &Path) -> Result<Box<dyn Tpm>, TpmFailed> {
     Ok(match backend {
+        Backend::Embedded => Box::new(embedded::EmbeddedTpm::new()?),
         Backend::Libtpms => Box::new(libtpms::LibtpmsTpm::start(program)?),
         Backend::Swtpm => Box::new(swtpm::SwtpmTpm::start()?),
     })

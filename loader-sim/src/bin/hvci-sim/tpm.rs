@@ -33,7 +33,7 @@ With --path SOCK it is on SOCK.ctrl, and only the user who serves reaches it.")]
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Whose TPM
-    #[arg(long, value_enum, default_value_t = Backend::Libtpms)]
+    #[arg(long, value_enum, default_value_t = Backend::Embedded)]
     backend: Backend,
     #[command(flatten)]
     at: At,
@@ -89,6 +89,8 @@ impl Listening {
 /// Which TPM.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Backend {
+    /// A TPM of this program, with the commands that boot, attestation and sealing need
+    Embedded,
     /// The reference TPM 2.0 in a process of its own; needs the package libtpms0
     Libtpms,
     /// A swtpm process; needs the package swtpm
@@ -98,6 +100,7 @@ pub(crate) enum Backend {
 impl From<Backend> for vtpm::Backend {
     fn from(backend: Backend) -> Self {
         match backend {
+            Backend::Embedded => Self::Embedded,
             Backend::Libtpms => Self::Libtpms,
             Backend::Swtpm => Self::Swtpm,
         }
