@@ -98,6 +98,11 @@ impl Verifier {
         Self { reference, dbx_info, machines, shared }
     }
 
+    /// Whether `vm` is a machine that it knows.
+    pub fn knows(&self, vm: &str) -> bool {
+        self.machines.contains_key(vm)
+    }
+
     /// Appraises what was sent as `vm`'s answer to `nonce`. What cannot be read is no answer, and neither is another machine's.
     pub fn appraise_answer(&self, vm: &str, json: &[u8], nonce: &[u8], now: UnixTime) -> Appraisal {
         let refused = match Evidence::read(json) {

@@ -22,6 +22,7 @@
 pub mod alert;
 mod appraise;
 mod boot;
+pub mod challenge;
 mod claims;
 mod component;
 pub mod dbx_info;

@@ -236,5 +236,5 @@ fn appraise(folder: &Folder, known: Known, evidence: &[u8], nonce: &[u8], option
     let reference = Reference::read(&String::from_utf8_lossy(&text))?;
     let machines = BTreeMap::from([(folder.name().to_owned(), known.machine)]);
     let verifier = Verifier::new(reference, options.dbx_info.clone(), machines);
-    Ok(verifier.appraise(&Evidence::read(evidence)?, nonce, options.time))
+    Ok(verifier.appraise_answer(folder.name(), evidence, nonce, options.time))
 }

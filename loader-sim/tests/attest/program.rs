@@ -1,6 +1,12 @@
 //! `hvci-sim attest`, as somebody runs it.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use hvci_engine::digest::DigestAlg;
 use p256::pkcs8::EncodePrivateKey;
@@ -105,4 +111,76 @@ fn the_program_refuses_what_it_cannot_read() {
     files.write("reference", reference_text().replace(&sha256(b"kernel").to_string(), &format!("{}:00", DigestAlg::Sha256)));
     let (_, said, status) = files.verify(&NONCE, &[]);
     assert!(status == Some(2) && said.contains("reference"), "{said}");
+}
+
+/// A verifier that runs, until it is dropped.
+struct Served(std::process::Child, String);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Served {
+    fn start(files: &Files) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hvci-sim"));
+        command.args(["attest", "serve", "--listen", "127.0.0.1:0"]);
+        for name in ["reference", "machines"] {
+            command.args([format!("--{name}"), files.path(name)]);
+        }
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).to_owned();
+        Self(child, address)
+    }
+
+    /// Status and body.
+    fn post(&self, path: &str, length: usize, body: &[u8]) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.1).unwrap();
+        write!(stream, "POST {path} HTTP/1.1\r\nHost: verifier\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n").unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+}
+
+#[test]
+fn the_verifier_serves_challenges_and_takes_an_answer_once() {
+    let files = Files::of(&linux());
+    let served = Served::start(&files);
+    let (status, body) = served.post("/challenge/web-1", 0, b"");
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(served.post("/challenge/web-1", 0, b"").0, 429, "just now");
+    assert_eq!(served.post("/challenge/web-9", 0, b"").0, 404);
+    assert_eq!(served.post("/evidence/web-9", 2, b"{}").0, 409);
+
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let nonce = hex::decode(body["nonce"].as_str().unwrap()).unwrap();
+    let log = bytes(&linux());
+    let tpm = Tpm { nonce: nonce.clone(), ..Tpm::new(1, &log) };
+    let evidence = loader_sim::attest::Evidence { nonce, ..tpm.evidence(Some(&log)) };
+    let json = serde_json::to_vec(&evidence).unwrap();
+    let (status, ear) = served.post("/evidence/web-1", json.len(), &json);
+    let ear: serde_json::Value = serde_json::from_str(&ear).unwrap();
+    assert_eq!((status, ear["ear_status"].as_str()), (200, Some("affirming")), "{ear}");
+    assert_eq!(served.post("/evidence/web-1", json.len(), &json).0, 409, "replayed");
+
+    // the old answer to a new challenge
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(served.post("/challenge/web-1", 0, b"").0, 200);
+    let (status, ear) = served.post("/evidence/web-1", json.len(), &json);
+    let ear: serde_json::Value = serde_json::from_str(&ear).unwrap();
+    assert_eq!((status, ear["ear_status"].as_str()), (200, Some("contraindicated")), "{ear}");
+}
+
+#[test]
+fn the_verifier_listens_on_loopback_alone() {
+    let files = Files::of(&linux());
+    let args = ["attest", "serve", "--listen", "0.0.0.0:0", "--reference", &files.path("reference"), "--machines", &files.path("machines")];
+    assert_eq!(Command::new(env!("CARGO_BIN_EXE_hvci-sim")).args(args).output().unwrap().status.code(), Some(2));
 }

@@ -31,7 +31,7 @@ A ~ before a path: no digest covers it, it is what the log says.
 Exit status: 0 healthy, 1 not, 2 usage or I/O.";
 
 /// How long a result holds, in seconds, unless it is said.
-const LIFETIME: u32 = 300;
+pub(super) const LIFETIME: u32 = 300;
 /// Digits of a digest that are shown.
 const SHOWN: usize = 12;
 
@@ -39,6 +39,40 @@ const SHOWN: usize = 12;
 pub(crate) enum AttestCommand {
     /// Appraise the evidence that a machine sent, and name each component that failed
     Verify(VerifyArgs),
+    /// Challenge machines and appraise their answers over HTTP, on this machine alone
+    Serve(super::attest_serve::ServeArgs),
+}
+
+/// What a verifier knows before it is sent anything.
+#[derive(Debug, Args)]
+pub(crate) struct Known {
+    /// What a healthy start is made of, TOML
+    #[arg(long, value_name = "FILE")]
+    reference: PathBuf,
+    /// What the host knows of its machines, JSON
+    #[arg(long, value_name = "FILE")]
+    machines: PathBuf,
+    /// Microsoft's list of what dbx revokes (dbx_info_msft_latest.json)
+    #[arg(long, value_name = "FILE")]
+    dbx_info: Option<PathBuf>,
+}
+
+impl Known {
+    pub(crate) fn verifier(&self) -> Result<Verifier> {
+        let reference = fs::read_to_string(&self.reference).with_context(|| name(&self.reference))?;
+        let reference = Reference::read(&reference).with_context(|| name(&self.reference))?;
+        let machines = fs::read(&self.machines).with_context(|| name(&self.machines))?;
+        let machines: BTreeMap<String, Machine> = serde_json::from_slice(&machines).with_context(|| name(&self.machines))?;
+        let dbx_info = match &self.dbx_info {
+            Some(path) => DbxInfo::read(&fs::read(path).with_context(|| name(path))?).with_context(|| name(path))?,
+            None => DbxInfo::default(),
+        };
+        Ok(Verifier::new(reference, dbx_info, machines))
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.display().to_string()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -62,18 +96,11 @@ pub(crate) struct VerifyArgs {
     /// What it sent, JSON
     #[arg(long, value_name = "FILE")]
     evidence: PathBuf,
-    /// What a healthy start is made of, TOML
-    #[arg(long, value_name = "FILE")]
-    reference: PathBuf,
-    /// What the host knows of its machines, JSON
-    #[arg(long, value_name = "FILE")]
-    machines: PathBuf,
+    #[command(flatten)]
+    known: Known,
     /// What it was challenged with
     #[arg(long, value_name = "HEX", value_parser = nonce)]
     nonce: Nonce,
-    /// Microsoft's list of what dbx revokes (dbx_info_msft_latest.json)
-    #[arg(long, value_name = "FILE")]
-    dbx_info: Option<PathBuf>,
     /// The time of the appraisal; now unless given
     #[arg(long, value_name = "DATE", value_parser = |text: &str| UnixTime::parse(text).ok_or("a date like 2026-01-31 or 2026-01-31T12:00:00Z"))]
     time: Option<UnixTime>,
@@ -97,23 +124,21 @@ fn nonce(text: &str) -> Result<Nonce, String> {
 }
 
 pub(crate) fn attest(command: &AttestCommand) -> Result<ExitCode> {
-    let AttestCommand::Verify(args) = command;
-    let name = |path: &Path| path.display().to_string();
-    let reference = fs::read_to_string(&args.reference).with_context(|| name(&args.reference))?;
-    let reference = Reference::read(&reference).with_context(|| name(&args.reference))?;
-    let machines = fs::read(&args.machines).with_context(|| name(&args.machines))?;
-    let machines: BTreeMap<String, Machine> = serde_json::from_slice(&machines).with_context(|| name(&args.machines))?;
-    let dbx_info = match &args.dbx_info {
-        Some(path) => DbxInfo::read(&fs::read(path).with_context(|| name(path))?).with_context(|| name(path))?,
-        None => DbxInfo::default(),
-    };
+    match command {
+        AttestCommand::Verify(args) => verify(args),
+        AttestCommand::Serve(args) => super::attest_serve::serve(args),
+    }
+}
+
+fn verify(args: &VerifyArgs) -> Result<ExitCode> {
+    let verifier = args.known.verifier()?;
     let mut evidence = Vec::new();
     // no more is read than can be used
     let file = File::open(&args.evidence).with_context(|| name(&args.evidence))?;
     file.take(widen(MAX_EVIDENCE).saturating_add(1)).read_to_end(&mut evidence).with_context(|| name(&args.evidence))?;
 
     let now = super::load::now_or(args.time)?;
-    let appraisal = Verifier::new(reference, dbx_info, machines).appraise_answer(&args.vm, &evidence, &args.nonce.0, now);
+    let appraisal = verifier.appraise_answer(&args.vm, &evidence, &args.nonce.0, now);
     let mut out = anstream::stdout().lock();
     match args.format {
         Format::Text => write_text(&mut out, &appraisal)?,
