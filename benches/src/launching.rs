@@ -244,7 +244,17 @@ fn keys(tpm: &mut EmbeddedTpm) -> Result<(Vec<u8>, Vec<u8>)> {
 
 fn machine(ak_name: Vec<u8>, ek_name: Vec<u8>, reset_count: u32, baseline: Option<Baseline>) -> Known {
     let features = Features { secure_boot: true, vtpm: true, hvci: false, credential_guard: false };
-    Known { profile: Profile::Linux, features, ak_name, ek_name, reset_count, restart_count: 0, orderly: true, ledger: Ledger::Current, baseline }
+    Known {
+        profile: Profile::Linux,
+        features,
+        ak_name,
+        ek_name,
+        reset_count,
+        restart_count: 0,
+        orderly: true,
+        ledger: Ledger::Current,
+        baseline,
+    }
 }
 
 fn evidence(vm: &str, tpm: &mut EmbeddedTpm, log: &[u8], nonce: &[u8]) -> Result<Evidence> {
@@ -259,7 +269,11 @@ fn evidence(vm: &str, tpm: &mut EmbeddedTpm, log: &[u8], nonce: &[u8]) -> Result
         vm: vm.to_owned(),
         nonce: nonce.to_vec(),
         ak_public: Bytes(key.public),
-        quotes: vec![QuoteEvidence { message: Bytes(quote.message), signature: Bytes(quote.signature), pcrs: pcrs.into_iter().zip(values).collect() }],
+        quotes: vec![QuoteEvidence {
+            message: Bytes(quote.message),
+            signature: Bytes(quote.signature),
+            pcrs: pcrs.into_iter().zip(values).collect(),
+        }],
         tcg_log: Some(Bytes(log.to_vec())),
         drivers: Vec::new(),
         features: Features { secure_boot: true, vtpm: true, hvci: false, credential_guard: false },
