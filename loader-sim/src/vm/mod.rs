@@ -94,6 +94,9 @@ pub enum VmError {
     /// Its evidence.
     #[error("its evidence")]
     Evidence(#[from] EvidenceError),
+    /// Whoever challenges it does not.
+    #[error("no challenge: {0}")]
+    Challenge(String),
     /// Its simulated guest.
     #[error("its guest: {0}")]
     Guest(String),
@@ -155,6 +158,7 @@ pub fn create(host: &Host, name: &str, profile: &Profile, sources: &Sources<'_>)
             machine.ak_name = AttestationKey::read(&attestation.public)?.name().to_vec();
             machine.ek_name = known::name(&endorsement.public);
             endorsement_key = endorsement.public;
+            machine.reset_count = client.clock()?.reset_count;
             client.shutdown()?;
             tpm::keep(host, folder, tpm.as_mut(), &endorsement_key)?;
         }
@@ -183,6 +187,15 @@ pub fn change(host: &Host, name: &str, change: impl FnOnce(&mut Profile)) -> Res
     write_known(&folder, &known)?;
     folder.write_profile(&profile)?;
     Ok(profile)
+}
+
+/// What a verifier must be told of a machine before it starts the next time.
+///
+/// # Errors
+/// [`VmError`].
+pub fn next_start(host: &Host, name: &str) -> Result<Machine, VmError> {
+    let machine = read_known(&host.open(name)?)?.machine;
+    Ok(Machine { reset_count: machine.reset_count.saturating_add(1), ..machine })
 }
 
 /// Removes a machine, and its TPM from the ledger.

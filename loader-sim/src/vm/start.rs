@@ -8,7 +8,7 @@ use super::{
     Folder, Host, Profile, Rules, VmError,
     drivers::{self, Decided},
     known::Known,
-    read_flash, read_known, refused, tpm,
+    read_flash, read_known, refused, tpm, write_known,
 };
 use crate::{
     attest::{
@@ -35,7 +35,7 @@ pub(super) const BANKS: [DigestAlg; 4] = [DigestAlg::Sha1, DigestAlg::Sha256, Di
 const FIRMWARE: &[u8] = b"hvci-sim firmware";
 
 /// How to start.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Options<'o> {
     /// The time that verdicts are for.
     pub time: UnixTime,
@@ -43,6 +43,14 @@ pub struct Options<'o> {
     pub program: &'o Path,
     /// What is known of revoked images.
     pub dbx_info: &'o DbxInfo,
+    /// Who challenges the machine when it runs: a verifier somewhere else. Without one it is the host.
+    pub challenge: Option<&'o dyn Fn() -> Result<Vec<u8>, String>>,
+}
+
+impl std::fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("time", &self.time).field("program", &self.program).finish_non_exhaustive()
+    }
 }
 
 /// What came of a start.
@@ -54,6 +62,8 @@ pub struct Started {
     pub boot: Boot,
     /// What was decided about its drivers.
     pub drivers: Vec<DriverEvent>,
+    /// What it said of itself when it was challenged.
+    pub evidence: Option<Vec<u8>>,
     /// What the verifier thinks of it; nothing of a machine that has no TPM, or that did not start.
     pub appraisal: Option<Appraisal>,
     /// What somebody should look at.
@@ -128,18 +138,23 @@ fn run(
     }
     folder.write("boot.eventlog", &boot.log)?;
 
-    let mut appraisal = None;
+    let (mut appraisal, mut answered) = (None, None);
     // nothing runs that could ask the TPM for a quote where the boot ended before
     if let Some(device) = tpm.as_mut().filter(|_| boot.kernel().is_some()) {
-        let nonce: [u8; 32] = tpm::random();
-        let evidence = evidence(&folder, &profile, &boot, &loaded, device.as_mut(), &nonce)?;
-        folder.write("evidence.json", &evidence)?;
-        appraisal = Some(appraise(&folder, known.clone(), &evidence, &nonce, options)?);
+        let nonce = match options.challenge {
+            Some(challenge) => challenge().map_err(VmError::Challenge)?,
+            None => tpm::random::<32>().to_vec(),
+        };
+        let answer = evidence(&folder, &profile, &boot, &loaded, device.as_mut(), &nonce)?;
+        folder.write("evidence.json", &answer)?;
+        appraisal = Some(appraise(&folder, known.clone(), &answer, &nonce, options)?);
+        answered = Some(answer);
     }
     while_running(tpm.as_deref_mut())?;
     if let Some(device) = &mut tpm {
         Client::new(device.as_mut()).shutdown()?;
         tpm::keep(host, &folder, device.as_mut(), &known.endorsement_key)?;
+        write_known(&folder, &known)?;
     }
 
     let mut all: Vec<Alert> = refused::of_boot(name, &boot, options.time).into_iter().collect();
@@ -167,7 +182,7 @@ fn run(
     for line in String::from_utf8_lossy(&lines).lines() {
         folder.append("alerts.ndjson", line)?;
     }
-    Ok(Started { profile, boot, drivers: loaded, appraisal, alerts: all })
+    Ok(Started { profile, boot, drivers: loaded, evidence: answered, appraisal, alerts: all })
 }
 
 /// Does something with the TPM as what is extended, or with nobody.

@@ -41,6 +41,8 @@ pub(crate) enum AttestCommand {
     Verify(VerifyArgs),
     /// Challenge machines and appraise their answers over HTTP, on this machine alone
     Serve(super::attest_serve::ServeArgs),
+    /// Start a machine, and have it answer a verifier's challenge
+    Quote(super::attest_quote::QuoteArgs),
 }
 
 /// What a verifier knows before it is sent anything.
@@ -127,6 +129,7 @@ pub(crate) fn attest(command: &AttestCommand) -> Result<ExitCode> {
     match command {
         AttestCommand::Verify(args) => verify(args),
         AttestCommand::Serve(args) => super::attest_serve::serve(args),
+        AttestCommand::Quote(args) => super::attest_quote::quote(args),
     }
 }
 

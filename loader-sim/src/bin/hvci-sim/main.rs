@@ -2,6 +2,7 @@
 
 mod attack;
 mod attest;
+mod attest_quote;
 mod attest_serve;
 mod bench;
 mod boot;

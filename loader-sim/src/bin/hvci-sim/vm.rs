@@ -1,6 +1,7 @@
 //! `hvci-sim vm`: Trusted Launch machines, and `hvci-sim health`.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     io::{BufReader, Write},
     path::{Path, PathBuf},
@@ -57,6 +58,8 @@ enum VmCommand {
     Show(NameArgs),
     /// List the machines
     List,
+    /// What a verifier must know of the machines before they start: JSON for `attest serve --machines`
+    Known,
     /// Remove a machine, with its disk and its TPM
     Delete(NameArgs),
     /// Start a machine and serve its TPM to tpm2-tools, until it is interrupted
@@ -194,6 +197,15 @@ pub(crate) fn vm(args: &VmArgs) -> Result<ExitCode> {
         VmCommand::Set(args) => set(&host, args),
         VmCommand::Show(args) => show(&host, &args.name),
         VmCommand::List => list(&host),
+        VmCommand::Known => {
+            let mut machines = BTreeMap::new();
+            for name in host.machines()? {
+                let machine = vm::next_start(&host, &name)?;
+                machines.insert(name, machine);
+            }
+            writeln!(anstream::stdout(), "{}", serde_json::to_string_pretty(&machines)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
         VmCommand::Delete(args) => {
             vm::delete(&host, &args.name)?;
             writeln!(anstream::stdout(), "{} is gone", args.name)?;
@@ -203,7 +215,7 @@ pub(crate) fn vm(args: &VmArgs) -> Result<ExitCode> {
     }
 }
 
-fn host(given: Option<&Path>) -> Result<Host> {
+pub(crate) fn host(given: Option<&Path>) -> Result<Host> {
     let place = match (given, env::var_os("HVCI_VMS"), env::var_os("HOME")) {
         (Some(given), ..) => given.to_owned(),
         (None, Some(from), _) => from.into(),
@@ -333,7 +345,7 @@ fn start(host: &Host, args: &StartArgs) -> Result<ExitCode> {
         None => DbxInfo::default(),
     };
     let program = env::current_exe()?;
-    let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info };
+    let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info, challenge: None };
     let started = vm::start(host, &args.name, &options)?;
     let mut out = anstream::stdout().lock();
     write_started(&mut out, &started, args.explain)?;
@@ -407,7 +419,7 @@ fn write_alert(out: &mut impl Write, alert: &Alert) -> Result<()> {
 fn tpm_socket(host: &Host, args: &TpmSocketArgs) -> Result<ExitCode> {
     let listening = args.at.listen()?;
     let (program, dbx_info) = (env::current_exe()?, DbxInfo::default());
-    let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info };
+    let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info, challenge: None };
     let serve = |tpm: &mut dyn Tpm| {
         eprintln!("serving the TPM of {}; for tpm2-tools: export TPM2TOOLS_TCTI={}", args.name, listening.tcti);
         listening.serve(tpm).map_err(|e| VmError::Guest(e.to_string()))
@@ -460,7 +472,7 @@ pub(crate) fn health(args: &HealthArgs) -> Result<ExitCode> {
     loop {
         if args.watch.is_some() {
             let (program, dbx_info) = (env::current_exe()?, DbxInfo::default());
-            let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info };
+            let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info, challenge: None };
             for name in &names {
                 vm::start(&host, name, &options)?;
             }
