@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     hint::black_box,
-    path::Path,
     time::{Duration, Instant},
 };
 
