@@ -486,6 +486,51 @@ fn tpm2_tools_work() {
     }
 }
 
+#[test]
+fn tpm2_tools_encrypt_what_they_say_and_bind_a_key_to_the_endorsement_key() {
+    if Command::new("tpm2_pcrread").arg("--version").output().is_err() {
+        println!("skipped: there are no tpm2-tools: install the package tpm2-tools");
+        return;
+    }
+    for (name, start) in BACKENDS {
+        let Some(tpm) = start() else { continue };
+        println!("{name}");
+        let served = Served::start(tpm);
+        let file = |name: &str| std::fs::read(served.folder.path().join(name)).unwrap();
+        std::fs::write(served.folder.path().join("secret"), "the volume's key").unwrap();
+        served.run("tpm2_startup -c");
+
+        // a session salted by a key; parameters both ways are encrypted
+        served.run("tpm2_createprimary -C o -G ecc -c primary.ctx");
+        served.run("tpm2_startauthsession -S session --hmac-session -c primary.ctx");
+        served.run("tpm2_sessionconfig session --enable-decrypt --enable-encrypt");
+        served.run("tpm2_create -C primary.ctx -P session:session -i secret -p pin -u sealed.pub -r sealed.priv");
+        served.run("tpm2_load -C primary.ctx -P session:session -u sealed.pub -r sealed.priv -c sealed.ctx");
+        assert_eq!(served.run("tpm2_unseal -c sealed.ctx -p session:session+pin"), "the volume's key", "{name}");
+        let why = served.refused("tpm2_unseal -c sealed.ctx -p session:session+nip");
+        assert!(why.contains("0x98E") || why.contains("0x98e"), "{name}: {why}");
+
+        // an attestation key, and a secret for who has it and the endorsement key
+        served.run("tpm2_createek -G ecc -c ek.ctx -u ek.pub");
+        served.run("tpm2_createak -C ek.ctx -c ak.ctx -G ecc -g sha256 -s ecdsa -u ak.pub -n ak.name");
+        served.run(&format!("tpm2_makecredential -u ek.pub -s secret -n {} -o credential", hex::encode(file("ak.name"))));
+        served.run("tpm2_startauthsession --policy-session -S policy");
+        served.run("tpm2_policysecret -S policy -c e");
+        served.run("tpm2_activatecredential -c ak.ctx -C ek.ctx -i credential -o activated -P session:policy");
+        assert_eq!(file("activated"), file("secret"), "{name}");
+        served.run("tpm2_flushcontext policy");
+
+        // objects that stay, and the owner's right to be rid of them
+        served.run("tpm2_evictcontrol -C o -c primary.ctx 0x81000001");
+        served.run("tpm2_readpublic -c 0x81000001");
+        served.run("tpm2_changeauth -c o owner");
+        served.refused("tpm2_evictcontrol -C o -c 0x81000001");
+        served.run("tpm2_clear -c p");
+        served.refused("tpm2_readpublic -c 0x81000001");
+        served.run("tpm2_shutdown -c");
+    }
+}
+
 /// Bytes to a socket, and what comes back until it closes or has given `len`.
 fn exchange(mut stream: impl Read + Write, bytes: &[u8], len: usize) -> Vec<u8> {
     stream.write_all(bytes).unwrap();

@@ -51,6 +51,7 @@ fn generate(public: &mut Public, auth: Secret, given: &Secret, drbg: &mut Drbg) 
     let origin = public.has(attribute::SENSITIVE_DATA_ORIGIN);
     let is_parent = public.is_restricted_decryption();
     let hash = public.name_alg.ok_or(rc::FAILURE)?;
+    let is_key = public.has(attribute::SIGN | attribute::DECRYPT);
     match &mut public.kind {
         Kind::Ecc { unique, .. } => {
             sensitive.data = drbg.p256();
@@ -61,9 +62,10 @@ fn generate(public: &mut Public, auth: Secret, given: &Secret, drbg: &mut Drbg) 
             }
         }
         Kind::KeyedHash { scheme, unique } => {
+            let key_hash = scheme.hash.unwrap_or(hash);
             sensitive.data = if origin {
-                Secret(drbg.bytes(scheme.hash.unwrap_or(hash).size()))
-            } else if given.0.len() > scheme.hash.map_or(MAX_SEALED, Hash::block) {
+                Secret(drbg.bytes(key_hash.size()))
+            } else if is_key && given.0.len() > key_hash.block() {
                 return Err(rc::SIZE);
             } else {
                 given.clone()

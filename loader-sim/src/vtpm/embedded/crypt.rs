@@ -3,7 +3,7 @@
 use std::fmt;
 
 use aws_lc_rs::{
-    cipher::{AES_128, AES_192, AES_256, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext, UnboundCipherKey},
+    cipher::{AES_128, AES_256, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext, UnboundCipherKey},
     digest::{Digest as AwsDigest, SHA256},
     iv::FixedLength,
     rand::SystemRandom,
@@ -179,7 +179,6 @@ impl Hash {
 pub(super) fn cfb(encrypt: bool, key: &[u8], iv: [u8; 16], data: &mut [u8]) -> Result<()> {
     let algorithm = match key.len() {
         16 => &AES_128,
-        24 => &AES_192,
         32 => &AES_256,
         _ => return Err(rc::FAILURE),
     };

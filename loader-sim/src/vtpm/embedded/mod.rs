@@ -15,6 +15,9 @@
 //! with ECDSA, and ECDH for salts and credentials; HMAC keys and sealed data; AES in CFB mode. At most 3 objects and 3 sessions are loaded, 64
 //! sessions are active, 64 objects are persistent, 64 NV indices have 64 KiB in all.
 //!
+//! Commands are read here and by no library: which code refuses a command depends on what of it is read first, and how far. What it answers is read
+//! by one, `tpm2-protocol`, in the tests.
+//!
 //! **Randomness** is that of the seed that it was made with: the same seed and commands give the same TPM. Only the nonces of signatures over
 //! SHA-256 are the signing library's own. **Time** is the owner's: the clock stands still but for [`EmbeddedTpm::advance`].
 //!

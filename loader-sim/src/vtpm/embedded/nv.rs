@@ -193,7 +193,7 @@ impl Nv {
         }
     }
 
-    /// At TPM2_Shutdown.
+    /// What is orderly is kept: at TPM2_Shutdown, and when attributes change or a counter has gone far.
     pub(super) fn keep(&mut self) {
         self.indices.values_mut().for_each(Index::keep);
     }
@@ -274,8 +274,13 @@ impl State {
             index.data.0.fill(0xff);
         }
         index.data.0.get_mut(offset..).and_then(|rest| rest.get_mut(..bytes.len())).ok_or(rc::FAILURE)?.copy_from_slice(bytes);
+        let is_first = !index.has(WRITTEN);
+        let is_orderly = index.has(ORDERLY);
         index.attributes |= WRITTEN;
-        self.disorder |= index.has(ORDERLY);
+        self.disorder |= is_orderly;
+        if is_first && is_orderly {
+            self.nv.keep();
+        }
         Ok(Reply::default())
     }
 }
@@ -498,6 +503,9 @@ fn lock(tpm: &mut State, handle: u32, needed: u32, lock: u32) -> Result<Reply> {
         return Err(rc::ATTRIBUTES.handle(2));
     }
     index.attributes |= lock;
-    tpm.disorder |= index.has(ORDERLY);
+    if index.has(ORDERLY) {
+        tpm.disorder = true;
+        tpm.nv.keep();
+    }
     Ok(Reply::default())
 }

@@ -70,7 +70,7 @@ impl Symmetric {
         /// CTR to ECB, and none.
         const MODES: [u16; 6] = [0x40, 0x41, 0x42, ALG_CFB, 0x44, ALG_NULL];
         let bits = r.u16()?;
-        if !matches!(bits, 128 | 192 | 256) {
+        if !matches!(bits, 128 | 256) {
             return Err(rc::VALUE);
         }
         let mode = r.u16()?;
