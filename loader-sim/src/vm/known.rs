@@ -43,7 +43,7 @@ pub fn reference(boot: &Boot, log: &EventLog<'_>) -> String {
             }
             EventData::Text(name) if event.pcr == 14 => {
                 let digest = event.digests.get(DigestAlg::Sha256).map(|d| d.to_string()).unwrap_or_default();
-                mok.push_str(&format!("{} = [\"{digest}\"]\n", name.trim_end_matches('\0')));
+                mok.push_str(&format!("{} = [\"{digest}\"]\n", quoted(name.trim_end_matches('\0'))));
             }
             _ => {}
         }
@@ -53,11 +53,11 @@ pub fn reference(boot: &Boot, log: &EventLog<'_>) -> String {
     let mut components: Vec<String> = Vec::new();
     for stage in &boot.stages {
         let (Some(kind), Some(authentihash)) = (stage_of(stage.kind), stage.authentihash) else { continue };
-        let sbat: Vec<String> = stage.sbat.iter().map(|c| format!("{:?} = {}", c.name, c.generation)).collect();
+        let sbat: Vec<String> = stage.sbat.iter().map(|c| format!("{} = {}", quoted(&c.name), c.generation)).collect();
         let component = format!(
-            "\n[[component]]\nstage = \"{}\"\nname = {:?}\nauthentihash = [\"{authentihash}\"]\nsbat = {{ {} }}\n",
+            "\n[[component]]\nstage = \"{}\"\nname = {}\nauthentihash = [\"{authentihash}\"]\nsbat = {{ {} }}\n",
             kind.name(),
-            stage.path,
+            quoted(&stage.path),
             sbat.join(", ")
         );
         if !components.contains(&component) {
@@ -66,7 +66,8 @@ pub fn reference(boot: &Boot, log: &EventLog<'_>) -> String {
         if let Some(authority) = stage.verdict.as_ref().and_then(|v| v.authority.as_ref())
             && Certificate::parse(&authority.entry.data).is_ok()
         {
-            let signer = format!("\n[[signer]]\nname = {:?}\ncertificate = \"{}\"\n", authority.subject, sha256(&authority.entry.data));
+            let signer =
+                format!("\n[[signer]]\nname = {}\ncertificate = \"{}\"\n", quoted(&authority.subject), sha256(&authority.entry.data));
             if !signers.contains(&signer) {
                 signers.push(signer);
             }
@@ -75,6 +76,11 @@ pub fn reference(boot: &Boot, log: &EventLog<'_>) -> String {
     text.push_str(&components.concat());
     text.push_str(&signers.concat());
     text
+}
+
+/// Text as TOML has it.
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
 }
 
 pub(super) fn stage_of(kind: StageKind) -> Option<Stage> {
