@@ -4,14 +4,25 @@
 #![expect(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::{
-    io::{Read, Write},
-    os::unix::net::UnixStream,
+    io::{BufRead as _, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use loader_sim::vtpm::{MAX_MESSAGE, Tpm, embedded::EmbeddedTpm, libtpms::LibtpmsTpm, socket::Server, swtpm::SwtpmTpm};
+use loader_sim::vtpm::{
+    MAX_MESSAGE, Tpm,
+    embedded::EmbeddedTpm,
+    ledger::{Ledger, LedgerError},
+    libtpms::LibtpmsTpm,
+    sealed_state,
+    socket::Server,
+    swtpm::SwtpmTpm,
+};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore as _, SeedableRng as _};
 use sha2::{Digest as _, Sha256};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_hvci-sim");
@@ -43,6 +54,7 @@ fn swtpm() -> Option<SwtpmTpm> {
     }
 }
 
+/// A new TPM, or `None`, said, where it cannot be had.
 type Start = fn() -> Option<Box<dyn Tpm>>;
 
 /// What every backend is to do.
@@ -67,6 +79,14 @@ fn command(code: u32, parameters: &[u8]) -> Vec<u8> {
     [&[0x80, 0x01][..], &size.to_be_bytes(), &code.to_be_bytes(), parameters].concat()
 }
 
+/// A command with the empty password.
+fn authorized(code: u32, handles: &[u32], parameters: &[u8]) -> Vec<u8> {
+    let handles: Vec<u8> = handles.iter().flat_map(|handle| handle.to_be_bytes()).collect();
+    let body = [&handles[..], &[0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0], parameters].concat();
+    let size = u32::try_from(10 + body.len()).unwrap();
+    [&[0x80, 0x02][..], &size.to_be_bytes(), &code.to_be_bytes(), &body].concat()
+}
+
 fn code(response: &[u8]) -> u32 {
     u32::from_be_bytes(response[6..10].try_into().unwrap())
 }
@@ -79,11 +99,7 @@ fn ok(tpm: &mut dyn Tpm, command: &[u8]) -> Vec<u8> {
 
 /// TPM2_PCR_Extend of one SHA-256 digest with the empty password.
 fn extend(tpm: &mut dyn Tpm, pcr: u8, digest: [u8; 32]) {
-    let handle = [0, 0, 0, pcr];
-    let password = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
-    let body = [&handle[..], &password, &[0, 0, 0, 1, 0, 0x0b], &digest].concat();
-    let size = u32::try_from(10 + body.len()).unwrap();
-    ok(tpm, &[&[0x80, 0x02][..], &size.to_be_bytes(), &0x182_u32.to_be_bytes(), &body].concat());
+    ok(tpm, &authorized(0x182, &[pcr.into()], &[&[0, 0, 0, 1, 0, 0x0b][..], &digest].concat()));
 }
 
 /// TPM2_PCR_Read of one SHA-256 register.
@@ -94,17 +110,20 @@ fn read(tpm: &mut dyn Tpm, pcr: u8) -> [u8; 32] {
     response[response.len() - 32..].try_into().unwrap()
 }
 
-/// The name of the endorsement hierarchy's primary key for an empty-policy P-256 signing template: another for each seed.
-fn endorsement_key(tpm: &mut dyn Tpm) -> Vec<u8> {
-    // fixedTPM fixedParent sensitiveDataOrigin userWithAuth restricted sign; ECDSA with SHA-256 on P-256
-    let public =
-        [&[0, 0x23, 0, 0x0b][..], &0x0005_0072_u32.to_be_bytes(), &[0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10, 0, 0, 0, 0]].concat();
-    let endorsement = 0x4000_000b_u32.to_be_bytes();
-    let password = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+/// An empty-policy P-256 signing template: fixedTPM fixedParent sensitiveDataOrigin userWithAuth restricted sign; ECDSA with SHA-256.
+fn signing_template() -> Vec<u8> {
+    [&[0, 0x23, 0, 0x0b][..], &0x0005_0072_u32.to_be_bytes(), &[0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10, 0, 0, 0, 0]].concat()
+}
+
+/// TPM2_CreatePrimary's parameters.
+fn primary(public: &[u8]) -> Vec<u8> {
     let len = u16::try_from(public.len()).unwrap().to_be_bytes();
-    let body = [&endorsement[..], &password, &[0, 4, 0, 0, 0, 0], &len, &public, &[0; 6]].concat();
-    let size = u32::try_from(10 + body.len()).unwrap();
-    let response = ok(tpm, &[&[0x80, 0x02][..], &size.to_be_bytes(), &0x131_u32.to_be_bytes(), &body].concat());
+    [&[0, 4, 0, 0, 0, 0][..], &len, public, &[0; 6]].concat()
+}
+
+/// The public area of the endorsement hierarchy's primary key for that template: another for each seed.
+fn endorsement_key(tpm: &mut dyn Tpm) -> Vec<u8> {
+    let response = ok(tpm, &authorized(0x131, &[0x4000_000b], &primary(&signing_template())));
     let handle: [u8; 4] = response[..4].try_into().unwrap();
     ok(tpm, &command(0x165, &handle));
     // handle, parameterSize, TPM2B_PUBLIC
@@ -356,7 +375,7 @@ impl Served {
     fn start(mut tpm: Box<dyn Tpm>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server = Server::unix(&folder.path().join("tpm")).unwrap();
-        let thread = std::thread::spawn(move || server.serve(tpm.as_mut()).unwrap());
+        let thread = std::thread::spawn(move || server.serve(tpm.as_mut(), None).unwrap());
         Self { folder, thread: Some(thread) }
     }
 
@@ -551,4 +570,165 @@ fn a_socket_takes_what_is_no_message() {
     // a reset is one
     assert_eq!(exchange(served.socket("tpm.ctrl"), &[0, 0, 0, 2, 0, 0, 0, 1], 4), [0; 4]);
     assert_eq!(exchange(served.socket("tpm"), &random, 10)[6..], [0, 0, 1, 0]);
+}
+
+const OWNER: u32 = 0x4000_0001;
+const COUNTER: u32 = 0x0150_0001;
+
+/// TPM2_NV_Increment, and what the counter then is.
+fn increment(tpm: &mut dyn Tpm) -> u64 {
+    ok(tpm, &authorized(0x134, &[OWNER, COUNTER], &[]));
+    let response = ok(tpm, &authorized(0x14e, &[OWNER, COUNTER], &[0, 8, 0, 0]));
+    u64::from_be_bytes(response[6..14].try_into().unwrap())
+}
+
+/// TPM2_ReadClock's resetCount.
+fn reset_count(tpm: &mut dyn Tpm) -> u32 {
+    u32::from_be_bytes(ok(tpm, &command(0x181, &[]))[16..20].try_into().unwrap())
+}
+
+#[test]
+fn an_old_state_takes_a_counter_back_and_the_ledger_tells() {
+    for (name, mut tpm, mut copy) in pairs() {
+        let (tpm, copy) = (tpm.as_mut(), copy.as_mut());
+        let (mut ledger, key) = (Ledger::new(), [7; 32]);
+        ok(tpm, STARTUP);
+        // a counter that its owner writes and reads
+        let public = [&COUNTER.to_be_bytes()[..], &[0, 0x0b], &0x0002_0012_u32.to_be_bytes(), &[0, 0, 0, 8]].concat();
+        ok(tpm, &authorized(0x12a, &[OWNER], &[&[0, 0, 0, 14][..], &public].concat()));
+        let counter = increment(tpm);
+        let ek = endorsement_key(tpm);
+        let mut save = |tpm: &mut dyn Tpm| {
+            let (state, count) = (tpm.save().unwrap(), reset_count(tpm));
+            let entry = ledger.record("vm", &ek, &state, count).unwrap();
+            (sealed_state::seal(&key, "vm", entry.sequence, &state).unwrap(), count)
+        };
+        let (old, old_count) = save(tpm);
+        tpm.reset().unwrap();
+        ok(tpm, STARTUP);
+        assert_eq!(increment(tpm), counter + 1, "{name}");
+        assert_eq!(increment(tpm), counter + 2, "{name}");
+        let (new, new_count) = save(tpm);
+        assert_eq!(new_count, old_count + 1, "{name}");
+
+        // the TPM itself takes it, and neither it nor the encryption sees anything wrong
+        let opened = sealed_state::open(&key, "vm", &old).unwrap();
+        tpm.load(&opened.state).unwrap();
+        assert_eq!(increment(tpm), counter + 1, "{name}");
+        // the ledger does
+        let rollback = LedgerError::Rollback { machine: "vm".to_owned(), found: 1, newest: 2 };
+        assert_eq!(ledger.check("vm", &opened.state), Err(rollback), "{name}");
+        let opened = sealed_state::open(&key, "vm", &new).unwrap();
+        assert_eq!(ledger.check("vm", &opened.state).unwrap().sequence, 2, "{name}");
+
+        // a second machine with the same TPM: by its state, and when it has gone on, by its key
+        let owner = || "vm".to_owned();
+        let clone = |what| LedgerError::Clone { machine: "copy".to_owned(), what, owner: owner() };
+        assert_eq!(ledger.check("copy", &opened.state), Err(clone("state")), "{name}");
+        copy.load(&opened.state).unwrap();
+        assert_eq!(increment(copy), counter + 3, "{name}");
+        let (copied_key, state) = (endorsement_key(copy), copy.save().unwrap());
+        assert_eq!(ledger.record("copy", &copied_key, &state, 1), Err(clone("endorsement key")), "{name}");
+    }
+}
+
+#[test]
+fn a_flood_of_nonsense_ends_no_worker() {
+    let Some(mut tpm) = libtpms() else { return };
+    ok(&mut tpm, STARTUP);
+    let process = tpm.process();
+    let mut random = ChaCha8Rng::seed_from_u64(24);
+    let mut below = |n: usize| usize::try_from(random.next_u32()).unwrap() % n;
+    let counter = [&COUNTER.to_be_bytes()[..], &[0, 0x0b], &0x0002_0012_u32.to_be_bytes(), &[0, 0, 0, 8]].concat();
+    let session = [&[0x40, 0, 0, 7, 0x40, 0, 0, 7, 0, 16][..], &[1; 16], &[0, 0, 1, 0, 6, 0, 0x80, 0, 0x43, 0, 0x0b]].concat();
+    let meant = [
+        command(0x17b, &[0, 32]),
+        command(0x17e, &[0, 0, 0, 2, 0, 0x0b, 3, 0xff, 0xff, 0xff, 0, 4, 3, 1, 0, 0]),
+        command(0x17a, &[0, 0, 0, 6, 0, 0, 1, 0, 0, 0, 0, 0x7f]),
+        command(0x176, &session),
+        command(0x181, &[]),
+        command(0x165, &0x8000_0000_u32.to_be_bytes()),
+        authorized(0x182, &[10], &[&[0, 0, 0, 1, 0, 0x0b][..], &[3; 32]].concat()),
+        authorized(0x13c, &[10], &[0, 4, 1, 2, 3, 4]),
+        authorized(0x12a, &[OWNER], &[&[0, 0, 0, 14][..], &counter].concat()),
+        authorized(0x134, &[OWNER, COUNTER], &[]),
+        authorized(0x14e, &[OWNER, COUNTER], &[0, 8, 0, 0]),
+        authorized(0x131, &[OWNER], &primary(&signing_template())),
+    ];
+    let (mut answered, mut accepted) = (0, 0);
+    for _ in 0..3000 {
+        // one that means something, changed here and there, lengthened or cut, and most often still as long as it says
+        let mut bytes = meant[below(meant.len())].clone();
+        for _ in 0..below(4) {
+            let at = 6 + below(bytes.len() - 6);
+            bytes[at] = [0, 1, 0x80, 0xff, bytes[at] ^ 1, bytes[at].wrapping_add(1)][below(6)];
+        }
+        match below(6) {
+            0 => bytes.truncate(10 + below(bytes.len() - 9)),
+            1 => bytes.extend(vec![0xa5; below(40)]),
+            _ => {}
+        }
+        if below(16) > 0 {
+            let size = u32::try_from(bytes.len()).unwrap();
+            bytes[2..6].copy_from_slice(&size.to_be_bytes());
+        }
+        let response = tpm.exec(&bytes).unwrap_or_else(|e| panic!("{bytes:02x?}: {e}"));
+        answered += 1;
+        accepted += u32::from(code(&response) == 0);
+    }
+    println!("{answered} answered, {accepted} accepted");
+    assert!(accepted > 300 && accepted < 2700);
+    assert_eq!(tpm.process(), process);
+}
+
+#[test]
+fn a_tpm_is_served_by_hand_until_it_is_shut_down() {
+    if libtpms().is_none() {
+        return;
+    }
+    let serve = |arguments: &[&str]| {
+        let mut child = Command::new(PROGRAM).args(["tpm", "serve"]).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+        (child, said)
+    };
+    // a free pair of ports, if nobody takes it in between
+    let free = || {
+        (0..50).find_map(|_| {
+            let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
+            TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok().map(|_| port)
+        })
+    };
+    let port = free().expect("two free ports");
+    let (mut child, said) = serve(&["--port", &port.to_string()]);
+    assert!(said.contains(&format!("swtpm:host=127.0.0.1,port={port}")), "{said}");
+    assert_eq!(exchange(TcpStream::connect(("127.0.0.1", port)).unwrap(), STARTUP, 10), [0x80, 1, 0, 0, 0, 10, 0, 0, 0, 0]);
+    // the next one cannot have it, and says so
+    let (mut second, said) = serve(&["--port", &port.to_string()]);
+    assert!(said.contains("cannot serve on"), "{said}");
+    assert_eq!(second.wait().unwrap().code(), Some(2));
+    assert_eq!(exchange(TcpStream::connect(("127.0.0.1", port + 1)).unwrap(), &3_u32.to_be_bytes(), 4), [0; 4]);
+    assert!(child.wait().unwrap().success());
+
+    // a socket that an interrupted server has left is taken over; one in use, or a file, is not
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tpm");
+    let (mut interrupted, said) = serve(&["--path", path.to_str().unwrap()]);
+    assert!(said.contains("swtpm:path="), "{said}");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let (mut second, said) = serve(&["--path", path.to_str().unwrap()]);
+    assert!(said.contains("cannot serve on"), "{said}");
+    assert_eq!(second.wait().unwrap().code(), Some(2));
+    interrupted.kill().unwrap();
+    interrupted.wait().unwrap();
+    assert!(path.exists());
+    let (mut terminated, said) = serve(&["--path", path.to_str().unwrap()]);
+    assert!(said.contains("swtpm:path="), "{said}");
+    // unless it is asked to end: then nothing is left
+    assert!(Command::new("kill").args(["-TERM", &terminated.id().to_string()]).status().expect("kill").success());
+    assert!(terminated.wait().unwrap().success());
+    assert!(!path.exists());
+    std::fs::write(&path, "a file").unwrap();
+    assert!(Server::unix(&path).is_err());
+    assert_eq!(std::fs::read(&path).unwrap(), b"a file");
 }

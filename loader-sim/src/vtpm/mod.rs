@@ -4,10 +4,12 @@
 //! cut short, too long or unknown gets an error response of the TPM, and never ends a backend.
 
 pub mod embedded;
+pub mod ledger;
 #[cfg(unix)]
 pub mod libtpms;
 #[cfg(unix)]
 mod link;
+pub mod sealed_state;
 #[cfg(unix)]
 pub mod socket;
 #[cfg(unix)]

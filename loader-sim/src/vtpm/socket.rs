@@ -5,7 +5,7 @@
 //! TPM2TOOLS_TCTI=swtpm:path=SOCK               commands on SOCK, control on SOCK.ctrl
 //! ```
 //!
-//! A command is as long as its header says, and so is a response; what the control socket takes is in [`control`]. Each socket has one client at a
+//! A command is as long as its header says, and so is a response; what the control socket takes is in `control`. Each socket has one client at a
 //! time, who is heard to the end; one that has been silent for [`IDLE`] gives way when another waits. A message that has begun has [`PATIENCE`] to
 //! end. A message that cannot be one gets its answer and is the last: nobody knows where the next would begin.
 //!
@@ -40,9 +40,9 @@ use self::control::Then;
 use super::{MAX_MESSAGE, MIN_RESPONSE, Tpm, TpmFailed, link::Link};
 
 /// How long a message may take from its first byte to the end of its answer's way.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(5) };
 /// After how long a silent client gives way to another.
-pub const IDLE: Duration = Duration::from_secs(10);
+pub const IDLE: Duration = if cfg!(test) { Duration::from_millis(400) } else { Duration::from_secs(10) };
 
 /// Why a TPM is served no more.
 #[derive(Debug, thiserror::Error)]
@@ -83,15 +83,15 @@ impl Server {
         Ok(Self { commands: Listener::unix(path)?, control: Listener::unix(Path::new(&control))? })
     }
 
-    /// Serves the TPM until a client of the control socket asks for its end.
+    /// Serves the TPM until a client of the control socket asks for its end, or there is something to be read from `stop`.
     ///
     /// # Errors
     /// [`ServeError`]: the TPM has failed, or the host has no sockets left. Whatever a client does is none.
-    pub fn serve(&self, tpm: &mut dyn Tpm) -> Result<(), ServeError> {
+    pub fn serve(&self, tpm: &mut dyn Tpm, stop: Option<BorrowedFd<'_>>) -> Result<(), ServeError> {
         let mut commands = Channel { listener: &self.commands, client: None };
         let mut control = Channel { listener: &self.control, client: None };
         loop {
-            let (command, request) = wait(&mut commands, &mut control)?;
+            let Some((command, request)) = wait(&mut commands, &mut control, stop)? else { return Ok(()) };
             // control first: a reset that was asked for before a command comes before it
             if request && let Some(Then::Shutdown) = control.turn(|link| serve_control(link, tpm))? {
                 return Ok(());
@@ -214,20 +214,27 @@ impl Channel<'_> {
     }
 }
 
-/// Waits until one of the clients has something to say; lets others in. Which of them has.
-fn wait<'a>(commands: &mut Channel<'a>, control: &mut Channel<'a>) -> io::Result<(bool, bool)> {
+/// Waits until one of the clients has something to say, and lets others in. Which of them has; `None` at the end.
+fn wait<'a>(commands: &mut Channel<'a>, control: &mut Channel<'a>, stop: Option<BorrowedFd<'_>>) -> io::Result<Option<(bool, bool)>> {
     let now = Instant::now();
     let (first, first_newcomer, first_left) = commands.events(now);
     let (second, second_newcomer, second_left) = control.events(now);
     let timeout = first_left.into_iter().chain(second_left).min().map(Timespec::try_from).transpose().map_err(io::Error::other)?;
-    let mut events = [first, second, first_newcomer, second_newcomer];
+    let stop = match &stop {
+        Some(stop) => PollFd::new(stop, PollFlags::IN),
+        None => PollFd::new(control.listener, PollFlags::empty()),
+    };
+    let mut events = [first, second, first_newcomer, second_newcomer, stop];
     match poll(&mut events, timeout.as_ref()) {
         Ok(_) => {}
-        Err(Errno::INTR) => return Ok((false, false)),
+        Err(Errno::INTR) => return Ok(Some((false, false))),
         Err(e) => return Err(e.into()),
     }
-    let [first, second, first_newcomer, second_newcomer] = events.map(|event| !event.revents().is_empty());
-    for (channel, spoke, newcomer) in [(&mut *commands, first, first_newcomer), (&mut *control, second, second_newcomer)] {
+    let [first, second, first_newcomer, second_newcomer, stop] = events.map(|event| !event.revents().is_empty());
+    if stop {
+        return Ok(None);
+    }
+    for (channel, spoke, newcomer) in [(commands, first, first_newcomer), (control, second, second_newcomer)] {
         // the silent one that has just said something stays
         if newcomer
             && !spoke
@@ -236,7 +243,7 @@ fn wait<'a>(commands: &mut Channel<'a>, control: &mut Channel<'a>) -> io::Result
             channel.client = Some((link, Instant::now()));
         }
     }
-    Ok((first, second))
+    Ok(Some((first, second)))
 }
 
 /// One command. The inner error is the client's, or its end.
@@ -276,4 +283,110 @@ fn serve_control(link: &Link, tpm: &mut dyn Tpm) -> Result<io::Result<Then>, Tpm
     let sent = link.send(&answer, Instant::now() + PATIENCE);
     // the end comes whether or not anyone waits for the answer
     Ok(if then == Then::Shutdown { Ok(then) } else { sent.map(|()| then) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        thread,
+    };
+
+    use super::*;
+
+    /// Answers a command with itself, and fails at one that begins with 0xff.
+    #[derive(Debug)]
+    struct Echo;
+
+    impl Tpm for Echo {
+        fn exec(&mut self, command: &[u8]) -> Result<Vec<u8>, TpmFailed> {
+            if command.first() == Some(&0xff) { self.reset().map(|()| Vec::new()) } else { Ok(command.to_vec()) }
+        }
+
+        fn reset(&mut self) -> Result<(), TpmFailed> {
+            Err(TpmFailed { backend: "echo", reason: "it is to fail".to_owned() })
+        }
+
+        fn save(&mut self) -> Result<Vec<u8>, TpmFailed> {
+            Ok(Vec::new())
+        }
+
+        fn load(&mut self, _: &[u8]) -> Result<(), TpmFailed> {
+            Ok(())
+        }
+    }
+
+    const COMMAND: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0];
+
+    /// Runs with a path that is served, and gives how serving ended, which it does at the latest when `clients` is through.
+    fn served(clients: impl FnOnce(&Path)) -> Result<(), ServeError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tpm");
+        let server = Server::unix(&path).unwrap();
+        let (stop, stopped) = UnixStream::pair().unwrap();
+        thread::scope(|scope| {
+            let serving = scope.spawn(move || server.serve(&mut Echo, Some(stopped.as_fd())));
+            clients(&path);
+            drop(stop);
+            serving.join().unwrap()
+        })
+    }
+
+    fn client(path: &Path) -> UnixStream {
+        let client = UnixStream::connect(path).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        client
+    }
+
+    fn echoes(client: &mut UnixStream) -> bool {
+        let mut response = [0; 12];
+        client.write_all(&COMMAND).is_ok() && client.read_exact(&mut response).is_ok() && response == COMMAND
+    }
+
+    #[test]
+    fn a_silent_client_gives_way_only_when_another_waits() {
+        served(|path| {
+            let mut first = client(path);
+            assert!(echoes(&mut first));
+            thread::sleep(IDLE * 2);
+            assert!(echoes(&mut first));
+            let mut second = client(path);
+            let begun = Instant::now();
+            assert!(echoes(&mut second));
+            assert!(begun.elapsed() > IDLE / 2, "one at a time");
+            assert!(!echoes(&mut first));
+            assert!(echoes(&mut second));
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn half_a_message_is_not_waited_for() {
+        served(|path| {
+            for len in [1, 9, 10, 11] {
+                let mut slow = client(path);
+                slow.write_all(&COMMAND[..len]).unwrap();
+                assert_eq!(slow.read(&mut [0; 1]).unwrap(), 0, "{len} bytes");
+            }
+            assert!(echoes(&mut client(path)));
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_tpm_that_fails_is_served_no_more() {
+        let ended = served(|path| {
+            let mut client = client(path);
+            client.write_all(&[0xff, 0, 0, 0, 0, 10, 0, 0, 0, 0]).unwrap();
+            assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+        });
+        assert!(matches!(ended, Err(ServeError::Tpm(failed)) if failed.backend == "echo"));
+    }
+
+    #[test]
+    fn there_are_two_ports() {
+        for port in [0, u16::MAX] {
+            assert_eq!(Server::tcp(port).unwrap_err().kind(), ErrorKind::InvalidInput);
+        }
+    }
 }

@@ -10,7 +10,7 @@
 //!
 //! swtpm reads a stream, in which a command is as long as its header says. So a command whose header says something else never reaches it, and
 //! gets the answer that libtpms, which is in there, gives. swtpm keeps its state in a folder; that folder is in memory where there is `/dev/shm`,
-//! for its owner only, and goes with the process. As with [`super::libtpms`], a process that dies or does not answer is a TPM that has failed.
+//! for its owner only, and goes with the TPM, unless the program that holds it is killed. As with [`super::libtpms`], a process that dies or does not answer is a TPM that has failed.
 
 use std::{
     fmt,

@@ -1,6 +1,10 @@
 //! `hvci-sim tpm`, and the process that holds a TPM of libtpms.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    os::{fd::AsFd as _, unix::net::UnixStream},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};
@@ -11,6 +15,7 @@ use loader_sim::vtpm::{
     socket::Server,
     swtpm::SwtpmTpm,
 };
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TpmCommand {
@@ -60,6 +65,11 @@ enum Backend {
 
 pub(crate) fn tpm(command: &TpmCommand) -> Result<ExitCode> {
     let TpmCommand::Serve(args) = command;
+    // the end is an orderly one: sockets, processes and folders go
+    let (stop, interrupted) = UnixStream::pair()?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, interrupted.try_clone()?)?;
+    }
     let mut tpm: Box<dyn Tpm> = match args.backend {
         Backend::Embedded => Box::new(EmbeddedTpm::new()?),
         Backend::Libtpms => Box::new(LibtpmsTpm::start(&std::env::current_exe()?)?),
@@ -74,7 +84,7 @@ pub(crate) fn tpm(command: &TpmCommand) -> Result<ExitCode> {
     };
     let server = server.with_context(|| format!("cannot serve on {tcti}"))?;
     eprintln!("serving; for tpm2-tools: export TPM2TOOLS_TCTI={tcti}");
-    server.serve(tpm.as_mut())?;
+    server.serve(tpm.as_mut(), Some(stop.as_fd()))?;
     Ok(ExitCode::SUCCESS)
 }
 

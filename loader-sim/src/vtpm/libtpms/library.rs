@@ -8,6 +8,7 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error as _,
     ffi::{CStr, c_char, c_int, c_uchar, c_uint},
     ptr, slice,
     sync::{
@@ -71,7 +72,10 @@ impl Libtpms {
         }
         // SAFETY: what runs when libtpms and its libcrypto are loaded are their initialisers, which need nothing of us.
         let library = unsafe { Library::new("libtpms.so.0") };
-        let library = library.map_err(|e| format!("libtpms.so.0 cannot be opened ({e}): install the package libtpms0"))?;
+        let library = library.map_err(|e| {
+            let why = e.source().map_or_else(|| e.to_string(), ToString::to_string);
+            format!("libtpms.so.0 cannot be opened ({why}): install the package libtpms0")
+        })?;
         // SAFETY: the types are those of `tpm_library.h`, which this version of the shared object (`.so.0`) keeps.
         let functions = unsafe {
             (|| {
