@@ -3,10 +3,10 @@
 //! Every backend is behind [`Tpm`], so that one can stand for another and be tested against it. What a guest sends is hostile: a command that is
 //! cut short, too long or unknown gets an error response of the TPM, and never ends a backend.
 
-#[cfg(unix)]
 pub mod client;
 pub mod embedded;
 pub mod ledger;
+#[cfg(unix)]
 pub mod libtpms;
 #[cfg(unix)]
 mod link;
