@@ -37,6 +37,6 @@ impl RunningKernel {
     }
 }
 
-pub(super) fn start(path: String, image: &[u8], command_line: String, secure: bool, event_log: bool) -> End {
-    End::Running(RunningKernel { path, command_line, lockdown: secure, event_log, image: image.to_vec() })
+pub(super) fn start(path: String, image: Vec<u8>, command_line: String, secure: bool, event_log: bool) -> End {
+    End::Running(RunningKernel { path, command_line, lockdown: secure, event_log, image })
 }

@@ -161,8 +161,13 @@ struct Booting<'m, 't> {
 
 impl Booting<'_, '_> {
     fn facts(&self, bytes: &[u8]) -> Facts {
-        let examiner = Examiner { cache: &self.cache, catalogs: &CatalogIndex::default(), digests: &self.policy.digests() };
-        examiner.examine(bytes, MAX_IMAGE)
+        self.facts_with(bytes, &[])
+    }
+
+    /// The facts of an image, with more digests of the whole file than the databases ask for.
+    fn facts_with(&self, bytes: &[u8], more: &[DigestAlg]) -> Facts {
+        let digests = [self.policy.digests().as_slice(), more].concat();
+        Examiner { cache: &self.cache, catalogs: &CatalogIndex::default(), digests: &digests }.examine(bytes, MAX_IMAGE)
     }
 
     /// Adds a stage; its index.
@@ -233,7 +238,7 @@ impl Booting<'_, '_> {
             Program::Linux => {
                 self.exit_boot_services()?;
                 let secure = self.secure_boot;
-                Ok(kernel::start(path.to_owned(), bytes, String::new(), secure, true))
+                Ok(kernel::start(path.to_owned(), bytes.to_vec(), String::new(), secure, true))
             }
             Program::MokManager => Ok(self.stopped(stage, "MokManager waits for the machine's owner")),
             Program::Fallback => shim::run_fallback(self, stage, path),

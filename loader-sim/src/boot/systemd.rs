@@ -53,7 +53,7 @@ pub(super) fn run_stub(
     }
     booting.exit_boot_services()?;
     let secure = booting.secure_boot && shim.is_none_or(shim::Running::is_secure);
-    Ok(kernel::start(path.to_owned(), inner, command_line.unwrap_or_default(), secure, true))
+    Ok(kernel::start(path.to_owned(), inner.to_vec(), command_line.unwrap_or_default(), secure, true))
 }
 
 fn default_entry(conf: &str) -> Option<String> {

@@ -167,7 +167,18 @@ impl<'t> Recorder<'t> {
     /// # Errors
     /// [`MeasureError`].
     pub fn content(&mut self, pcr: u32, name: &str, content: &[u8]) -> Result<(), MeasureError> {
-        self.of(pcr, EventType::EV_IPL, content, format!("{name}\0").as_bytes())
+        self.content_of(pcr, name, content, None)
+    }
+
+    /// The same of content that has this digest, in whichever bank.
+    ///
+    /// # Errors
+    /// [`MeasureError`].
+    pub fn content_of(&mut self, pcr: u32, name: &str, content: &[u8], known: Option<Digest>) -> Result<(), MeasureError> {
+        let digest = |alg: &DigestAlg| known.filter(|digest| digest.alg() == *alg).unwrap_or_else(|| crypto::digest(*alg, &[content]));
+        let digests: Vec<Digest> = self.banks.iter().map(digest).collect();
+        self.log.append(pcr, EventType::EV_IPL, &digests, format!("{name}\0").as_bytes())?;
+        self.extend(pcr, &digests)
     }
 
     fn extend(&mut self, pcr: u32, digests: &[Digest]) -> Result<(), MeasureError> {

@@ -11,6 +11,8 @@ mod script;
 use std::collections::HashMap;
 
 use hvci_engine::{
+    digest::DigestAlg,
+    facts::DigestForm,
     image::pe::Pe,
     policy::{Decision, secure_boot::SbatUse},
 };
@@ -334,15 +336,18 @@ impl Grub<'_, '_, '_> {
     }
 
     fn linux(&mut self, file: &str, options: &[String]) -> Result<Flow, Fault> {
-        let Some(bytes) = self.read(file)? else {
+        let Some(bytes) = self.place(file).map(|place| self.booting.disk.read(&place)).transpose()?.flatten() else {
             self.booting.note(self.stage, format!("GRUB finds no {file}"));
             return Ok(Flow::Next(false));
         };
+        // its two digests, of the file and of the image, in one pass
+        let facts = self.booting.facts_with(&bytes, &[DigestAlg::Sha256]);
+        let whole = facts.digest(DigestForm::Flat, DigestAlg::Sha256).copied();
+        self.booting.recorder.content_of(9, file, &bytes, whole)?;
         if !is_linux(&bytes) {
             self.booting.note(self.stage, format!("{file} is no Linux kernel: GRUB does not load it"));
             return Ok(Flow::Next(false));
         }
-        let facts = self.booting.facts(&bytes);
         match self.shim.filter(|shim| shim.is_secure()) {
             Some(shim) => {
                 let (stage, verdict) = shim.verify(self.booting, StageKind::Kernel, file, &facts, SbatUse::Optional)?;
@@ -384,7 +389,7 @@ impl Grub<'_, '_, '_> {
         let Some(kernel) = self.kernel.take() else { return Ok(self.prompt("no kernel was loaded")) };
         self.booting.exit_boot_services()?;
         let secure = self.shim.is_some_and(shim::Running::is_secure);
-        Ok(super::kernel::start(kernel.path, &kernel.bytes, kernel.command_line, secure, secure))
+        Ok(super::kernel::start(kernel.path, kernel.bytes, kernel.command_line, secure, secure))
     }
 
     /// Starts another image, as the firmware would, or where shim runs as shim would.
