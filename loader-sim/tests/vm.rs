@@ -132,6 +132,10 @@ fn every_tpm_attests_a_machine() {
 fn trusted_launch_is_chosen_when_a_machine_is_made() {
     let Some(lab) = Lab::new() else { return };
     assert!(lab.create("plain", &["--security-type", "standard"]).status.success());
+    for switch in ["off", "on"] {
+        assert!(lab.run(&["vm", "set", "probe", "--vtpm", switch]).status.success());
+        assert_eq!(lab.start("probe").0, 0, "its TPM is kept while it is off");
+    }
     for change in [["--secure-boot", "on"], ["--vtpm", "on"], ["--security-type", "trusted-launch"]] {
         let refused = lab.run(&[&["vm", "set", "plain"][..], &change].concat());
         assert_eq!(refused.status.code(), Some(2), "{change:?}");
@@ -335,6 +339,10 @@ fn verifier_and_machine_are_two_processes() {
     let second = quote();
     assert_eq!(second.status.code(), Some(1), "{}", text(&second));
     assert!(text(&second).contains("contraindicated"), "{}", text(&second));
+    // nobody who challenges: the machine was on all the same, and starts again
+    let lonely = lab.run(&["attest", "quote", "probe", "--verifier", "127.0.0.1:1"]);
+    assert_eq!((lonely.status.code(), text(&lonely).contains("no challenge")), (Some(2), true), "{}", text(&lonely));
+    assert_eq!(lab.start("probe").0, 0);
     let refused = lab.run(&["attest", "quote", "probe", "--verifier", "192.0.2.1:7680"]);
     assert!(text(&refused).contains("no loopback address"));
     serving.kill().unwrap();

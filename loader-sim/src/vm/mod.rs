@@ -159,7 +159,6 @@ pub fn create(host: &Host, name: &str, profile: &Profile, sources: &Sources<'_>)
             machine.ek_name = known::name(&endorsement.public);
             endorsement_key = endorsement.public;
             machine.reset_count = client.clock()?.reset_count;
-            client.shutdown()?;
             tpm::keep(host, folder, tpm.as_mut(), &endorsement_key)?;
         }
         write_known(folder, &Known { machine, endorsement_key })
@@ -177,7 +176,8 @@ pub fn change(host: &Host, name: &str, change: impl FnOnce(&mut Profile)) -> Res
     let mut profile = old.clone();
     change(&mut profile);
     old.change_to(&profile)?;
-    if profile.vtpm && !old.vtpm {
+    // what was made with one still has it
+    if profile.vtpm && !old.vtpm && !folder.path("tpm.sealed").exists() {
         return Err(VmError::NoTpm);
     }
     let flash = read_flash(&folder)?;

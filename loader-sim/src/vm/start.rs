@@ -138,24 +138,18 @@ fn run(
     }
     folder.write("boot.eventlog", &boot.log)?;
 
-    let (mut appraisal, mut answered) = (None, None);
-    // nothing runs that could ask the TPM for a quote where the boot ended before
-    if let Some(device) = tpm.as_mut().filter(|_| boot.kernel().is_some()) {
-        let nonce = match options.challenge {
-            Some(challenge) => challenge().map_err(VmError::Challenge)?,
-            None => tpm::random::<32>().to_vec(),
-        };
-        let answer = evidence(&folder, &profile, &boot, &loaded, device.as_mut(), &nonce)?;
-        folder.write("evidence.json", &answer)?;
-        appraisal = Some(appraise(&folder, known.clone(), &answer, &nonce, options)?);
-        answered = Some(answer);
-    }
-    while_running(tpm.as_deref_mut())?;
+    let attested = match tpm.as_mut() {
+        // nothing runs that could ask the TPM for a quote where the boot ended before
+        Some(device) if boot.kernel().is_some() => attest(&folder, &profile, &boot, &loaded, device.as_mut(), &known, options).map(Some),
+        _ => Ok(None),
+    };
+    let served = attested.and_then(|attested| while_running(tpm.as_deref_mut()).map(|()| attested));
+    // however that went, the machine was on
     if let Some(device) = &mut tpm {
-        Client::new(device.as_mut()).shutdown()?;
         tpm::keep(host, &folder, device.as_mut(), &known.endorsement_key)?;
         write_known(&folder, &known)?;
     }
+    let (appraisal, answered) = served?.unzip();
 
     let mut all: Vec<Alert> = refused::of_boot(name, &boot, options.time).into_iter().collect();
     let health = match &appraisal {
@@ -206,6 +200,25 @@ fn measure(profile: &Profile, banks: &[DigestAlg], log: Vec<u8>, drivers: &[Deci
         }
     }
     Ok(recorder.log().to_vec())
+}
+
+/// Challenges the machine, and has its answer appraised.
+fn attest(
+    folder: &Folder,
+    profile: &Profile,
+    boot: &Boot,
+    drivers: &[DriverEvent],
+    tpm: &mut dyn Tpm,
+    known: &Known,
+    options: &Options<'_>,
+) -> Result<(Appraisal, Vec<u8>), VmError> {
+    let nonce = match options.challenge {
+        Some(challenge) => challenge().map_err(VmError::Challenge)?,
+        None => tpm::random::<32>().to_vec(),
+    };
+    let answer = evidence(folder, profile, boot, drivers, tpm, &nonce)?;
+    folder.write("evidence.json", &answer)?;
+    Ok((appraise(folder, known.clone(), &answer, &nonce, options)?, answer))
 }
 
 /// What the machine says of itself, in answer to `nonce`.

@@ -49,9 +49,15 @@ fn loaded(backend: Backend, program: &Path, state: &[u8], entry: Entry) -> Resul
     Ok((tpm, entry))
 }
 
-/// Saves the machine's TPM.
+/// Stops the machine's TPM in order, and saves it.
 pub(super) fn keep(host: &Host, folder: &Folder, tpm: &mut dyn Tpm, endorsement_key: &[u8]) -> Result<(), VmError> {
-    let reset_count = Client::new(tpm).clock().map_or(0, |clock| clock.reset_count);
+    let mut client = Client::new(tpm);
+    if client.shutdown().is_err() {
+        // whoever was served it may have reset it, and not started it again
+        client.startup()?;
+        client.shutdown()?;
+    }
+    let reset_count = client.clock()?.reset_count;
     let state = tpm.save()?;
     let key = host.key(random)?;
     host.ledger(|ledger| {
