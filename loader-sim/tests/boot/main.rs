@@ -579,3 +579,18 @@ fn shim_without_verification_starts_what_it_finds() {
     let named = |pcr: u32| log.events.iter().any(|e| e.pcr == pcr && EventData::of(e).to_string().contains("MokSBState"));
     assert!(named(7) && named(14), "whoever verifies the log sees it");
 }
+
+#[test]
+fn a_signature_that_edk2_does_not_see_is_told() {
+    let signer = identity("publisher");
+    let store = own_store(certificates(&[&der(&signer)]), Vec::new());
+    // BER: its digest algorithm is not where edk2 looks for it
+    let blob = Authenticode { indefinite: 1, ..Authenticode::new(Signing::new(&signer, &[])) }.sign(&application(0)).unwrap();
+    let image = Table { entries: vec![TableEntry::pkcs7(blob)], ..Table::split(&application(0)).unwrap() }.join().unwrap();
+    assert_eq!([Edk2, Strict].map(|behaviour| starts(&image, &store, behaviour)), [false, true]);
+    for behaviour in [Edk2, Strict] {
+        let boot = start(&one(&image), &mut store.clone(), behaviour);
+        let findings = &boot.stages[0].verdict.as_ref().unwrap().findings;
+        assert!(findings.iter().any(|f| f.code == Code::BootEncoding), "{findings:?}");
+    }
+}
