@@ -20,8 +20,10 @@ use corpus::synth::{
     authenticode::{Authenticode, Entry as TableEntry, Table},
     certificate::{Identity, Template},
     key::{Key, KeyKind},
+    oid::EKU_TIMESTAMPING,
     pe::Image,
     signed_data::Signing,
+    timestamp::Stamp,
 };
 use hvci_engine::{
     crypto,
@@ -34,6 +36,7 @@ use hvci_engine::{
         signature_list::{Entry, SignatureDatabase, SignatureList, SignatureType},
         trust::TrustStore,
     },
+    time::UnixTime,
     uefi::{EfiTime, Guid},
 };
 use loader_sim::{
@@ -592,5 +595,35 @@ fn a_signature_that_edk2_does_not_see_is_told() {
         let boot = start(&one(&image), &mut store.clone(), behaviour);
         let findings = &boot.stages[0].verdict.as_ref().unwrap().findings;
         assert!(findings.iter().any(|f| f.code == Code::BootEncoding), "{findings:?}");
+    }
+}
+
+#[test]
+fn a_timestamp_that_dbt_trusts_outlives_a_revocation() {
+    let [signer, root, other] = ["publisher", "stamps", "other stamps"].map(identity);
+    let key = Key::derive(24, "authority", KeyKind::Rsa(2048)).unwrap();
+    let authority = Template::leaf("CN=authority", &[EKU_TIMESTAMPING]).issue(&key, Some(&root)).unwrap();
+    let signed_at = UnixTime::parse("2024-06-01").unwrap();
+    let stamps = vec![Stamp::new(&authority, &[], signed_at)];
+    let blob = Authenticode::new(Signing { stamps, ..Signing::new(&signer, &[]) }).sign(&application(0)).unwrap();
+    let image = Table { entries: vec![TableEntry::pkcs7(blob)], ..Table::split(&application(0)).unwrap() }.join().unwrap();
+    let day = |year: u16, month: u8, day: u8| {
+        let mut time = [0; 16];
+        time[..2].copy_from_slice(&year.to_le_bytes());
+        (time[2], time[3]) = (month, day);
+        time
+    };
+    let starts_with = |dbt: Option<&Identity>, since: [u8; 16], behaviour| {
+        let store = own_store(certificates(&[&der(&signer)]), revoked_tbs(&signer, since));
+        let store = dbt.map_or_else(|| store.clone(), |dbt| with(&store, "dbt", certificates(&[&der(dbt)])));
+        starts(&image, &store, behaviour)
+    };
+    for behaviour in [Edk2, Strict] {
+        assert!(starts_with(Some(&root), day(2024, 6, 2), behaviour), "signed the day before");
+        assert!(!starts_with(Some(&root), day(2024, 5, 31), behaviour), "revoked the day before");
+        assert!(!starts_with(Some(&root), [0; 16], behaviour), "revoked always");
+        assert!(!starts_with(None, day(2024, 6, 2), behaviour), "nobody vouches for the time");
+        assert!(!starts_with(Some(&other), day(2024, 6, 2), behaviour));
+        assert!(!starts_with(Some(&signer), day(2024, 6, 2), behaviour));
     }
 }
