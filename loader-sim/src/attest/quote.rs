@@ -98,15 +98,19 @@ impl AttestationKey {
         }
         let (x, y) = (padded(&point.x).ok_or(KeyProblem::Algorithm)?, padded(&point.y).ok_or(KeyProblem::Algorithm)?);
         let key = PublicKey::from_spki(&[SPKI_P256, &x, &y].concat()).map_err(|_| KeyProblem::Algorithm)?;
-        let digest = crypto::digest(DigestAlg::Sha256, &[area]);
-        let name = [&TpmAlgId::Sha256.value().to_be_bytes(), digest.as_bytes()].concat();
-        Ok(Self { name, key })
+        Ok(Self { name: name(area), key })
     }
 
     /// Its name: algorithm and digest of its public area (Part 1, §16).
     pub fn name(&self) -> &[u8] {
         &self.name
     }
+}
+
+/// Name of a key whose name algorithm is SHA-256, from its public area: algorithm and digest (Part 1, §16).
+pub fn name(public_area: &[u8]) -> Vec<u8> {
+    let digest = crypto::digest(DigestAlg::Sha256, &[public_area]);
+    [&TpmAlgId::Sha256.value().to_be_bytes(), digest.as_bytes()].concat()
 }
 
 /// SubjectPublicKeyInfo of an uncompressed point of P-256, up to its coordinates (RFC 5480).

@@ -138,9 +138,14 @@ pub fn boot(machine: Machine<'_>, tpm: &mut dyn Extend) -> Result<Boot, Fault> {
     let lists = |name| variables.get(name, IMAGE_SECURITY).and_then(|v| SignatureDatabase::read(&v.data).ok()).unwrap_or_default();
     let policy = Firmware::new(behaviour, lists("db"), lists("dbx"), &lists("dbt"), &cache);
     let secure_boot = variables.secure_boot();
+    let unreadable = variables.get("dbx", IMAGE_SECURITY).and_then(|v| SignatureDatabase::read(&v.data).err());
     let mut booting =
         Booting { disk, variables, recorder: Recorder::new(banks, tpm)?, cache, stages: Vec::new(), policy, secure_boot, depth: 0 };
-    let end = booting.power_on(firmware)?;
+    let end = match unreadable.filter(|_| secure_boot) {
+        // of what nobody can read nobody knows what it revokes
+        Some(error) => End::Stopped { stage: None, reason: format!("firmware: dbx cannot be read, so nothing may start: {error}") },
+        None => booting.power_on(firmware)?,
+    };
     Ok(Boot { secure_boot, log: booting.recorder.log().to_vec(), stages: booting.stages, end })
 }
 
@@ -237,7 +242,7 @@ impl Booting<'_, '_> {
             Program::UnifiedKernel => systemd::run_stub(self, stage, path, &image, shim),
             Program::Linux => {
                 self.exit_boot_services()?;
-                let secure = self.secure_boot;
+                let secure = self.secure_boot && shim.is_none_or(shim::Running::is_secure);
                 Ok(kernel::start(path.to_owned(), bytes.to_vec(), String::new(), secure, true))
             }
             Program::MokManager => Ok(self.stopped(stage, "MokManager waits for the machine's owner")),

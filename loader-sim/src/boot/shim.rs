@@ -55,6 +55,12 @@ pub(super) fn run(booting: &mut Booting<'_, '_>, stage: usize, image: &Pe<'_>, p
     let mok = |booting: &Booting<'_, '_>, name: &str| state(booting, name).unwrap_or_default();
     let (list, list_x) = (mok(booting, "MokList"), mok(booting, "MokListX"));
     let lists = |bytes: &[u8]| SignatureDatabase::read(bytes).unwrap_or_default();
+    for (name, refused) in [("its own list", &vendor.deauthorised), ("MokListX", &list_x)] {
+        if let Some(error) = SignatureDatabase::read(refused).err().filter(|_| secure) {
+            let reason = format!("shim: {name} of what is refused cannot be read, so nothing may start: {error}");
+            return Ok(booting.stopped(stage, reason));
+        }
+    }
     let mok_list = mirrored(vendor.authorised, &list);
     let cache = &booting.cache;
     let policy = Shim {

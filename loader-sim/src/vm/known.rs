@@ -20,13 +20,6 @@ pub(super) struct Known {
     pub(super) endorsement_key: Vec<u8>,
 }
 
-/// Name of a key: its algorithm and the digest of its public area (TPM 2.0 Library, Part 1, §16), from its TPM2B_PUBLIC.
-pub(super) fn name(public: &[u8]) -> Vec<u8> {
-    const SHA_256: [u8; 2] = [0, 0x0B];
-    let digest = crypto::digest(DigestAlg::Sha256, &[public.get(2..).unwrap_or_default()]);
-    [&SHA_256, digest.as_bytes()].concat()
-}
-
 /// Reference values of a start as it was predicted from the machine's own files and variables, as TOML: what is there when a machine is made is
 /// what its owner wants.
 pub fn reference(boot: &Boot, log: &EventLog<'_>) -> String {

@@ -29,7 +29,11 @@ pub use profile::{Guest, Profile, ProfileError, Rules, SecurityType};
 pub use start::{Options, Started, serve, start};
 
 use crate::{
-    attest::{Baseline, Ledger, Machine, ReferenceError, evidence::EvidenceError, quote::AttestationKey, quote::KeyProblem},
+    attest::{
+        Baseline, Ledger, Machine, ReferenceError,
+        evidence::EvidenceError,
+        quote::{AttestationKey, KeyProblem, name as name_of},
+    },
     boot::{Disk, Fault, boot},
     firmware::{
         Refused,
@@ -156,7 +160,7 @@ pub fn create(host: &Host, name: &str, profile: &Profile, sources: &Sources<'_>)
             let attestation = client.create_primary(KeyUse::Attestation)?;
             client.flush(attestation.handle)?;
             machine.ak_name = AttestationKey::read(&attestation.public)?.name().to_vec();
-            machine.ek_name = known::name(&endorsement.public);
+            machine.ek_name = name_of(endorsement.public.get(2..).unwrap_or_default());
             endorsement_key = endorsement.public;
             machine.reset_count = client.clock()?.reset_count;
             tpm::keep(host, folder, tpm.as_mut(), &endorsement_key)?;

@@ -627,3 +627,33 @@ fn a_timestamp_that_dbt_trusts_outlives_a_revocation() {
         assert!(!starts_with(Some(&signer), day(2024, 6, 2), behaviour));
     }
 }
+
+#[test]
+fn lists_of_revocations_that_cannot_be_read_refuse_everything() {
+    let signer = identity("publisher");
+    let image = signed_over(&application(0), &signer, DigestAlg::Sha256);
+    let store = own_store(certificates(&[&der(&signer)]), vec![1; 40]);
+    for behaviour in [Edk2, Strict] {
+        let boot = start(&one(&image), &mut store.clone(), behaviour);
+        let End::Stopped { reason, .. } = &boot.end else { panic!("{:?}", boot.end) };
+        assert!(boot.stages.is_empty() && reason.contains("dbx cannot be read"), "{reason}");
+    }
+    let Some(debian) = Debian::new() else { return };
+    let boot = start(&debian.disk, &mut with(&debian.store, "MokListX", vec![1; 40]), Strict);
+    let End::Stopped { reason, .. } = &boot.end else { panic!("{:?}", boot.end) };
+    assert!(reason.contains("MokListX of what is refused cannot be read"), "{reason}");
+}
+
+#[test]
+fn grub_without_shim_loads_no_kernel_while_secure_boot_is_on() {
+    let Some(debian) = Debian::new() else { return };
+    let owner = identity("machine owner");
+    let bare = Table { entries: Vec::new(), ..Table::split(&debian.file(GRUB)).unwrap() }.join().unwrap();
+    let disk = debian.with_file(SHIM, signed_over(&bare, &owner, DigestAlg::Sha256));
+    let mut store = with(&debian.store, "db", certificates(&[&der(&owner)]));
+    let boot = start(&disk, &mut store, Strict);
+    let End::Stopped { reason, .. } = &boot.end else { panic!("{:?}", boot.end) };
+    assert!(reason.contains("nobody cares: /vmlinuz"), "{reason}");
+    let off = start(&disk, &mut store.with_secure_boot(false), Strict);
+    assert!(off.kernel().is_some_and(|kernel| !kernel.lockdown));
+}

@@ -91,12 +91,13 @@ impl Firmware {
             if unseen && !strict {
                 continue;
             }
-            if let Some((entry, how)) = self.revoked_signer(&asked, index, signature) {
+            let vouched = self.db.of_signature(&asked, index, signature, |_| true);
+            if let Some((entry, how)) = self.revoked_signer(&asked, index, signature, vouched.as_ref()) {
                 // whatever else signed it: one signature in dbx is enough
                 return refuse(found(Code::BootSignerRevoked, how, Some(index)), entry, notes);
             }
             if authority.is_none() {
-                authority = self.db.of_signature(&asked, index, signature, |_| true);
+                authority = vouched;
                 if authority.is_none() {
                     notes.extend(asked.faults(index, signature));
                 }
@@ -142,8 +143,14 @@ impl Firmware {
         refuse(found(Code::BootUnsigned, format!("{shown}{}", hint.unwrap_or_default()), None), None, Vec::new())
     }
 
-    /// The entry of dbx that forbids the signature, if it is one that verifies, and in words which.
-    fn revoked_signer(&self, asked: &Asked<'_>, index: usize, signature: &Signature) -> Option<(Option<Authority>, String)> {
+    /// The entry of dbx that forbids the signature, if it is one that verifies, and in words which; `vouched` is what db has for it.
+    fn revoked_signer(
+        &self,
+        asked: &Asked<'_>,
+        index: usize,
+        signature: &Signature,
+        vouched: Option<&Authority>,
+    ) -> Option<(Option<Authority>, String)> {
         if signature.signer.as_ref().is_none_or(|s| s.certificate.is_none()) {
             return Some((None, "its signer cannot be read, so that nobody can say that it is not revoked".to_owned()));
         }
@@ -152,8 +159,7 @@ impl Firmware {
             return Some((Some(entry), how));
         }
         // by the digest of a certificate: edk2 looks for the signer's own and for the one of db
-        let anchor = self.db.of_signature(asked, index, signature, |_| true);
-        let anchor = anchor.and_then(|a| Certificate::parse(&a.entry.data).ok());
+        let anchor = vouched.and_then(|a| Certificate::parse(&a.entry.data).ok());
         let carried: Vec<&Certificate> = match self.behaviour {
             Behaviour::Strict => asked.carried(signature).collect(),
             Behaviour::Edk2 => asked.leaf(signature).into_iter().collect(),

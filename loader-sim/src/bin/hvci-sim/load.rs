@@ -8,7 +8,6 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -28,6 +27,7 @@ use hvci_engine::{
 use loader_sim::{
     guest_loader::{self, Guest, Links, PartialKernel, Tried},
     host::{Config, SimHost},
+    vm,
 };
 
 use crate::turns::in_turn;
@@ -119,8 +119,7 @@ pub(crate) fn now_or(time: Option<UnixTime>) -> Result<UnixTime> {
     if let Some(time) = time {
         return Ok(time);
     }
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970; give --time")?;
-    Ok(UnixTime(i64::try_from(since.as_secs())?))
+    vm::now().context("give --time")
 }
 
 pub(crate) fn load(args: &LoadArgs) -> Result<ExitCode> {

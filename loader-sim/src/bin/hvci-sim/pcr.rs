@@ -134,7 +134,7 @@ fn diff_logs(out: &mut impl Write, before: &EventLog<'_>, after: &EventLog<'_>) 
             (None, None) => writeln!(out, "  before  {}\n  after   {}", was.hex(), is.hex())?,
         }
     }
-    writeln!(out, "{differ} PCRs differ")?;
+    writeln!(out, "{differ} PCR{}", if differ == 1 { " differs" } else { "s differ" })?;
     Ok(if differ == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -361,6 +361,11 @@ impl Grub<'_, '_, '_> {
                     self.booting.measure_image(stage, &image, &facts, &[])?;
                 }
             }
+            // with Secure Boot on and no shim to ask, GRUB loads nothing
+            None if self.shim.is_none() && self.booting.secure_boot => {
+                let why = format!("GRUB: verification requested but nobody cares: {file}");
+                return Ok(Flow::Ended(self.booting.stopped(self.stage, why)));
+            }
             None => {
                 self.booting.push(Stage::new(StageKind::Kernel, file, Asked::Nobody, &facts, None));
             }
