@@ -98,7 +98,7 @@ pub fn measure(chain: Option<&Chain>, rounds: usize) -> Result<Measured> {
     let pcrs: Vec<u32> = (0..24).collect();
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| anyhow!("no key"))?;
     let random = SystemRandom::new();
-    let log = log_of(46)?;
+    let log = log_of_real()?;
     let fleet = Fleet::new(&log)?;
     for _ in 0..rounds {
         measured.extend.push(each(TIMES * 10, || {
@@ -146,12 +146,18 @@ fn extend_command() -> Vec<u8> {
     command
 }
 
-/// A log of so many events in four banks.
-fn log_of(events: usize) -> Result<Vec<u8>> {
+/// The PCRs of the 46 events of a start of Debian with shim and GRUB, in their order, with a quarter of a kilobyte of data each.
+const REAL: [u32; 46] = [
+    0, 0, 0, 7, 7, 7, 7, 7, 7, 1, 1, 1, 1, 4, 0, 1, 2, 3, 4, 5, 6, 7, 4, 14, 14, 7, 14, 7, 4, 8, 8, 8, 8, 9, 8, 8, 8, 9, 4, 4, 8, 8, 9, 8,
+    5, 5,
+];
+
+/// A log of these events in four banks.
+fn log_of_real() -> Result<Vec<u8>> {
     use loader_sim::measure::{EventType, LogBuilder};
     let mut log = LogBuilder::new(&ALL)?;
-    for n in 0..events {
-        log.measure(u32::try_from(n % 8)?, EventType::EV_EFI_ACTION, &[7; 500], &[7; 500])?;
+    for pcr in REAL {
+        log.measure(pcr, EventType::EV_EFI_ACTION, &[7; 256], &[7; 256])?;
     }
     Ok(log.bytes().to_vec())
 }

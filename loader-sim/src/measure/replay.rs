@@ -1,13 +1,14 @@
 //! PCRs from a log: each event's digest extended into what is there, bank by bank (TPM 2.0 Library, Part 1, §17.2).
 
 use hvci_engine::{
-    crypto,
+    bytes::index,
+    crypto::{self, Job},
     digest::{Digest, DigestAlg},
 };
 
 use super::{
     data::{EventData, NoAction},
-    log::EventLog,
+    log::{Digests, EventLog},
 };
 
 /// PCRs of a TPM of a PC.
@@ -26,23 +27,38 @@ pub struct Bank {
 ///
 /// Events of type `EV_NO_ACTION` are not extended. One of them says from which locality the TPM was started, which is what PCR 0 begins
 /// with; what makes it believable is that PCR 0 comes out as quoted.
+///
+/// A PCR's extensions wait for one another, those of different PCRs and banks do not: each round takes the next of every PCR in every bank.
 pub fn replay(log: &EventLog<'_>) -> Vec<Bank> {
     let locality = log.events.iter().filter(|event| !event.is_extended()).find_map(|event| match EventData::of(event) {
         EventData::NoAction(NoAction::StartupLocality(locality)) => Some(locality),
         _ => None,
     });
+    let mut extended: [Vec<Digests<'_>>; PCRS] = Default::default();
+    for event in log.events.iter().filter(|event| event.is_extended()) {
+        if let Some(pcr) = extended.get_mut(index(event.pcr)) {
+            pcr.push(event.digests);
+        }
+    }
     let algs = log.algorithms.iter().filter_map(|(alg, _)| alg.digest_alg());
-    algs.filter_map(|alg| {
-        let mut pcrs = start(alg, locality.unwrap_or(0))?;
-        for event in log.events.iter().filter(|event| event.is_extended()) {
-            let Some(pcr) = usize::try_from(event.pcr).ok().and_then(|n| pcrs.get_mut(n)) else { continue };
-            if let Some(digest) = event.digests.get(alg) {
-                *pcr = crypto::digest(alg, &[pcr.as_bytes(), digest.as_bytes()]);
+    let mut banks: Vec<Bank> = algs.filter_map(|alg| Some(Bank { alg, pcrs: start(alg, locality.unwrap_or(0))? })).collect();
+    let rounds = extended.iter().map(Vec::len).max().unwrap_or(0);
+    for round in 0..rounds {
+        let next = |bank: &Bank, pcr: usize| extended.get(pcr)?.get(round)?.get(bank.alg);
+        let mut places = Vec::new();
+        for (n, bank) in banks.iter().enumerate() {
+            places.extend((0..PCRS).filter_map(|pcr| Some((n, pcr, *bank.pcrs.get(pcr)?, next(bank, pcr)?))));
+        }
+        let jobs: Vec<Job<'_>> =
+            places.iter().map(|(_, _, old, new)| Job { alg: old.alg(), pieces: vec![old.as_bytes(), new.as_bytes()] }).collect();
+        let values = crypto::digest_jobs(&jobs);
+        for ((bank, pcr, ..), value) in places.iter().zip(values) {
+            if let Some(place) = banks.get_mut(*bank).and_then(|bank| bank.pcrs.get_mut(*pcr)) {
+                *place = value;
             }
         }
-        Some(Bank { alg, pcrs })
-    })
-    .collect()
+    }
+    banks
 }
 
 /// PCRs after a reset: zeros; ones for those of a dynamic launch; the locality in the last byte of PCR 0 (PC Client PTP 1.05 §4.6).

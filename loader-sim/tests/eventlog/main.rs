@@ -501,6 +501,20 @@ proptest! {
     }
 
     #[test]
+    fn a_replay_is_one_extension_after_the_other(events in prop::collection::vec((0..24_u32, any::<u8>()), 0..80), banks in 1..=5_usize) {
+        let banks = &[DigestAlg::Sha512, DigestAlg::Sha256, DigestAlg::Sha1, DigestAlg::Sha384, DigestAlg::Sha3_256][..banks];
+        let mut builder = LogBuilder::new(banks).unwrap();
+        let mut expected = values(&replay(&EventLog::read(builder.bytes()).unwrap()));
+        for (pcr, byte) in events {
+            for digest in builder.measure(pcr, T::EV_IPL, &[byte], b"it").unwrap() {
+                let value = expected.get_mut(&(digest.alg(), pcr)).unwrap();
+                *value = crypto::digest(digest.alg(), &[value.as_bytes(), digest.as_bytes()]);
+            }
+        }
+        prop_assert_eq!(values(&replay(&EventLog::read(builder.bytes()).unwrap())), expected);
+    }
+
+    #[test]
     fn bytes_without_sense_are_no_reason_to_panic(body in prop::collection::vec(any::<u8>(), 0..400), with_header: bool) {
         let start = if with_header { builder().bytes().to_vec() } else { Vec::new() };
         if let Ok(log) = EventLog::read(&[start, body].concat()) {
