@@ -254,6 +254,9 @@ codes! {
     AttFeature "HVCI-ATT-032" "feature-not-measured" Error "a protection that the machine is made with was not measured as on" => "look at why it is not on; a guest that turned it off measures nothing";
     AttWeakened "HVCI-ATT-033" "guest-weakened" Error "the guest runs with debugging, test signing or without code integrity" => "start it without";
 
+    // TPM: the virtual TPM of a machine
+    TpmFailed "HVCI-TPM-001" "vtpm-failed" Error "the machine's TPM answers no more" => "look at why its process ended; start the machine again, its TPM is as it was last saved";
+
     // MEM: memory of a guest
     MemMismatch "HVCI-MEM-001" "memory-not-as-signed" Error "what stands in memory is not the module that was signed" => "treat the guest's loader, or whoever wrote to its memory, as hostile";
     MemUnresolved "HVCI-MEM-002" "import-unresolved" Error "nothing that is loaded exports what the module imports" => "load the module that exports it first";
@@ -355,7 +358,7 @@ mod tests {
             assert!(seen.insert(code.id()) && seen.insert(code.alias()), "{code} stands twice");
             let mut parts = code.id().split('-');
             assert_eq!(parts.next(), Some("HVCI"));
-            assert!(["INP", "IMG", "SIG", "TSP", "PKI", "POL", "BOOT", "ATT", "MEM"].contains(&parts.next().unwrap()));
+            assert!(["INP", "IMG", "SIG", "TSP", "PKI", "POL", "BOOT", "ATT", "TPM", "MEM"].contains(&parts.next().unwrap()));
             assert!(parts.next().is_some_and(|n| n.len() == 3 && n.parse::<u16>().is_ok()));
             assert_eq!(Code::find(code.alias()), Some(*code));
             assert!(!code.title().ends_with('.') && !code.advice().ends_with('.'));

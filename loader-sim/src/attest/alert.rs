@@ -27,7 +27,7 @@ use super::{
 const MAX_LINE: u64 = 64 << 10;
 
 /// How much of somebody's attention an alert needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The machine runs on, protected.
@@ -46,6 +46,8 @@ pub enum Kind {
     DriverRefused,
     /// The machine did not start: Secure Boot refused a component.
     BootRefused,
+    /// The machine runs, and its TPM answers no more.
+    TpmFailed,
 }
 
 /// Which start of the machine.
@@ -103,6 +105,14 @@ pub struct Alert {
     pub advice: &'static str,
 }
 
+impl Alert {
+    /// Whether it says what `earlier` said, of another challenge.
+    pub fn repeats(&self, earlier: &Self) -> bool {
+        let said = |alert: &Self| (alert.vm.clone(), alert.kind, alert.codes.clone(), alert.driver.clone(), alert.failed_pcrs.clone());
+        said(self) == said(earlier)
+    }
+}
+
 /// The alerts of an appraisal; none of a healthy machine that refused nothing.
 pub fn alerts(appraisal: &Appraisal) -> Vec<Alert> {
     let (failed, _): (Vec<Finding>, Vec<Finding>) =
@@ -153,20 +163,29 @@ fn alert(appraisal: &Appraisal, severity: Severity, kind: Kind, code: Code, subj
 /// The alert of a machine that did not start, which cannot attest: by its host, because of this component.
 pub fn boot_refused(vm: &str, time: UnixTime, code: Code, report: ComponentReport) -> Alert {
     let subject = report.authentihash.map(|digest| digest.hex()).unwrap_or_default();
-    let parts = [vm, &time.to_string(), code.id(), &subject].join("\n");
+    let alert = by_host(vm, time, Kind::BootRefused, code, &subject, report.cause.clone());
+    Alert { components: vec![FailedComponent { report, path_trust: "hint" }], ..alert }
+}
+
+/// The alert of a machine whose TPM failed, which cannot attest either: by its host, in words.
+pub fn tpm_failed(vm: &str, time: UnixTime, how: String) -> Alert {
+    by_host(vm, time, Kind::TpmFailed, Code::TpmFailed, "", how)
+}
+
+fn by_host(vm: &str, time: UnixTime, kind: Kind, code: Code, subject: &str, detail: String) -> Alert {
+    let parts = [vm, &time.to_string(), code.id(), subject].join("\n");
     let id: Digest = crypto::digest(DigestAlg::Sha256, &[parts.as_bytes()]);
-    let finding = Finding { code, pcr: None, event: None, detail: report.cause.clone() };
     Alert {
         id: id.hex().chars().take(32).collect(),
         vm: vm.to_owned(),
         severity: Severity::Medium,
-        kind: Kind::BootRefused,
+        kind,
         reason: code.alias(),
         codes: BTreeSet::from([code]),
         boot: Start { reset_count: None, nonce: String::new(), time },
-        components: vec![FailedComponent { report, path_trust: "hint" }],
+        components: Vec::new(),
         driver: None,
-        findings: vec![finding],
+        findings: vec![Finding { code, pcr: None, event: None, detail }],
         failed_pcrs: BTreeSet::new(),
         first_divergent_event: None,
         advice: code.advice(),
@@ -177,8 +196,8 @@ pub fn boot_refused(vm: &str, time: UnixTime, code: Code, report: ComponentRepor
 ///
 /// # Errors
 /// Of `out`.
-pub fn write(out: &mut impl Write, alerts: &[Alert]) -> io::Result<()> {
-    alerts.iter().try_for_each(|alert| line(out, alert))
+pub fn write<'a>(out: &mut impl Write, alerts: impl IntoIterator<Item = &'a Alert>) -> io::Result<()> {
+    alerts.into_iter().try_for_each(|alert| line(out, alert))
 }
 
 /// One appraisal in a machine's history.

@@ -265,14 +265,14 @@ impl Folder {
         replace(&self.path(file), content, 0o644)
     }
 
-    /// Adds a line to a file.
+    /// Adds lines to a file, at once.
     ///
     /// # Errors
     /// [`FolderError::Io`].
-    pub fn append(&self, file: &str, line: &str) -> Result<(), FolderError> {
+    pub fn append(&self, file: &str, lines: &[u8]) -> Result<(), FolderError> {
         let path = self.path(file);
         let written = OpenOptions::new().create(true).append(true).open(&path).and_then(|mut f| {
-            f.write_all(format!("{line}\n").as_bytes())?;
+            f.write_all(lines)?;
             f.sync_data()
         });
         written.map_err(failed(&path))

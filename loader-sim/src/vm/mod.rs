@@ -8,6 +8,7 @@
 //! The guest's parts ([`boot`](crate::boot), the TPM behind its commands) and the verifier share nothing but the evidence, a nonce, and what the
 //! host knows by itself. **Invariant:** whatever happens, the machine on disk is as before a start or as after it.
 
+mod attested;
 mod drivers;
 mod folder;
 mod known;
@@ -26,7 +27,7 @@ use hvci_engine::time::UnixTime;
 pub use folder::{Folder, FolderError, Host};
 pub use known::reference;
 pub use profile::{Guest, Profile, ProfileError, Rules, SecurityType};
-pub use start::{Options, Started, serve, start};
+pub use start::{Options, Running, Started, start};
 
 use crate::{
     attest::{
@@ -163,6 +164,8 @@ pub fn create(host: &Host, name: &str, profile: &Profile, sources: &Sources<'_>)
             machine.ek_name = name_of(endorsement.public.get(2..).unwrap_or_default());
             endorsement_key = endorsement.public;
             machine.reset_count = client.clock()?.reset_count;
+            // of a machine of this name that was cut off while it was made or deleted
+            forget(host, name)?;
             tpm::keep(host, folder, tpm.as_mut(), &endorsement_key)?;
         }
         write_known(folder, &Known { machine, endorsement_key })
@@ -184,11 +187,7 @@ pub fn change(host: &Host, name: &str, change: impl FnOnce(&mut Profile)) -> Res
     if profile.vtpm && !old.vtpm && !folder.path("tpm.sealed").exists() {
         return Err(VmError::NoTpm);
     }
-    let flash = read_flash(&folder)?;
-    folder.write("vars.fd", &flash.with(&profile.variables(flash.variables().clone()))?)?;
-    let mut known = read_known(&folder)?;
-    known.machine.features = profile.features();
-    write_known(&folder, &known)?;
+    // its variables, and what a verifier is told, follow at its next start
     folder.write_profile(&profile)?;
     Ok(profile)
 }
@@ -198,8 +197,9 @@ pub fn change(host: &Host, name: &str, change: impl FnOnce(&mut Profile)) -> Res
 /// # Errors
 /// [`VmError`].
 pub fn next_start(host: &Host, name: &str) -> Result<Machine, VmError> {
-    let machine = read_known(&host.open(name)?)?.machine;
-    Ok(Machine { reset_count: machine.reset_count.saturating_add(1), ..machine })
+    let folder = host.open(name)?;
+    let (profile, Known { machine, .. }) = (folder.profile()?, read_known(&folder)?);
+    Ok(Machine { reset_count: machine.reset_count.saturating_add(1), features: profile.features(), ..machine })
 }
 
 /// Removes a machine, and its TPM from the ledger.
@@ -208,6 +208,11 @@ pub fn next_start(host: &Host, name: &str) -> Result<Machine, VmError> {
 /// [`VmError`].
 pub fn delete(host: &Host, name: &str) -> Result<(), VmError> {
     host.delete(name)?;
+    forget(host, name)
+}
+
+/// Takes a machine that is not there out of the ledger.
+fn forget(host: &Host, name: &str) -> Result<(), VmError> {
     host.ledger(|ledger| {
         // one without a TPM is not in it
         drop(ledger.remove(name));

@@ -1,32 +1,31 @@
-//! One start of a machine, from power-on to the verdict about it.
+//! A start of a machine, from power-on to the verdict about it, and what is asked of it while it is on.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use hvci_engine::{digest::DigestAlg, policy::secure_boot::Behaviour, time::UnixTime};
 
 use super::{
-    Folder, Host, Profile, Rules, VmError,
+    Folder, Host, Profile, Rules, VmError, attested,
     drivers::{self, Decided},
     known::Known,
-    read_flash, read_known, refused, tpm, write_known,
+    read_flash, read_known, refused,
+    tpm::{self, Device},
+    write_known,
 };
 use crate::{
     attest::{
-        Appraisal, DbxInfo, Evidence, Reference, Verifier,
-        alert::{Alert, Health, alerts},
-        evidence::{Bytes, DriverEvent, QuoteEvidence},
+        Appraisal, DbxInfo,
+        alert::{self, Alert, Health, Severity, alerts},
+        evidence::DriverEvent,
     },
     boot::{Boot, Disk, Machine, boot},
     firmware::store::VariableStore,
     measure::{
-        EventLog, Recorder,
+        Recorder,
         record::Extend,
         wbcl::{LoadedDriver, Settings, measure_driver, measure_settings},
     },
-    vtpm::{
-        Tpm,
-        client::{Client, KeyUse},
-    },
+    vtpm::Tpm,
 };
 
 /// Banks of a machine without a TPM, and of a prediction: those that every TPM here has.
@@ -62,12 +61,20 @@ pub struct Started {
     pub boot: Boot,
     /// What was decided about its drivers.
     pub drivers: Vec<DriverEvent>,
-    /// What it said of itself when it was challenged.
+    /// What it said of itself when it was last challenged.
     pub evidence: Option<Vec<u8>>,
-    /// What the verifier thinks of it; nothing of a machine that has no TPM, or that did not start.
+    /// What the verifier thought of it last; nothing of a machine that has no TPM, or that did not start.
     pub appraisal: Option<Appraisal>,
-    /// What somebody should look at.
+    /// What somebody should look at, as of the last time that it was attested.
     pub alerts: Vec<Alert>,
+}
+
+impl Started {
+    /// Whether it runs, and nothing keeps it from being shown to be healthy.
+    pub fn is_healthy(&self) -> bool {
+        let failed = self.alerts.iter().any(|alert| alert.severity > Severity::Low);
+        self.boot.kernel().is_some() && !failed && self.appraisal.as_ref().is_none_or(Appraisal::healthy)
+    }
 }
 
 pub(super) fn machine<'m>(profile: &Profile, disk: &'m Disk, variables: &'m mut VariableStore, banks: &'m [DigestAlg]) -> Machine<'m> {
@@ -78,112 +85,155 @@ pub(super) fn machine<'m>(profile: &Profile, disk: &'m Disk, variables: &'m mut 
     Machine { disk, variables, behaviour, banks, firmware: FIRMWARE }
 }
 
-/// Starts a machine, has it attested, and stops it in order.
-///
-/// # Errors
-/// [`VmError`]. A boot that is refused, and an attestation that fails, are what came of it, and no errors.
-pub fn start(host: &Host, name: &str, options: &Options<'_>) -> Result<Started, VmError> {
-    run(host, name, options, |_| Ok(()))
+/// A machine that is on.
+#[derive(Debug)]
+pub struct Running<'r> {
+    folder: Folder,
+    profile: Profile,
+    known: Known,
+    options: Options<'r>,
+    device: Device,
+    boot: Boot,
+    drivers: Vec<DriverEvent>,
+    evidence: Option<Vec<u8>>,
+    appraisal: Option<Appraisal>,
+    /// of the boot, until they are written down
+    refused: Vec<Alert>,
+    /// of the last time that it was looked at
+    alerts: Vec<Alert>,
 }
 
-/// The same, and before it is stopped its TPM is handed to `serve`.
+/// Starts a machine, has it attested, does `while_on`, and stops it in order.
 ///
 /// # Errors
-/// [`VmError`], and what `serve` says; a machine without a TPM has none to serve.
-pub fn serve(
+/// [`VmError`], and what `while_on` says. A boot that is refused, an attestation that fails, and a TPM that does, are what came of it, and no
+/// errors.
+pub fn start(
     host: &Host,
     name: &str,
     options: &Options<'_>,
-    serve: impl FnOnce(&mut dyn Tpm) -> Result<(), VmError>,
+    while_on: impl FnOnce(&mut Running<'_>) -> Result<(), VmError>,
 ) -> Result<Started, VmError> {
-    run(host, name, options, |tpm| serve(tpm.ok_or(VmError::NoTpm)?))
+    let mut running = Running::power_on(host, name, *options)?;
+    let done = running.attest(options.time).and_then(|()| while_on(&mut running));
+    running.stop(host, done)
 }
 
-fn run(
-    host: &Host,
-    name: &str,
-    options: &Options<'_>,
-    while_running: impl FnOnce(Option<&mut (dyn Tpm + 'static)>) -> Result<(), VmError>,
-) -> Result<Started, VmError> {
-    let folder = host.open(name)?;
-    let profile = folder.profile()?;
-    profile.check()?;
-    let mut known = read_known(&folder)?;
-    let disk = Disk::open(&folder.path("disk"))?;
-    let flash = read_flash(&folder)?;
-    let mut variables = flash.variables().clone();
+impl<'r> Running<'r> {
+    fn power_on(host: &Host, name: &str, options: Options<'r>) -> Result<Self, VmError> {
+        let folder = host.open(name)?;
+        let profile = folder.profile()?;
+        profile.check()?;
+        let mut known = read_known(&folder)?;
+        known.machine.features = profile.features();
+        let disk = Disk::open(&folder.path("disk"))?;
+        let flash = read_flash(&folder)?;
+        let mut variables = profile.variables(flash.variables().clone());
 
-    let mut tpm = None;
-    if profile.vtpm {
-        let (mut device, entry) = tpm::take_up(host, &folder, profile.tpm, options.program)?;
-        device.reset()?;
-        Client::new(device.as_mut()).startup()?;
-        known.machine.reset_count = entry.reset_count.saturating_add(1);
-        tpm = Some(device);
-    }
-    let banks = match &mut tpm {
-        Some(device) => Client::new(device.as_mut()).banks()?,
-        None => BANKS.to_vec(),
-    };
-    let mut boot = with_extend(&mut tpm, |extend| Ok(boot(machine(&profile, &disk, &mut variables, &banks), extend)?))?;
-    let changed = flash.with(&variables)?;
-    folder.write("vars.fd", &changed)?;
-
-    let mut loaded = Vec::new();
-    if let Some(kernel) = boot.kernel() {
-        let decided = drivers::load(&disk, kernel, &profile, options.time)?;
-        let log = std::mem::take(&mut boot.log);
-        boot.log = with_extend(&mut tpm, |extend| measure(&profile, &banks, log, &decided, extend))?;
-        loaded = decided.into_iter().map(|driver| driver.event).collect();
-    }
-    folder.write("boot.eventlog", &boot.log)?;
-
-    let attested = match tpm.as_mut() {
-        // nothing runs that could ask the TPM for a quote where the boot ended before
-        Some(device) if boot.kernel().is_some() => attest(&folder, &profile, &boot, &loaded, device.as_mut(), &known, options).map(Some),
-        _ => Ok(None),
-    };
-    let served = attested.and_then(|attested| while_running(tpm.as_deref_mut()).map(|()| attested));
-    // however that went, the machine was on
-    if let Some(device) = &mut tpm {
-        tpm::keep(host, &folder, device.as_mut(), &known.endorsement_key)?;
-        write_known(&folder, &known)?;
-    }
-    let (appraisal, answered) = served?.unzip();
-
-    let mut all: Vec<Alert> = refused::of_boot(name, &boot, options.time).into_iter().collect();
-    let health = match &appraisal {
-        Some(appraisal) => {
-            all.extend(alerts(appraisal));
-            Some(Health::from(appraisal))
+        let mut device = Device::default();
+        if profile.vtpm {
+            let (taken, entry) = tpm::take_up(host, &folder, profile.tpm, options.program)?;
+            known.machine.reset_count = entry.reset_count.saturating_add(1);
+            device = Device::power_on(taken)?;
         }
-        None if all.is_empty() => None,
-        None => Some(Health {
-            time: options.time,
-            vm: name.to_owned(),
-            healthy: false,
-            reset_count: None,
-            codes: all.iter().flat_map(|alert| alert.codes.iter().copied()).collect(),
-        }),
-    };
-    if let Some(health) = health {
-        let mut line = Vec::new();
-        health.append(&mut line)?;
-        folder.append("health.ndjson", String::from_utf8_lossy(&line).trim_end())?;
-    }
-    let mut lines = Vec::new();
-    crate::attest::alert::write(&mut lines, &all)?;
-    for line in String::from_utf8_lossy(&lines).lines() {
-        folder.append("alerts.ndjson", line)?;
-    }
-    Ok(Started { profile, boot, drivers: loaded, evidence: answered, appraisal, alerts: all })
-}
+        let banks = device.ask(|client| client.banks())?.unwrap_or_else(|| BANKS.to_vec());
+        let mut boot = boot(machine(&profile, &disk, &mut variables, &banks), &mut device)?;
+        folder.write("vars.fd", &flash.with(&variables)?)?;
 
-/// Does something with the TPM as what is extended, or with nobody.
-fn with_extend<T>(tpm: &mut Option<Box<dyn Tpm>>, run: impl FnOnce(&mut dyn Extend) -> Result<T, VmError>) -> Result<T, VmError> {
-    match tpm {
-        Some(device) => run(&mut Client::new(device.as_mut())),
-        None => run(&mut ()),
+        let mut loaded = Vec::new();
+        if let Some(kernel) = boot.kernel() {
+            let decided = drivers::load(&disk, kernel, &profile, options.time)?;
+            let log = std::mem::take(&mut boot.log);
+            boot.log = measure(&profile, &banks, log, &decided, &mut device)?;
+            loaded = decided.into_iter().map(|driver| driver.event).collect();
+        }
+        folder.write("boot.eventlog", &boot.log)?;
+        let refused = refused::of_boot(name, &boot, options.time).into_iter().collect();
+        let (evidence, appraisal, alerts) = (None, None, Vec::new());
+        Ok(Self { folder, profile, known, options, device, boot, drivers: loaded, evidence, appraisal, refused, alerts })
+    }
+
+    /// Its TPM, if it has one that answers.
+    pub fn tpm(&mut self) -> Option<&mut (dyn Tpm + 'static)> {
+        self.device.tpm()
+    }
+
+    /// Challenges it, has its answer appraised at this time, and writes down what came of it. Of one without a TPM there is nothing to write.
+    ///
+    /// # Errors
+    /// [`VmError`]; what the verifier finds is none.
+    pub fn attest(&mut self, time: UnixTime) -> Result<(), VmError> {
+        // nothing runs that could ask the TPM for a quote where the boot ended before
+        if self.boot.kernel().is_some() && self.profile.vtpm {
+            let nonce = match self.options.challenge {
+                Some(challenge) => challenge().map_err(VmError::Challenge)?,
+                None => tpm::random::<32>().to_vec(),
+            };
+            let answer = attested::evidence(&self.folder, &self.profile, &self.boot, &self.drivers, &mut self.device, &nonce)?;
+            self.appraisal = None;
+            if let Some(answer) = &answer {
+                self.folder.write("evidence.json", answer)?;
+                let options = Options { time, ..self.options };
+                self.appraisal = Some(attested::appraise(&self.folder, &self.known, answer, &nonce, &options)?);
+            }
+            self.evidence = answer;
+        }
+        self.write_down(time)
+    }
+
+    /// Adds to the machine's history, and to its alerts what was not said the last time.
+    fn write_down(&mut self, time: UnixTime) -> Result<(), VmError> {
+        let name = self.folder.name().to_owned();
+        let mut new = std::mem::take(&mut self.refused);
+        new.extend(self.appraisal.iter().flat_map(alerts));
+        new.extend(self.device.failure().map(|failure| alert::tpm_failed(&name, time, failure.to_string())));
+        let health = match &self.appraisal {
+            Some(appraisal) => Some(Health::from(appraisal)),
+            None if new.is_empty() => None,
+            None => Some(Health {
+                time,
+                vm: name,
+                healthy: false,
+                reset_count: None,
+                codes: new.iter().flat_map(|alert| alert.codes.iter().copied()).collect(),
+            }),
+        };
+        let mut lines = Vec::new();
+        if let Some(health) = health {
+            health.append(&mut lines)?;
+            self.folder.append("health.ndjson", &lines)?;
+            lines.clear();
+        }
+        alert::write(&mut lines, new.iter().filter(|alert| !self.alerts.iter().any(|earlier| alert.repeats(earlier))))?;
+        self.folder.append("alerts.ndjson", &lines)?;
+        self.alerts = new;
+        Ok(())
+    }
+
+    /// What somebody should look at, as of the last time that it was attested.
+    pub fn alerts(&self) -> &[Alert] {
+        &self.alerts
+    }
+
+    /// However `done` ended, the machine was on: its TPM is stopped and saved.
+    fn stop(mut self, host: &Host, done: Result<(), VmError>) -> Result<Started, VmError> {
+        let failed_before = self.device.failure().is_some();
+        let done = self.device.survives(done);
+        let kept = match self.device.tpm() {
+            Some(device) => {
+                let kept = tpm::keep(host, &self.folder, device, &self.known.endorsement_key);
+                self.device.survives(kept)
+            }
+            None => Ok(()),
+        };
+        if self.device.failure().is_some() && !failed_before {
+            self.appraisal = None;
+            self.write_down(self.options.time)?;
+        }
+        write_known(&self.folder, &self.known)?;
+        kept.and(done)?;
+        let Self { profile, boot, drivers, evidence, appraisal, alerts, .. } = self;
+        Ok(Started { profile, boot, drivers, evidence, appraisal, alerts })
     }
 }
 
@@ -200,69 +250,4 @@ fn measure(profile: &Profile, banks: &[DigestAlg], log: Vec<u8>, drivers: &[Deci
         }
     }
     Ok(recorder.log().to_vec())
-}
-
-/// Challenges the machine, and has its answer appraised.
-fn attest(
-    folder: &Folder,
-    profile: &Profile,
-    boot: &Boot,
-    drivers: &[DriverEvent],
-    tpm: &mut dyn Tpm,
-    known: &Known,
-    options: &Options<'_>,
-) -> Result<(Appraisal, Vec<u8>), VmError> {
-    let nonce = match options.challenge {
-        Some(challenge) => challenge().map_err(VmError::Challenge)?,
-        None => tpm::random::<32>().to_vec(),
-    };
-    let answer = evidence(folder, profile, boot, drivers, tpm, &nonce)?;
-    folder.write("evidence.json", &answer)?;
-    Ok((appraise(folder, known.clone(), &answer, &nonce, options)?, answer))
-}
-
-/// What the machine says of itself, in answer to `nonce`.
-fn evidence(
-    folder: &Folder,
-    profile: &Profile,
-    boot: &Boot,
-    drivers: &[DriverEvent],
-    tpm: &mut dyn Tpm,
-    nonce: &[u8],
-) -> Result<Vec<u8>, VmError> {
-    let log = EventLog::read(&boot.log).map_err(|e| VmError::Known(e.to_string()))?;
-    let bank = DigestAlg::Sha256;
-    let mut selected: Vec<u32> = (0..16).filter(|pcr| *pcr < 8 || log.events.iter().any(|e| e.pcr == *pcr && e.is_extended())).collect();
-    selected.dedup();
-    let mut client = Client::new(tpm);
-    let key = client.create_primary(KeyUse::Attestation)?;
-    let quote = client.quote(key.handle, nonce, bank, &selected)?;
-    let values = client.pcr_values(bank, &selected)?;
-    client.flush(key.handle)?;
-    let quote = QuoteEvidence {
-        message: Bytes(quote.message),
-        signature: Bytes(quote.signature),
-        pcrs: selected.iter().copied().zip(values).collect(),
-    };
-    let visible = boot.kernel().is_none_or(|kernel| kernel.event_log);
-    let evidence = Evidence {
-        profile: profile.guest.into(),
-        vm: folder.name().to_owned(),
-        nonce: nonce.to_vec(),
-        ak_public: Bytes(key.public),
-        quotes: vec![quote],
-        tcg_log: visible.then(|| Bytes(boot.log.clone())),
-        drivers: drivers.to_vec(),
-        features: profile.features(),
-    };
-    serde_json::to_vec_pretty(&evidence).map_err(|e| VmError::Known(e.to_string()))
-}
-
-/// What a verifier thinks of it, who has the evidence's bytes, the challenge and the host's knowledge.
-fn appraise(folder: &Folder, known: Known, evidence: &[u8], nonce: &[u8], options: &Options<'_>) -> Result<Appraisal, VmError> {
-    let text = folder.read("reference.toml")?.unwrap_or_default();
-    let reference = Reference::read(&String::from_utf8_lossy(&text))?;
-    let machines = BTreeMap::from([(folder.name().to_owned(), known.machine)]);
-    let verifier = Verifier::new(reference, options.dbx_info.clone(), machines);
-    Ok(verifier.appraise_answer(folder.name(), evidence, nonce, options.time))
 }

@@ -5,19 +5,75 @@
 
 use std::{fs, path::Path};
 
+use hvci_engine::digest::Digest;
+
 use super::{
     VmError,
     folder::{Folder, Host},
 };
-use crate::vtpm::{
-    Backend, Tpm,
-    client::Client,
-    ledger::{Entry, LedgerError},
-    manufacture, sealed_state,
+use crate::{
+    measure::record::Extend,
+    vtpm::{
+        Backend, Tpm, TpmFailed,
+        client::{Client, ClientError},
+        ledger::{Entry, LedgerError},
+        manufacture, sealed_state,
+    },
 };
 
 const SEALED: &str = "tpm.sealed";
 const NEXT: &str = "tpm.sealed.next";
+
+/// The TPM of a machine that is on, for as long as it answers. Where it does not, the machine runs on without, as firmware lets it (edk2,
+/// `SecurityPkg/Tcg/Tcg2Dxe/Tcg2Dxe.c`), and no other machine is touched.
+#[derive(Debug, Default)]
+pub(super) struct Device {
+    tpm: Option<Box<dyn Tpm>>,
+    failure: Option<TpmFailed>,
+}
+
+impl Device {
+    /// A TPM that is reset and started.
+    pub(super) fn power_on(tpm: Box<dyn Tpm>) -> Result<Self, VmError> {
+        let mut device = Self { tpm: Some(tpm), failure: None };
+        device.ask(|client| client.power_on())?;
+        Ok(device)
+    }
+
+    /// Asks it; `None` where there is none, or none any more.
+    pub(super) fn ask<T>(&mut self, ask: impl FnOnce(&mut Client<'_>) -> Result<T, ClientError>) -> Result<Option<T>, VmError> {
+        let Some(tpm) = &mut self.tpm else { return Ok(None) };
+        let asked = ask(&mut Client::new(tpm.as_mut())).map(Some).map_err(VmError::from);
+        self.survives(asked)
+    }
+
+    /// What was done with it: that it failed is written down, and no error of the machine.
+    pub(super) fn survives<T: Default>(&mut self, done: Result<T, VmError>) -> Result<T, VmError> {
+        match done {
+            Err(VmError::Tpm(failure) | VmError::Client(ClientError::Failed(failure))) => {
+                self.tpm = None;
+                self.failure = Some(failure);
+                Ok(T::default())
+            }
+            other => other,
+        }
+    }
+
+    pub(super) fn tpm(&mut self) -> Option<&mut (dyn Tpm + 'static)> {
+        self.tpm.as_deref_mut()
+    }
+
+    /// How it failed.
+    pub(super) fn failure(&self) -> Option<&TpmFailed> {
+        self.failure.as_ref()
+    }
+}
+
+impl Extend for Device {
+    fn extend(&mut self, pcr: u32, digests: &[Digest]) -> Result<(), String> {
+        self.ask(|client| client.pcr_extend(pcr, digests)).map(drop).map_err(|e| e.to_string())
+    }
+}
 
 /// The machine's TPM as it was saved, and which save that is.
 pub(super) fn take_up(host: &Host, folder: &Folder, backend: Backend, program: &Path) -> Result<(Box<dyn Tpm>, Entry), VmError> {

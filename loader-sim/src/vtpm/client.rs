@@ -100,6 +100,15 @@ impl<'t> Client<'t> {
         Self { tpm }
     }
 
+    /// A reset, and what firmware sends after it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn power_on(&mut self) -> Result<(), ClientError> {
+        self.tpm.reset()?;
+        self.startup()
+    }
+
     /// TPM2_Startup(CLEAR), the first command after a reset.
     ///
     /// # Errors
@@ -234,6 +243,22 @@ impl<'t> Client<'t> {
         Ok(values)
     }
 
+    /// Extends a PCR with a digest for each bank.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn pcr_extend(&mut self, pcr: u32, digests: &[Digest]) -> Result<(), ClientError> {
+        let too_long = || ClientError::TooLong(TpmCc::PcrExtend);
+        let mut values = TpmlDigestValues::default();
+        for digest in digests {
+            let hash_alg = TpmAlg::of(digest.alg()).and_then(|alg| TpmAlgId::try_from(alg.0).ok());
+            let (hash_alg, bytes) = hash_alg.zip(TpmBuffer::try_from(digest.as_bytes()).ok()).ok_or_else(too_long)?;
+            values.try_push(TpmtHa { hash_alg, digest: TpmuHa::Digest(bytes) }).map_err(|_| too_long())?;
+        }
+        let command = TpmPcrExtendCommand { digests: values, handles: [TpmHandle::new(pcr)] };
+        self.run(&command, true).map(drop)
+    }
+
     /// Runs a command: the parameters of its response.
     fn run<C: TpmFrame>(&mut self, command: &C, authorised: bool) -> Result<Vec<u8>, ClientError> {
         let response = self.response(command, authorised)?;
@@ -277,15 +302,7 @@ const RETRY: u32 = 0x922;
 
 impl Extend for Client<'_> {
     fn extend(&mut self, pcr: u32, digests: &[Digest]) -> Result<(), String> {
-        let mut values = TpmlDigestValues::default();
-        for digest in digests {
-            let value =
-                TpmAlg::of(digest.alg()).and_then(|alg| TpmAlgId::try_from(alg.0).ok()).zip(TpmBuffer::try_from(digest.as_bytes()).ok());
-            let (hash_alg, bytes) = value.ok_or_else(|| format!("no TPM has a bank of {}", digest.alg()))?;
-            values.try_push(TpmtHa { hash_alg, digest: TpmuHa::Digest(bytes) }).map_err(|e| e.to_string())?;
-        }
-        let command = TpmPcrExtendCommand { digests: values, handles: [TpmHandle::new(pcr)] };
-        self.run(&command, true).map(drop).map_err(|e| e.to_string())
+        self.pcr_extend(pcr, digests).map_err(|e| e.to_string())
     }
 }
 

@@ -57,7 +57,7 @@ pub(crate) fn quote(args: &QuoteArgs) -> Result<ExitCode> {
     };
     let (program, dbx_info) = (std::env::current_exe()?, DbxInfo::default());
     let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info, challenge: Some(&challenge) };
-    let started = vm::start(&host, &args.name, &options)?;
+    let started = vm::start(&host, &args.name, &options, |_| Ok(()))?;
     let Some(evidence) = &started.evidence else {
         bail!("{} has nothing to answer with: it has no TPM, or nothing runs", args.name);
     };

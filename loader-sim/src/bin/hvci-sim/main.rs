@@ -8,6 +8,8 @@ mod bench;
 mod boot;
 mod eventlog;
 mod explore;
+mod health;
+mod interrupt;
 mod load;
 mod pcr;
 mod scenario;
@@ -62,7 +64,7 @@ enum Command {
     /// Make, start and attest Trusted Launch machines
     Vm(vm::VmArgs),
     /// Say how healthy machines are
-    Health(vm::HealthArgs),
+    Health(health::HealthArgs),
     /// Show and change the UEFI variables of a machine: keys, revocations, Secure Boot
     #[command(subcommand)]
     Vars(vars::VarsCommand),
@@ -91,7 +93,7 @@ fn main() -> ExitCode {
         Command::Eventlog(args) => eventlog::eventlog(&args),
         Command::Pcr(command) => pcr::pcr(&command),
         Command::Vm(args) => vm::vm(&args),
-        Command::Health(args) => vm::health(&args),
+        Command::Health(args) => health::health(&args),
         Command::Vars(command) => vars::vars(&command),
         #[cfg(unix)]
         Command::Tpm(command) => tpm::tpm(&command),

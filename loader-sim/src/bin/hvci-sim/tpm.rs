@@ -1,10 +1,6 @@
 //! `hvci-sim tpm`, and the process that holds a TPM of libtpms.
 
-use std::{
-    os::{fd::AsFd as _, unix::net::UnixStream},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{os::fd::AsFd as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};
@@ -12,7 +8,8 @@ use loader_sim::vtpm::{
     self, Tpm, libtpms,
     socket::{ServeError, Server},
 };
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::interrupt::Interrupt;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TpmCommand {
@@ -55,18 +52,13 @@ pub(crate) struct Listening {
     server: Server,
     /// How tpm2-tools find it.
     pub(crate) tcti: String,
-    stop: UnixStream,
-    // what a signal writes to
-    _interrupted: UnixStream,
+    stop: Interrupt,
 }
 
 impl At {
     pub(crate) fn listen(&self) -> Result<Listening> {
         // the end is an orderly one: sockets, processes and folders go
-        let (stop, interrupted) = UnixStream::pair()?;
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signal_hook::low_level::pipe::register(signal, interrupted.try_clone()?)?;
-        }
+        let stop = Interrupt::listen()?;
         let (server, tcti) = match (&self.path, self.port) {
             (Some(path), _) => (Server::unix(path), format!("swtpm:path={}", path.display())),
             (None, port) => {
@@ -75,7 +67,7 @@ impl At {
             }
         };
         let server = server.with_context(|| format!("cannot serve on {tcti}"))?;
-        Ok(Listening { server, tcti, stop, _interrupted: interrupted })
+        Ok(Listening { server, tcti, stop })
     }
 }
 

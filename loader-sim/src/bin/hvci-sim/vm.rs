@@ -1,11 +1,12 @@
-//! `hvci-sim vm`: Trusted Launch machines, and `hvci-sim health`.
+//! `hvci-sim vm`: Trusted Launch machines.
 
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::{BufReader, Write},
+    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -13,13 +14,20 @@ use clap::{Args, Subcommand, ValueEnum};
 use corpus::source::escape;
 use hvci_engine::finding::Severity;
 use loader_sim::{
-    attest::{Appraisal, DbxInfo, alert::Alert, alert::Health},
+    attest::{
+        Appraisal, DbxInfo,
+        alert::{self, Alert},
+    },
     measure::EventLog,
-    vm::{self, Guest, Host, Options, Profile, Rules, SecurityType, Sources, Started, VmError},
-    vtpm::{Backend, Tpm},
+    vm::{self, Guest, Host, Options, Profile, Rules, Running, SecurityType, Sources, Started, VmError},
+    vtpm::{Backend, socket::ServeError},
 };
 
-use super::boot::{OVMF_VARIABLES, write_boot};
+use super::{
+    boot::{OVMF_VARIABLES, write_boot},
+    health,
+    interrupt::Interrupt,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,6 +40,7 @@ Machines are in the folder --vms, else $HVCI_VMS, else ~/.local/share/hvci-sim/v
 
 const START_EXAMPLES: &str = "\
 Boots the machine from its own disk, loads its drivers, has its TPM quoted and appraised, and stops it in order.
+With --attest-every it stays on, and is challenged again and again, until it is interrupted or needs somebody.
 
 Exit status: 0 it runs and is healthy, 1 it did not start or is not healthy, 2 usage or I/O.";
 
@@ -168,6 +177,9 @@ struct StartArgs {
     /// What is known of revoked images: dbx_info in Microsoft's JSON
     #[arg(long, value_name = "FILE.json")]
     dbx_info: Option<PathBuf>,
+    /// Leave it on, and attest it again every so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    attest_every: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -309,12 +321,12 @@ fn show(host: &Host, name: &str) -> Result<ExitCode> {
     let mut out = anstream::stdout().lock();
     writeln!(out, "{name}: {}", words(&profile))?;
     write!(out, "{}", toml::to_string(&profile)?)?;
-    let history = history(&folder.path("health.ndjson"))?;
+    let history = health::history(&folder.path("health.ndjson"))?;
     match history.last() {
         None => writeln!(out, "never attested")?,
         Some(last) => {
             let bad = history.iter().filter(|h| !h.healthy).count();
-            writeln!(out, "attested {} times, {bad} not healthy; last {} {}", history.len(), last.time, health_words(last))?;
+            writeln!(out, "attested {} times, {bad} not healthy; last {} {}", history.len(), last.time, health::words(last))?;
         }
     }
     if let Some(bytes) = folder.read("boot.eventlog")?
@@ -346,11 +358,35 @@ fn start(host: &Host, args: &StartArgs) -> Result<ExitCode> {
     };
     let program = env::current_exe()?;
     let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info, challenge: None };
-    let started = vm::start(host, &args.name, &options)?;
-    let mut out = anstream::stdout().lock();
-    write_started(&mut out, &started, args.explain)?;
-    let healthy = started.boot.kernel().is_some() && started.appraisal.as_ref().is_none_or(Appraisal::healthy);
-    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let started = match args.attest_every {
+        None => vm::start(host, &args.name, &options, |_| Ok(()))?,
+        Some(seconds) => {
+            let interrupt = Interrupt::listen()?;
+            let stay = |running: &mut Running<'_>| stay(running, &interrupt, Duration::from_secs(seconds)).map_err(guest);
+            vm::start(host, &args.name, &options, stay)?
+        }
+    };
+    write_started(&mut anstream::stdout().lock(), &started, args.explain)?;
+    Ok(if started.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Attests a machine that is on at an interval, a line each time, until it is interrupted or something is wrong.
+fn stay(running: &mut Running<'_>, interrupt: &Interrupt, interval: Duration) -> Result<()> {
+    loop {
+        let time = vm::now()?;
+        if running.alerts().iter().any(|alert| alert.severity > alert::Severity::Low) {
+            return Ok(());
+        }
+        writeln!(anstream::stdout(), "{time}  nothing wrong")?;
+        if interrupt.within(interval)? {
+            return Ok(());
+        }
+        running.attest(vm::now()?)?;
+    }
+}
+
+fn guest(error: anyhow::Error) -> VmError {
+    error.downcast().unwrap_or_else(|error| VmError::Guest(error.to_string()))
 }
 
 fn write_started(out: &mut impl Write, started: &Started, explain: bool) -> Result<()> {
@@ -368,6 +404,7 @@ fn write_started(out: &mut impl Write, started: &Started, explain: bool) -> Resu
         }
     }
     match &started.appraisal {
+        None if started.profile.vtpm => {}
         None => writeln!(out, "no vTPM: nobody outside can be shown how it started")?,
         Some(appraisal) => write_appraisal(out, appraisal)?,
     }
@@ -399,6 +436,11 @@ pub(crate) fn write_appraisal(out: &mut impl Write, appraisal: &Appraisal) -> Re
 fn write_alert(out: &mut impl Write, alert: &Alert) -> Result<()> {
     let severity = format!("{:?}", alert.severity).to_lowercase();
     writeln!(out, "alert [{severity}]: {} ({})", alert.reason, alert.advice)?;
+    if alert.kind == alert::Kind::TpmFailed {
+        for finding in &alert.findings {
+            writeln!(out, "  [{}] {}: {}", finding.code.id(), finding.code.title(), escape(finding.detail.as_bytes()))?;
+        }
+    }
     for component in &alert.components {
         let report = &component.report;
         let digest: String = report.authentihash.map(|d| d.hex().chars().take(12).collect()).unwrap_or_default();
@@ -420,85 +462,17 @@ fn tpm_socket(host: &Host, args: &TpmSocketArgs) -> Result<ExitCode> {
     let listening = args.at.listen()?;
     let (program, dbx_info) = (env::current_exe()?, DbxInfo::default());
     let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info, challenge: None };
-    let serve = |tpm: &mut dyn Tpm| {
+    let serve = |running: &mut Running<'_>| {
+        let tpm = running.tpm().ok_or(VmError::NoTpm)?;
         eprintln!("serving the TPM of {}; for tpm2-tools: export TPM2TOOLS_TCTI={}", args.name, listening.tcti);
-        listening.serve(tpm).map_err(|e| VmError::Guest(e.to_string()))
+        listening.serve(tpm).map_err(|error| match error {
+            ServeError::Tpm(failed) => failed.into(),
+            ServeError::Io(error) => VmError::Io(error),
+        })
     };
-    let started = vm::serve(host, &args.name, &options, serve)?;
-    Ok(if started.boot.kernel().is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn history(path: &Path) -> Result<Vec<Health>> {
-    match fs::File::open(path) {
-        Ok(file) => Health::history(BufReader::new(file)).with_context(|| path.display().to_string()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    let started = vm::start(host, &args.name, &options, serve)?;
+    for alert in &started.alerts {
+        write_alert(&mut anstream::stderr().lock(), alert)?;
     }
-}
-
-fn health_words(health: &Health) -> String {
-    if health.healthy {
-        return "healthy".to_owned();
-    }
-    let codes: Vec<&str> = health.codes.iter().map(|code| code.alias()).collect();
-    format!("NOT HEALTHY: {}", codes.join(", "))
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  hvci-sim health
-  hvci-sim health demo --json | collector
-  hvci-sim health --watch 300
-
-Exit status: 0 every machine was healthy when it was last attested, 1 one was not, 2 usage or I/O.")]
-pub(crate) struct HealthArgs {
-    /// Machines; all without
-    names: Vec<String>,
-    /// The folder of the machines
-    #[arg(long, value_name = "DIR")]
-    vms: Option<PathBuf>,
-    /// One JSON object a line: every attestation and every alert
-    #[arg(long)]
-    json: bool,
-    /// Start and attest the machines again every so many seconds, until one is not healthy
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    watch: Option<u64>,
-}
-
-pub(crate) fn health(args: &HealthArgs) -> Result<ExitCode> {
-    let host = host(args.vms.as_deref())?;
-    let names = if args.names.is_empty() { host.machines()? } else { args.names.clone() };
-    loop {
-        if args.watch.is_some() {
-            let (program, dbx_info) = (env::current_exe()?, DbxInfo::default());
-            let options = Options { time: vm::now()?, program: &program, dbx_info: &dbx_info, challenge: None };
-            for name in &names {
-                vm::start(&host, name, &options)?;
-            }
-        }
-        let mut out = anstream::stdout().lock();
-        let mut all = true;
-        for name in &names {
-            let path = |file: &str| host.root().join(name).join(file);
-            let history = history(&path("health.ndjson"))?;
-            all &= history.last().is_none_or(|last| last.healthy);
-            if args.json {
-                for file in ["health.ndjson", "alerts.ndjson"] {
-                    out.write_all(&fs::read(path(file)).unwrap_or_default())?;
-                }
-                continue;
-            }
-            match history.last() {
-                None => writeln!(out, "{name:<20}  never attested")?,
-                Some(last) => writeln!(out, "{name:<20}  {}  {}", last.time, health_words(last))?,
-            }
-        }
-        out.flush()?;
-        drop(out);
-        match args.watch {
-            Some(seconds) if all => std::thread::sleep(std::time::Duration::from_secs(seconds)),
-            _ => return Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
-        }
-    }
+    Ok(if started.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
