@@ -36,7 +36,7 @@ impl Device {
     /// A TPM that is reset and started.
     pub(super) fn power_on(tpm: Box<dyn Tpm>) -> Result<Self, VmError> {
         let mut device = Self { tpm: Some(tpm), failure: None };
-        device.ask(|client| client.power_on())?;
+        device.ask(|client| client.power_on(&random()))?;
         Ok(device)
     }
 

@@ -17,8 +17,9 @@ use tpm2_protocol::{
         TpmtSymDefObject, TpmuAsymScheme, TpmuHa, TpmuPublicId, TpmuPublicParms, TpmuSymKeyBits, TpmuSymMode,
     },
     frame::{
-        TpmCreatePrimaryCommand, TpmFlushContextCommand, TpmFrame, TpmGetCapabilityCommand, TpmPcrExtendCommand, TpmPcrReadCommand,
-        TpmQuoteCommand, TpmReadClockCommand, TpmShutdownCommand, TpmStartupCommand, tpm_marshal_command,
+        TpmCreatePrimaryCommand, TpmFlushContextCommand, TpmFrame, TpmGetCapabilityCommand, TpmHierarchyChangeAuthCommand,
+        TpmPcrExtendCommand, TpmPcrReadCommand, TpmQuoteCommand, TpmReadClockCommand, TpmShutdownCommand, TpmStartupCommand,
+        tpm_marshal_command,
     },
 };
 
@@ -82,8 +83,9 @@ const ENDORSEMENT_POLICY: [u8; 32] = [
     0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xB3, 0xF8, 0x1A, 0x90, 0xCC, 0x8D, 0x46, 0xA5, 0xD7, 0x24, 0xFD, 0x52, 0xD7, 0x6E, 0x06, 0x52,
     0x0B, 0x64, 0xF2, 0xA1, 0xDA, 0x1B, 0x33, 0x14, 0x69, 0xAA,
 ];
-/// fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign.
-const ATTESTATION_ATTRIBUTES: u32 = 0x0005_0072;
+/// fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, sign. A guest that locks its TPM by wrong passwords attests all the
+/// same.
+const ATTESTATION_ATTRIBUTES: u32 = 0x0005_0472;
 /// fixedTPM, fixedParent, sensitiveDataOrigin, adminWithPolicy, restricted, decrypt.
 const ENDORSEMENT_ATTRIBUTES: u32 = 0x0003_00B2;
 const SIZEOF_HEADER: usize = 10;
@@ -100,13 +102,17 @@ impl<'t> Client<'t> {
         Self { tpm }
     }
 
-    /// A reset, and what firmware sends after it.
+    /// A reset, and what firmware sends after it: TPM2_Startup, and an authorisation of the platform hierarchy that nobody is told, so that the guest
+    /// cannot use it (edk2, `SecurityPkg/Library/PeiDxeTpmPlatformHierarchyLib`). It holds until the next reset.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub fn power_on(&mut self) -> Result<(), ClientError> {
+    pub fn power_on(&mut self, platform_auth: &[u8; 32]) -> Result<(), ClientError> {
         self.tpm.reset()?;
-        self.startup()
+        self.startup()?;
+        let new_auth = TpmBuffer::try_from(&platform_auth[..]).map_err(|_| ClientError::TooLong(TpmCc::HierarchyChangeAuth))?;
+        let command = TpmHierarchyChangeAuthCommand { new_auth, handles: [TpmHandle::new(TpmRh::Platform.value())] };
+        self.run(&command, true).map(drop)
     }
 
     /// TPM2_Startup(CLEAR), the first command after a reset.

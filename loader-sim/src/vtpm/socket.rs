@@ -7,12 +7,14 @@
 //!
 //! A command is as long as its header says, and so is a response; what the control socket takes is in `control`. Each socket has one client at a
 //! time, who is heard to the end; one that has been silent for [`IDLE`] gives way when another waits. A message that has begun has [`PATIENCE`] to
-//! end. A message that cannot be one gets its answer and is the last: nobody knows where the next would begin.
+//! end. A message that cannot be one gets its answer and is the last: nobody knows where the next would begin. Whoever floods the TPM, or asks it for
+//! much, is answered as fast as a share of the host's time lets it ([`quota`]): he waits, and nobody else.
 //!
 //! Trusts nobody: a port is on the loopback interface only, where every user of the host reaches it; a path is for its owner only. Nothing but
 //! commands, resets at a client's request and the end can be asked for.
 
 pub(super) mod control;
+mod quota;
 
 use std::{
     ffi::OsString,
@@ -36,7 +38,7 @@ use rustix::{
     io::Errno,
 };
 
-use self::control::Then;
+use self::{control::Then, quota::Metered};
 use super::{MAX_MESSAGE, MIN_RESPONSE, Tpm, TpmFailed, link::Link};
 
 /// How long a message may take from its first byte to the end of its answer's way.
@@ -90,14 +92,21 @@ impl Server {
     pub fn serve(&self, tpm: &mut dyn Tpm, stop: Option<BorrowedFd<'_>>) -> Result<(), ServeError> {
         let mut commands = Channel { listener: &self.commands, client: None };
         let mut control = Channel { listener: &self.control, client: None };
+        let mut tpm = Metered::new(tpm);
         loop {
+            if let Some(rest) = tpm.rest() {
+                if stops_within(stop, rest)? {
+                    return Ok(());
+                }
+                continue;
+            }
             let Some((command, request)) = wait(&mut commands, &mut control, stop)? else { return Ok(()) };
             // control first: a reset that was asked for before a command comes before it
-            if request && let Some(Then::Shutdown) = control.turn(|link| serve_control(link, tpm))? {
+            if request && let Some(Then::Shutdown) = control.turn(|link| serve_control(link, &mut tpm))? {
                 return Ok(());
             }
             if command {
-                commands.turn(|link| serve_command(link, tpm))?;
+                commands.turn(|link| serve_command(link, &mut tpm))?;
             }
         }
     }
@@ -214,6 +223,17 @@ impl Channel<'_> {
     }
 }
 
+/// Waits for this time, or until there is something to be read from `stop`.
+fn stops_within(stop: Option<BorrowedFd<'_>>, time: Duration) -> io::Result<bool> {
+    let timeout = Timespec::try_from(time).map_err(io::Error::other)?;
+    let mut events = stop.iter().map(|stop| PollFd::new(stop, PollFlags::IN)).collect::<Vec<_>>();
+    match poll(&mut events, Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Waits until one of the clients has something to say, and lets others in. Which of them has; `None` at the end.
 fn wait<'a>(commands: &mut Channel<'a>, control: &mut Channel<'a>, stop: Option<BorrowedFd<'_>>) -> io::Result<Option<(bool, bool)>> {
     let now = Instant::now();
@@ -316,16 +336,43 @@ mod tests {
         }
     }
 
+    /// Takes ten milliseconds a command.
+    #[derive(Debug)]
+    struct Slow;
+
+    impl Tpm for Slow {
+        fn exec(&mut self, command: &[u8]) -> Result<Vec<u8>, TpmFailed> {
+            thread::sleep(Duration::from_millis(10));
+            Echo.exec(command)
+        }
+
+        fn reset(&mut self) -> Result<(), TpmFailed> {
+            Echo.reset()
+        }
+
+        fn save(&mut self) -> Result<Vec<u8>, TpmFailed> {
+            Echo.save()
+        }
+
+        fn load(&mut self, state: &[u8]) -> Result<(), TpmFailed> {
+            Echo.load(state)
+        }
+    }
+
     const COMMAND: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0];
 
     /// Runs with a path that is served, and gives how serving ended, which it does at the latest when `clients` is through.
     fn served(clients: impl FnOnce(&Path)) -> Result<(), ServeError> {
+        served_by(&mut Echo, clients)
+    }
+
+    fn served_by(tpm: &mut dyn Tpm, clients: impl FnOnce(&Path)) -> Result<(), ServeError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tpm");
         let server = Server::unix(&path).unwrap();
         let (stop, stopped) = UnixStream::pair().unwrap();
         thread::scope(|scope| {
-            let serving = scope.spawn(move || server.serve(&mut Echo, Some(stopped.as_fd())));
+            let serving = scope.spawn(move || server.serve(tpm, Some(stopped.as_fd())));
             clients(&path);
             drop(stop);
             serving.join().unwrap()
@@ -381,6 +428,20 @@ mod tests {
             assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
         });
         assert!(matches!(ended, Err(ServeError::Tpm(failed)) if failed.backend == "echo"));
+    }
+
+    #[test]
+    fn a_flood_waits_and_the_end_does_not() {
+        let begun = Instant::now();
+        served_by(&mut Slow, |path| {
+            let mut client = client(path);
+            for _ in 0..25 {
+                assert!(echoes(&mut client));
+            }
+            // 250 ms of the TPM's time less a burst of 50 ms, for a quarter of the host's
+            assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
+        })
+        .unwrap();
     }
 
     #[test]

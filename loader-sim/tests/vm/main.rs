@@ -8,6 +8,7 @@
 #[path = "../../../corpus/tests/corpora/mod.rs"]
 mod corpora;
 mod crash;
+mod guest;
 mod lab;
 mod staying;
 
@@ -18,6 +19,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use guest::Served;
 use lab::{Lab, SIM, text};
 
 /// By their bits: Secure Boot, vTPM, HVCI, Credential Guard.
@@ -207,43 +209,23 @@ fn an_old_state_and_a_copied_machine_are_refused() {
 #[test]
 fn tpm2_tools_see_the_pcrs_of_the_boot() {
     let Some(lab) = Lab::new() else { return };
-    if Command::new("tpm2_pcrread").arg("--version").output().is_err() {
-        eprintln!("skipped: the package tpm2-tools is not installed");
-        return;
-    }
-    let socket = lab.folder.path().join("tpm");
-    let mut serving = Command::new(SIM)
-        .env("HVCI_VMS", lab.folder.path().join("vms"))
-        .args(["vm", "tpm-socket", "probe", "--path", socket.to_str().unwrap()])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(serving.stderr.take().unwrap()).lines();
-    assert!(lines.next().unwrap().unwrap().contains("TPM2TOOLS_TCTI"));
+    let Some(guest) = Served::start(&lab, "probe") else { return };
     let (code, said) = lab.start("probe");
     assert_eq!((code, said.contains("in use by another process")), (2, true), "{said}");
 
-    let tool = |name: &str, arguments: &[&str]| {
-        let mut command = Command::new(name);
-        command.env("TPM2TOOLS_TCTI", format!("swtpm:path={}", socket.display())).current_dir(lab.folder.path()).args(arguments);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{name}: {}", text(&output));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    let pcrs = tool("tpm2_pcrread", &["sha256:0,1,2,3,4,5,6,7,8,9,12,14"]);
+    let pcrs = guest.tool("tpm2_pcrread", &["sha256:0,1,2,3,4,5,6,7,8,9,12,14"]);
     let now = lab.folder.path().join("now.pcrs");
     fs::write(&now, &pcrs).unwrap();
     let log = lab.path("probe", "boot.eventlog");
     let compared = lab.run(&["eventlog", log.to_str().unwrap(), "--pcrs", now.to_str().unwrap()]);
     assert!(compared.status.success(), "{}", text(&compared));
-    tool("tpm2_createek", &["-c", "ek.ctx", "-G", "ecc", "-u", "ek.pub"]);
-    tool("tpm2_flushcontext", &["-t"]);
-    let killed = Command::new("kill").args(["-INT", &serving.id().to_string()]).status().unwrap();
-    assert!(killed.success() && serving.wait().unwrap().success());
-    let (code, said) = lab.start("probe");
-    assert_eq!((code, said.contains("attested: healthy")), (0, true), "it was stopped in order: {said}");
-    let (next, said_again) = lab.start("probe");
-    assert_eq!(next, 0, "{said_again}");
+    guest.tool("tpm2_createek", &["-c", "ek.ctx", "-G", "ecc", "-u", "ek.pub"]);
+    guest.tool("tpm2_flushcontext", &["-t"]);
+    assert_eq!(guest.stop(), Some(0));
+    for _ in 0..2 {
+        let (code, said) = lab.start("probe");
+        assert_eq!((code, said.contains("attested: healthy")), (0, true), "it was stopped in order: {said}");
+    }
 }
 
 #[test]
