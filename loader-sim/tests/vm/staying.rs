@@ -29,8 +29,8 @@ impl Going {
     }
 
     /// Its status and the rest of what it said.
-    fn end(mut self) -> (Option<i32>, String) {
-        let rest: Vec<String> = self.lines.map(Result::unwrap).collect();
+    fn end(&mut self) -> (Option<i32>, String) {
+        let rest: Vec<String> = self.lines.by_ref().map(Result::unwrap).collect();
         (self.child.wait().unwrap().code(), rest.join("\n"))
     }
 
@@ -48,6 +48,13 @@ impl Going {
         let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
         let mut workers = pids.filter(|pid| parent_of(*pid) == Some(self.child.id()));
         workers.next().expect("a TPM has a process of its own")
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        // gone already, but for a test that has failed
+        drop(self.child.kill());
     }
 }
 
