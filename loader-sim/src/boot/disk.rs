@@ -2,6 +2,9 @@
 //!
 //! Paths are compared as FAT does, without telling upper from lower case, and both `/` and `\` part them. Reads regular files of a folder and
 //! follows no symbolic link: the folder is the guest's, and must not reach out of itself.
+//!
+//! A file `gpt.img` at its root is no file of the guest's, but the first sectors of the disk (`dd if=/dev/sda bs=512 count=34`), whose partition
+//! table firmware measures.
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +17,9 @@ use std::{
 const MAX_FILE: u64 = 1 << 30;
 /// Most files of a disk.
 const MAX_FILES: usize = 100_000;
+
+/// Where the disk's first sectors are.
+const PARTITIONS: &str = "/gpt.img";
 
 /// A disk with one file system.
 #[derive(Clone, Debug, Default)]
@@ -61,11 +67,12 @@ impl Disk {
     /// # Errors
     /// Those of [`open`](Self::open); no shim or no GRUB below `root`.
     pub fn of_packages(root: &Path) -> io::Result<Self> {
-        const NAMES: [(&str, &str); 4] = [
+        const NAMES: [(&str, &str); 5] = [
             ("shimx64.efi.signed", "/EFI/BOOT/BOOTX64.EFI"),
             ("grubx64.efi.signed", "/EFI/BOOT/grubx64.efi"),
             ("mmx64.efi.signed", "/EFI/BOOT/mmx64.efi"),
             ("initrd.img", "/initrd.img"),
+            ("gpt.img", PARTITIONS),
         ];
         let found = Self::open(root)?;
         let mut disk = Self::default();
@@ -134,6 +141,14 @@ impl Disk {
             return Err(io::Error::other(format!("{} is larger than {MAX_FILE} bytes", file.display())));
         }
         Ok(Some(content))
+    }
+
+    /// Its first sectors, with the partition table; `None` where nobody gave them.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read).
+    pub fn first_sectors(&self) -> io::Result<Option<Vec<u8>>> {
+        self.read(PARTITIONS)
     }
 
     /// Whether there is a file or a folder of this path.

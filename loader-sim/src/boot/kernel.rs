@@ -1,6 +1,6 @@
 //! The kernel that runs: its command line, whether it is locked down, and the keys that it takes modules from.
 
-use hvci_engine::{image::ImageError, signature::kernel::kernel_certificates};
+use hvci_engine::{bytes::le16, image::ImageError, signature::kernel::kernel_certificates};
 
 use super::End;
 
@@ -35,6 +35,14 @@ impl RunningKernel {
     pub fn image(&self) -> &[u8] {
         &self.image
     }
+}
+
+/// Major and minor version that the image says (`kernel_version` of the setup header, `Documentation/arch/x86/boot.rst`).
+pub(super) fn version(image: &[u8]) -> Option<(u32, u32)> {
+    let at = usize::from(le16(image, 0x20E).filter(|at| *at != 0)?).checked_add(0x200)?;
+    let text = image.get(at..)?.split(|byte| !byte.is_ascii_digit() && *byte != b'.').next()?;
+    let mut numbers = std::str::from_utf8(text).ok()?.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 pub(super) fn start(path: String, image: Vec<u8>, command_line: String, secure: bool, event_log: bool) -> End {

@@ -47,7 +47,7 @@ use crate::{
         variable::{IMAGE_SECURITY, SHIM},
     },
     measure::{
-        Recorder, device_path,
+        EventType, Recorder, device_path, gpt,
         record::{Extend, MeasureError},
     },
 };
@@ -139,8 +139,18 @@ pub fn boot(machine: Machine<'_>, tpm: &mut dyn Extend) -> Result<Boot, Fault> {
     let policy = Firmware::new(behaviour, lists("db"), lists("dbx"), &lists("dbt"), &cache);
     let secure_boot = variables.secure_boot();
     let unreadable = variables.get("dbx", IMAGE_SECURITY).and_then(|v| SignatureDatabase::read(&v.data).err());
-    let mut booting =
-        Booting { disk, variables, recorder: Recorder::new(banks, tpm)?, cache, stages: Vec::new(), policy, secure_boot, depth: 0 };
+    let mut booting = Booting {
+        disk,
+        variables,
+        recorder: Recorder::new(banks, tpm)?,
+        cache,
+        stages: Vec::new(),
+        policy,
+        secure_boot,
+        depth: 0,
+        load_options: None,
+        knows_partitions: false,
+    };
     let end = match unreadable.filter(|_| secure_boot) {
         // of what nobody can read nobody knows what it revokes
         Some(error) => End::Stopped { stage: None, reason: format!("firmware: dbx cannot be read, so nothing may start: {error}") },
@@ -162,6 +172,10 @@ struct Booting<'m, 't> {
     policy: Firmware,
     secure_boot: bool,
     depth: usize,
+    /// EFI_LOADED_IMAGE_PROTOCOL.LoadOptions of the image that is started next.
+    load_options: Option<String>,
+    /// The disk's partition table was looked at: it is measured once.
+    knows_partitions: bool,
 }
 
 impl Booting<'_, '_> {
@@ -200,6 +214,20 @@ impl Booting<'_, '_> {
         Ok(())
     }
 
+    /// The partition table of the disk that the first image comes from (edk2, `DxeTpm2MeasureBootLib.c`); one that cannot be read is not measured.
+    fn measure_partitions(&mut self, stage: usize) -> Result<(), Fault> {
+        if std::mem::replace(&mut self.knows_partitions, true) {
+            return Ok(());
+        }
+        if let Some(sectors) = self.disk.first_sectors()? {
+            match gpt::event(&sectors) {
+                Ok(table) => self.recorder.data(5, EventType::EV_EFI_GPT_EVENT, &table)?,
+                Err(error) => self.note(stage, format!("gpt.img is not measured: {error}")),
+            }
+        }
+        Ok(())
+    }
+
     /// Measures the entry that a decision rests on.
     fn measure_authority(&mut self, authority: &Authority) -> Result<(), Fault> {
         let (name, vendor) = namespace(authority.database);
@@ -224,6 +252,9 @@ impl Booting<'_, '_> {
             return Ok(self.stopped(stage, format!("firmware: {path} is no image that it could start")));
         };
         let path_of_file = if on_disk { device_path::of_disk(path) } else { device_path::of_file(path) };
+        if on_disk {
+            self.measure_partitions(stage)?;
+        }
         self.measure_image(stage, &image, &facts, &path_of_file)?;
         self.run(stage, path, &bytes, None)
     }
@@ -243,7 +274,8 @@ impl Booting<'_, '_> {
             Program::Linux => {
                 self.exit_boot_services()?;
                 let secure = self.secure_boot && shim.is_none_or(shim::Running::is_secure);
-                Ok(kernel::start(path.to_owned(), bytes.to_vec(), String::new(), secure, true))
+                let command_line = self.load_options.take().unwrap_or_default();
+                Ok(kernel::start(path.to_owned(), bytes.to_vec(), command_line, secure, true))
             }
             Program::MokManager => Ok(self.stopped(stage, "MokManager waits for the machine's owner")),
             Program::Fallback => shim::run_fallback(self, stage, path),
@@ -252,7 +284,6 @@ impl Booting<'_, '_> {
     }
 
     fn exit_boot_services(&mut self) -> Result<(), Fault> {
-        use crate::measure::EventType;
         for action in ["Exit Boot Services Invocation", "Exit Boot Services Returned with Success"] {
             self.recorder.data(5, EventType::EV_EFI_ACTION, action.as_bytes())?;
         }

@@ -196,6 +196,12 @@ fn described_firmware(data: &[u8]) -> Option<EventData<'_>> {
     firmware(data, len.checked_add(1)?, ascii(slice(data, 1, len)?)?)
 }
 
+/// TCG_PCClientTaggedEvent (PFP 1.05 §10.4.2.1): identifier, length, data.
+pub fn tagged(id: u32, data: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    [&id.to_le_bytes(), &len.to_le_bytes(), data].concat()
+}
+
 fn tags(data: &[u8]) -> Option<EventData<'_>> {
     let mut tags = Vec::new();
     let mut at = 0_usize;

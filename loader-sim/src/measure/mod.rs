@@ -20,6 +20,7 @@ pub mod check;
 pub mod data;
 pub mod device_path;
 pub mod event_type;
+pub mod gpt;
 mod log;
 pub mod pcrs;
 pub mod record;

@@ -9,6 +9,7 @@
 use hvci_engine::digest::Digest;
 
 use super::{
+    data::tagged,
     event_type::EventType,
     record::{MeasureError, Recorder},
 };
@@ -109,10 +110,4 @@ pub fn measure_driver(recorder: &mut Recorder<'_>, driver: &LoadedDriver<'_>) ->
     ];
     let tags: Vec<u8> = list.into_iter().flat_map(|(id, data)| tagged(id, &data)).collect();
     recorder.data(13, EventType::EV_EVENT_TAG, &tagged(tag::LOADED_MODULE, &tags))
-}
-
-/// TCG_PCClientTaggedEvent.
-fn tagged(id: u32, data: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-    [&id.to_le_bytes(), &len.to_le_bytes(), data].concat()
 }

@@ -10,6 +10,8 @@
 #[expect(dead_code, reason = "other tests use the rest of it")]
 #[path = "../../../corpus/tests/corpora/mod.rs"]
 mod corpora;
+mod partitions;
+mod systemd;
 
 use std::{
     env, fs,
@@ -429,85 +431,6 @@ fn what_is_not_of_this_image_does_not_vouch_for_it() {
         assert!(!starts(b"MZ and nothing else", &store, behaviour));
         assert!(!starts(&[], &store, behaviour));
     }
-}
-
-/// An image with sections of this content, unsigned.
-fn with_sections(name: &str, sections: &[(&'static str, &[u8])]) -> Vec<u8> {
-    const CONST: u32 = 0x4000_0040;
-    let plain = Image::of(FileKind::PeEfi, name);
-    let more = sections.iter().map(|(section, content)| (*section, CONST, content.len()));
-    let described = Image { sections: plain.sections.iter().copied().chain(more).collect(), file_alignment: 0x1000, ..plain };
-    let mut image = described.build().unwrap();
-    for (section, content) in sections {
-        let pe = Pe::parse(&image).unwrap();
-        let span = pe.sections().iter().find(|s| s.display_name() == *section).unwrap().file_span();
-        let at = usize::try_from(span.offset).unwrap();
-        image[at..at + content.len()].copy_from_slice(content);
-    }
-    image
-}
-
-/// An image that a boot loader takes for a Linux kernel.
-fn kernel() -> Vec<u8> {
-    let mut image = application(0);
-    image[0x202..0x206].copy_from_slice(b"HdrS");
-    image
-}
-
-fn unified(command_line: &str, signer: &Identity) -> Vec<u8> {
-    let sections: [(&str, &[u8]); 3] = [(".osrel", b"ID=test\n"), (".cmdline", command_line.as_bytes()), (".linux", &kernel())];
-    signed_over(&with_sections("stub", &sections), signer, DigestAlg::Sha256)
-}
-
-#[test]
-fn a_unified_kernel_measures_its_sections() {
-    let signer = identity("publisher");
-    let mut store = own_store(certificates(&[&der(&signer)]), Vec::new());
-    let image = unified("root=/dev/vda2 ro", &signer);
-    let boot = start(&one(&image), &mut store, Strict);
-    let kernel_of = boot.kernel().unwrap();
-    assert_eq!((kernel_of.command_line.as_str(), kernel_of.lockdown), ("root=/dev/vda2 ro", true));
-    assert_eq!(boot.stages[0].kind, StageKind::UnifiedKernel);
-    // systemd 252, docs/TPM2_PCR_MEASUREMENTS.md: each section's name with its NUL, then its content, in the stub's order
-    let pe = Pe::parse(&image).unwrap();
-    let mut expected = Digest::new(DigestAlg::Sha256, &[0; 32]).unwrap();
-    for section in [".linux", ".osrel", ".cmdline"] {
-        let content = pe.section_content(section).unwrap();
-        for measured in [format!("{section}\0").as_bytes(), content] {
-            let digest = crypto::digest(DigestAlg::Sha256, &[measured]);
-            expected = crypto::digest(DigestAlg::Sha256, &[expected.as_bytes(), digest.as_bytes()]);
-        }
-    }
-    assert_eq!(pcr(&boot, 11), expected.hex());
-    let log = EventLog::read(&boot.log).unwrap();
-    let images: Vec<_> = log.events.iter().filter(|e| e.event_type == EventType::EV_EFI_BOOT_SERVICES_APPLICATION).collect();
-    let digests = [&image, &kernel()].map(|image| authentihash(image, DigestForm::SectionSum, DigestAlg::Sha256));
-    assert_eq!(images.iter().map(|e| e.digests.get(DigestAlg::Sha256).unwrap()).collect::<Vec<_>>(), digests);
-    // the kernel within has no signature of its own: a changed one is a changed image
-    let mut changed = image;
-    let at = changed.windows(4).position(|w| w == b"HdrS").unwrap();
-    changed[at + 0x400] ^= 1;
-    assert!(start(&one(&changed), &mut store, Strict).kernel().is_none());
-}
-
-#[test]
-fn systemd_boot_starts_the_entry_that_is_chosen_if_it_may() {
-    let [signer, stranger] = ["publisher", "stranger"].map(identity);
-    let mut store = own_store(certificates(&[&der(&signer)]), Vec::new());
-    let loader = with_sections("loader", &[(".sdmagic", b"#### LoaderInfo: systemd-boot 252.39 ####\0")]);
-    let mut disk = one(&signed_over(&loader, &signer, DigestAlg::Sha256));
-    for (name, by) in [("a-6.1", &signer), ("b-6.5", &signer), ("z-bad", &stranger)] {
-        disk.insert(&format!("/EFI/Linux/{name}.efi"), unified(name, by));
-    }
-    let chosen = |disk: &Disk, store: &mut VariableStore| {
-        let boot = start(disk, store, Strict);
-        (boot.kernel().map(|k| k.command_line.clone()), boot.stages.last().unwrap().path.clone())
-    };
-    assert_eq!(chosen(&disk, &mut store), (None, "\\efi\\linux\\z-bad.efi".to_owned()), "the last, which a stranger signed");
-    disk.insert("/loader/loader.conf", b"timeout 3\ndefault a-*\n".to_vec());
-    assert_eq!(chosen(&disk, &mut store).0.as_deref(), Some("a-6.1"));
-    disk.insert("/loader/loader.conf", b"default b-6.5.efi\n".to_vec());
-    assert_eq!(chosen(&disk, &mut store).0.as_deref(), Some("b-6.5"));
 }
 
 #[test]
