@@ -6,10 +6,11 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use hvci_engine::digest::DigestAlg;
-use p256::pkcs8::EncodePrivateKey;
+use p256::{elliptic_curve::sec1::ToEncodedPoint, pkcs8::EncodePrivateKey};
 
 use crate::made::*;
 
@@ -92,7 +93,26 @@ fn the_program_writes_results_for_others() {
     let key = Tpm::new(3, &bytes(&linux())).key;
     files.write("key", p256::SecretKey::from(&key).to_pkcs8_der().unwrap().as_bytes());
     let (token, _, status) = files.verify(&NONCE, &["--format", "jwt", "--key", &files.path("key")]);
-    assert_eq!((token.trim_end().split('.').count(), status), (3, Some(0)));
+    assert_eq!(status, Some(0));
+
+    // whoever has the public key can rely on it, and on nothing that was changed
+    let public = p256::PublicKey::from(key.verifying_key()).to_encoded_point(false);
+    let public = jsonwebtoken::DecodingKey::from_ec_der(public.as_bytes());
+    let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
+    // it is of a time that is given
+    rules.validate_exp = false;
+    rules.validate_aud = false;
+    rules.required_spec_claims.clear();
+    let read = |token: &str| jsonwebtoken::decode::<serde_json::Value>(token, &public, &rules).map(|data| data.claims);
+    let token = token.trim_end();
+    let claims = read(token).unwrap();
+    assert_eq!(claims["ear_status"], "affirming");
+    assert_eq!(claims, ear, "the same as the one that nobody signed");
+    for at in (0..token.len()).step_by(7) {
+        let mut changed = token.as_bytes().to_vec();
+        changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+        assert!(read(std::str::from_utf8(&changed).unwrap()).is_err(), "{at}");
+    }
 }
 
 #[test]
@@ -125,11 +145,16 @@ impl Drop for Served {
 
 impl Served {
     fn start(files: &Files) -> Self {
+        Self::start_with(files, &[])
+    }
+
+    fn start_with(files: &Files, more: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hvci-sim"));
         command.args(["attest", "serve", "--listen", "127.0.0.1:0"]);
         for name in ["reference", "machines"] {
             command.args([format!("--{name}"), files.path(name)]);
         }
+        command.args(more);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
@@ -171,7 +196,7 @@ fn the_verifier_serves_challenges_and_takes_an_answer_once() {
     assert_eq!(served.post("/evidence/web-1", json.len(), &json).0, 409, "replayed");
 
     // the old answer to a new challenge
-    std::thread::sleep(std::time::Duration::from_millis(1100));
+    std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(served.post("/challenge/web-1", 0, b"").0, 200);
     let (status, ear) = served.post("/evidence/web-1", json.len(), &json);
     let ear: serde_json::Value = serde_json::from_str(&ear).unwrap();
@@ -183,4 +208,26 @@ fn the_verifier_listens_on_loopback_alone() {
     let files = Files::of(&linux());
     let args = ["attest", "serve", "--listen", "0.0.0.0:0", "--reference", &files.path("reference"), "--machines", &files.path("machines")];
     assert_eq!(Command::new(env!("CARGO_BIN_EXE_hvci-sim")).args(args).output().unwrap().status.code(), Some(2));
+}
+
+/// Connections that say nothing, or say it slowly, hold nobody up, and end.
+#[test]
+fn slow_clients_are_not_waited_for() {
+    let files = Files::of(&linux());
+    let served = Served::start(&files);
+    // one less than there may be
+    let mut slow: Vec<TcpStream> = (0..63).map(|_| TcpStream::connect(&served.1).unwrap()).collect();
+    for (n, stream) in slow.iter_mut().enumerate() {
+        let part = &b"POST /evidence/web-1 HTTP/1.1\r\nHost: verifier\r\nContent-Length: 1000\r\n\r\n{"[..n.min(70)];
+        stream.write_all(part).unwrap();
+    }
+    assert_eq!(served.post("/challenge/web-1", 0, b"").0, 200);
+    // with one more of them, who comes waits until their time is over
+    let _last = TcpStream::connect(&served.1).unwrap();
+    assert_eq!(served.post("/evidence/web-9", 2, b"{}").0, 409);
+    for mut stream in slow {
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let ended = stream.read(&mut [0; 100]);
+        assert!(ended.as_ref().is_ok_and(|n| *n == 0) || ended.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
+    }
 }

@@ -11,16 +11,12 @@ mod crash;
 mod guest;
 mod lab;
 mod staying;
+mod verifier;
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, path::Path};
 
 use guest::Served;
-use lab::{Lab, SIM, text};
+use lab::{Lab, text};
 
 /// By their bits: Secure Boot, vTPM, HVCI, Credential Guard.
 const PARTS: [&str; 4] = ["--secure-boot", "--vtpm", "--hvci", "--credential-guard"];
@@ -236,43 +232,4 @@ fn deleted_machines_leave_nothing() {
     assert!(!lab.folder.path().join("vms/probe").exists());
     assert!(lab.create("probe", &[]).status.success(), "a name can be used again");
     assert_eq!(lab.start("probe").0, 0);
-}
-
-#[test]
-fn verifier_and_machine_are_two_processes() {
-    let Some(lab) = Lab::new() else { return };
-    let known = lab.run(&["vm", "known"]);
-    let machines = lab.folder.path().join("machines.json");
-    fs::write(&machines, &known.stdout).unwrap();
-    let reference = lab.path("probe", "reference.toml");
-    let mut serving = Command::new(SIM)
-        .args(["attest", "serve", "--listen", "127.0.0.1:0", "--machines", machines.to_str().unwrap()])
-        .args(["--reference", reference.to_str().unwrap()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let line = BufReader::new(serving.stderr.take().unwrap()).lines().next().unwrap().unwrap();
-    let address = line.strip_prefix("listening on ").unwrap().to_owned();
-    let quote = || lab.run(&["attest", "quote", "probe", "--verifier", &address]);
-
-    let first = quote();
-    assert_eq!(first.status.code(), Some(0), "{}", text(&first));
-    let result: serde_json::Value = serde_json::from_slice(&first.stdout).unwrap();
-    assert_eq!(result["submods"]["secure-boot"]["ear_verifier_claims"]["secureboot"], true, "{result}");
-    // challenges are a second apart; and the verifier was told of one start
-    std::thread::sleep(std::time::Duration::from_millis(1100));
-    let second = quote();
-    assert_eq!(second.status.code(), Some(1), "{}", text(&second));
-    assert!(text(&second).contains("contraindicated"), "{}", text(&second));
-    // nobody who challenges: the machine was on all the same, and starts again
-    let lonely = lab.run(&["attest", "quote", "probe", "--verifier", "127.0.0.1:1"]);
-    assert_eq!((lonely.status.code(), text(&lonely).contains("no challenge")), (Some(2), true), "{}", text(&lonely));
-    assert_eq!(lab.start("probe").0, 0);
-    let refused = lab.run(&["attest", "quote", "probe", "--verifier", "192.0.2.1:7680"]);
-    assert!(text(&refused).contains("no loopback address"));
-    serving.kill().unwrap();
-    let output = serving.wait_with_output().unwrap();
-    let alert: serde_json::Value = serde_json::from_str(String::from_utf8_lossy(&output.stdout).lines().next().unwrap()).unwrap();
-    assert_eq!((&alert["vm"], &alert["reason"]), (&"probe".into(), &"reset-count".into()), "{alert}");
 }

@@ -16,6 +16,7 @@ Examples:
   hvci-sim vm known > machines.json
   hvci-sim attest serve --machines machines.json --reference ~/.local/share/hvci-sim/vms/demo/reference.toml &
   hvci-sim attest quote demo
+  hvci-sim attest quote demo --tls-ca authority.pem
 
 What the verifier answers goes to stdout: an EAT Attestation Result, plain or signed.
 
@@ -33,6 +34,9 @@ pub(crate) struct QuoteArgs {
     /// Where the verifier listens: a loopback address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7680")]
     verifier: SocketAddr,
+    /// Speak TLS with it, and believe the authorities of this file alone, PEM
+    #[arg(long, value_name = "FILE.pem")]
+    tls_ca: Option<PathBuf>,
     /// The folder of the machines
     #[arg(long, value_name = "DIR")]
     vms: Option<PathBuf>,
@@ -43,9 +47,13 @@ pub(crate) fn quote(args: &QuoteArgs) -> Result<ExitCode> {
         bail!("{} is no loopback address", args.verifier);
     }
     let host = super::vm::host(args.vms.as_deref())?;
-    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build().into();
+    let mut config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false);
+    if let Some(authorities) = &args.tls_ca {
+        config = config.tls_config(super::tls::client(authorities)?);
+    }
+    let (agent, scheme) = (ureq::Agent::from(config.build()), if args.tls_ca.is_some() { "https" } else { "http" });
     let post = |what: &str, body: &[u8]| -> Result<String, String> {
-        let url = format!("http://{}/{what}/{}", args.verifier, args.name);
+        let url = format!("{scheme}://{}/{what}/{}", args.verifier, args.name);
         let mut response = agent.post(&url).send(body).map_err(|e| format!("{url}: {e}"))?;
         let text = response.body_mut().with_config().limit(MAX_RESULT).read_to_string().map_err(|e| format!("{url}: {e}"))?;
         if response.status().is_success() { Ok(text) } else { Err(format!("{url}: {} {}", response.status(), text.trim())) }

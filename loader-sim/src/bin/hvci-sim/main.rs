@@ -14,6 +14,7 @@ mod load;
 mod pcr;
 mod scenario;
 #[cfg(unix)]
+mod tls;
 mod tpm;
 mod trace;
 mod turns;
