@@ -173,6 +173,12 @@ pub struct ImageFacts {
     /// ProductVersion of VS_FIXEDFILEINFO.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product_version: Option<String>,
+    /// InternalName of the version resource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internal_name: Option<String>,
+    /// Security version number of a Windows boot manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_version: Option<SecurityVersion>,
     /// Name of the PDB file in the CodeView record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pdb: Option<String>,
@@ -184,6 +190,21 @@ pub struct ImageFacts {
     /// What its `.sbat` section says of it; `None` without the section, or where it cannot be read, which is a note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sbat: Option<Vec<SbatComponent>>,
+}
+
+/// A security version number: the lower of two of a program is the one with the known faults. Written `9.0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct SecurityVersion {
+    /// The part that counts first.
+    pub major: u16,
+    /// The other.
+    pub minor: u16,
+}
+
+impl fmt::Display for SecurityVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
 }
 
 /// A component of an image and its generation: revocation by version (shim's SBAT.md).

@@ -218,6 +218,7 @@ codes! {
     BootSbatRevoked "HVCI-BOOT-009" "sbat-revoked" Error "a component is of a generation that is revoked" => "update the component";
     BootEdk2Differs "HVCI-BOOT-010" "edk2-differs" Warning "edk2 decides otherwise" => "do not count on the firmware here: the finding says which of its rules differs";
     BootMissing "HVCI-BOOT-011" "boot-file-missing" Error "a file that is to be started is not there" => "look for the file by the path that is said";
+    BootVersionRevoked "HVCI-BOOT-012" "version-revoked" Error "a boot manager of a security version that is revoked" => "update Windows' boot manager";
 
     // ATT: attestation of a machine
     AttEvidence "HVCI-ATT-001" "evidence-malformed" Error "the evidence cannot be read" => "send what `Evidence` describes; nothing in it was looked at";

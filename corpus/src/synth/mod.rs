@@ -41,6 +41,7 @@ pub mod pki;
 pub mod root_list;
 pub mod signed_data;
 pub mod timestamp;
+pub mod windows;
 
 use cases::Corpus;
 use pki::Pki;

@@ -55,6 +55,10 @@ pub struct Image {
     pub relocations: Vec<(usize, u32)>,
     /// File and product version; none without.
     pub version: Option<[u16; 4]>,
+    /// InternalName of its version resource.
+    pub internal_name: Option<&'static str>,
+    /// Major and minor security version number of a Windows boot manager.
+    pub security_version: Option<[u16; 2]>,
     /// PDB name; none without.
     pub pdb: Option<&'static str>,
     /// Bytes between the second and the third section that belong to none.
@@ -92,6 +96,8 @@ impl Image {
             exports: Vec::new(),
             relocations: vec![(2, 0x10), (2, 0x18), (2, 0x100)],
             version: Some([1, 2, 3, 4]),
+            internal_name: None,
+            security_version: None,
             pdb: Some("synthetic.pdb"),
             gap: 0,
             headers_over: 0,
@@ -181,7 +187,7 @@ impl Image {
             place.ok_or(Error::NotApplicable("exports in no section"))?.copy_from_slice(&table);
         }
         if let Some(version) = self.version {
-            let content = resources(version, writer.virtual_len());
+            let content = self.resources(version, writer.virtual_len());
             let len = to_u32(content.len());
             let range = writer.reserve_section(section_name(".rsrc"), CONST, len, len);
             writer.set_data_directory(pe::IMAGE_DIRECTORY_ENTRY_RESOURCE, range.virtual_address, len);
@@ -216,6 +222,40 @@ impl Image {
         }
         set_checksum(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// A resource section at `address` with one VS_VERSIONINFO, and before it the security version number of a boot manager that has one.
+    fn resources(&self, version: [u16; 4], address: u32) -> Vec<u8> {
+        const NUMBER: &str = "BOOTMGRSECURITYVERSIONNUMBER";
+        const SUBDIRECTORY: u32 = 0x8000_0000;
+        // a type by its number, then its name, then language 0x409
+        let number = self.security_version.map(|[major, minor]| {
+            let name = [&u16::try_from(NUMBER.len()).unwrap_or(0).to_le_bytes()[..], &utf16(NUMBER)].concat();
+            (10, Some(name), [minor.to_le_bytes(), major.to_le_bytes()].concat())
+        });
+        let info = (16, None, version_info(version, self.internal_name));
+        let all: Vec<(u32, Option<Vec<u8>>, Vec<u8>)> = number.into_iter().chain([info]).collect();
+        // directories first: of types, then two and the data entry for each; names and data behind
+        let root_len = 16 + 8 * all.len();
+        let mut data_at: usize = root_len + all.len() * (24 + 24 + 16);
+        let (mut root, mut below, mut data) = (Vec::new(), Vec::new(), Vec::new());
+        for (kind, name, content) in all {
+            let at = root_len + below.len();
+            root.push((kind, SUBDIRECTORY | to_u32(at)));
+            let id = if name.is_some() { SUBDIRECTORY | to_u32(data_at) } else { 1 };
+            below.extend(resource_directory(u16::from(name.is_some()), &[(id, SUBDIRECTORY | to_u32(at + 24))]));
+            below.extend(resource_directory(0, &[(0x409, to_u32(at + 48))]));
+            let mut behind = name.unwrap_or_default();
+            behind.resize(behind.len().next_multiple_of(4), 0);
+            for word in [address + to_u32(data_at + behind.len()), to_u32(content.len()), 0, 0] {
+                below.extend(word.to_le_bytes());
+            }
+            behind.extend(content);
+            behind.resize(behind.len().next_multiple_of(4), 0);
+            data_at += behind.len();
+            data.extend(behind);
+        }
+        [resource_directory(0, &root), below, data].concat()
     }
 
     /// The export table, to stand at `at`: directory, addresses, names, ordinals, texts.
@@ -314,37 +354,44 @@ fn debug(pdb: &str, address: u32, raw: u32) -> Vec<u8> {
     fields.iter().flat_map(|f| f.to_le_bytes()).chain(record).collect()
 }
 
-/// A resource section at `address` with one VS_VERSIONINFO.
-fn resources(version: [u16; 4], address: u32) -> Vec<u8> {
-    let info = version_info(version);
-    let mut bytes = Vec::new();
-    // type 16 (RT_VERSION), name 1, language 0x409: three directories of one entry, then the data entry
-    for (id, next) in [(16, 0x8000_0018_u32), (1, 0x8000_0030), (0x409, 0x48)] {
-        for word in [0_u32, 0, 0, 0x1_0000, id, next] {
-            bytes.extend(word.to_le_bytes());
-        }
-    }
-    for word in [address + 0x58, to_u32(info.len()), 0, 0] {
-        bytes.extend(word.to_le_bytes());
-    }
-    bytes.extend(info);
-    bytes
+/// A directory of resources with these entries, each a number (or the place of a name, with the highest bit) and where it leads.
+fn resource_directory(named: u16, entries: &[(u32, u32)]) -> Vec<u8> {
+    let by_number = u16::try_from(entries.len()).unwrap_or(u16::MAX) - named;
+    let head = [0, 0, 0, u32::from(by_number) << 16 | u32::from(named)];
+    head.into_iter().chain(entries.iter().flat_map(|(id, next)| [*id, *next])).flat_map(u32::to_le_bytes).collect()
 }
 
-/// VS_VERSIONINFO with a VS_FIXEDFILEINFO and nothing else.
-fn version_info([a, b, c, d]: [u16; 4]) -> Vec<u8> {
+fn utf16(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+/// VS_VERSIONINFO with a VS_FIXEDFILEINFO and, if there is a name, a StringFileInfo with it and nothing else.
+fn version_info([a, b, c, d]: [u16; 4], internal_name: Option<&str>) -> Vec<u8> {
     let high = u32::from(a) << 16 | u32::from(b);
     let low = u32::from(c) << 16 | u32::from(d);
-    let mut bytes = vec![0; 6];
-    bytes.extend("VS_VERSION_INFO\0".encode_utf16().flat_map(u16::to_le_bytes));
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
     // signature, structure version, file and product version, mask, flags, VOS_NT_WINDOWS32, VFT_DRV, VFT2_DRV_SYSTEM, date
-    for word in [0xFEEF_04BD, 0x1_0000, high, low, high, low, 0x3F, 0, 0x4_0004, 3, 7, 0, 0] {
-        bytes.extend(u32::to_le_bytes(word));
+    let fixed = [0xFEEF_04BD, 0x1_0000, high, low, high, low, 0x3F, 0, 0x4_0004, 3, 7, 0, 0].map(u32::to_le_bytes).concat();
+    let strings = internal_name.map(|name| {
+        let string = version_block("InternalName", &utf16(&format!("{name}\0")), true, &[]);
+        version_block("StringFileInfo", &[], true, &version_block("040904B0", &[], true, &string))
+    });
+    version_block("VS_VERSION_INFO", &fixed, false, &strings.unwrap_or_default())
+}
+
+/// A block of a version resource.
+fn version_block(key: &str, value: &[u8], is_text: bool, children: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 6];
+    bytes.extend(utf16(&format!("{key}\0")));
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend(value);
+    if !children.is_empty() {
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(children);
     }
-    let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-    bytes[..2].copy_from_slice(&len.to_le_bytes());
-    bytes[2..4].copy_from_slice(&52_u16.to_le_bytes());
+    let units = if is_text { value.len() / 2 } else { value.len() };
+    for (at, field) in [bytes.len(), units, usize::from(is_text)].into_iter().enumerate() {
+        bytes[at * 2..at * 2 + 2].copy_from_slice(&u16::try_from(field).unwrap_or(u16::MAX).to_le_bytes());
+    }
     bytes
 }
 

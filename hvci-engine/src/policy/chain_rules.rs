@@ -123,7 +123,8 @@ fn examine_usage(path: &Path<'_>, leaf: &Certificate, profile: &Profile, notes: 
             let attested = leaf.ekus().is_some_and(|e| e.contains(&oid::EKU_ATTESTED));
             notes.extend(attested.then(|| Note::new(Code::PolAttested, "").of(leaf.subject())));
         }
-        Usage::Kernel => notes.push(Note::new(Code::PkiEku, usages(leaf)).of(leaf.subject())),
+        Usage::SystemComponent if leaf.ekus().is_some_and(|e| e.contains(&oid::EKU_SYSTEM_COMPONENT)) => {}
+        Usage::Kernel | Usage::SystemComponent => notes.push(Note::new(Code::PkiEku, usages(leaf)).of(leaf.subject())),
         Usage::KernelOrCrossSigned => {
             if !allows(leaf, &oid::EKU_CODE_SIGNING) {
                 notes.push(Note::new(Code::PkiEku, usages(leaf)).of(leaf.subject()));

@@ -46,7 +46,9 @@ pub enum Usage {
     CodeSigning,
     /// Windows kernel drivers: one of [`KERNEL_EKUS`] on the leaf.
     Kernel,
-    /// That, or code signing by a certificate issued before 2015-07-29 under a kernel root (cross-signing).
+    /// Parts of Windows itself: [`oid::EKU_SYSTEM_COMPONENT`] on the leaf.
+    SystemComponent,
+    /// [`Kernel`](Self::Kernel), or code signing by a certificate issued before 2015-07-29 under a kernel root (cross-signing).
     KernelOrCrossSigned,
 }
 
@@ -144,6 +146,21 @@ const HVCI_SEVERITIES: Severities = &[
     (Code::ImageNoNxCompat, Warning),
 ];
 
+/// Windows' boot manager and OS loader, of what they start: Microsoft's own. They know no clock.
+pub static WINDOWS_BOOT: Profile = Profile {
+    name: "windows-boot",
+    summary: "Windows' boot manager and loader: signed by Microsoft as a system component; expiry is ignored",
+    kinds: &[PeEfi, PeDriver, PeUser],
+    anchors: Purposes::KERNEL,
+    root_limits: false,
+    usage: Usage::SystemComponent,
+    counts: Counts::Any,
+    validity: Validity::Ignored,
+    form: DigestForm::Linear,
+    catalogs: false,
+    severities: &[&[(Code::SigPadding, Error), (Code::SigUnsignedAttribute, Error)], KERNEL_SEVERITIES],
+};
+
 /// UEFI firmware: db decides, the clock does not.
 pub static UEFI: Profile = UEFI_RULES;
 
@@ -209,7 +226,7 @@ pub static WINDOWS_USER: Profile = Profile {
 };
 
 /// Every profile.
-pub static ALL: [&Profile; 6] = [&WINDOWS_KERNEL, &WINDOWS_KERNEL_CROSS_SIGNED, &HVCI, &UEFI, &LINUX_MODULE, &WINDOWS_USER];
+pub static ALL: [&Profile; 7] = [&WINDOWS_KERNEL, &WINDOWS_KERNEL_CROSS_SIGNED, &HVCI, &WINDOWS_BOOT, &UEFI, &LINUX_MODULE, &WINDOWS_USER];
 
 impl Profile {
     /// The profile called `name`.

@@ -462,7 +462,7 @@ impl Work<'_> {
     fn driver_log(&mut self, boot: &Boot<'_>) {
         let loaded = self.evidence.drivers.iter().filter(|driver| driver.refused.is_none());
         let loaded: BTreeSet<&[u8]> = loaded.map(|driver| driver.authentihash.as_bytes()).collect();
-        let measured: BTreeSet<&[u8]> = boot.modules.iter().copied().collect();
+        let measured: BTreeSet<&[u8]> = boot.modules.iter().map(|module| module.authentihash).collect();
         for digest in loaded.symmetric_difference(&measured) {
             let what = if loaded.contains(digest) { "loaded and not measured" } else { "measured, and nothing decided about it" };
             self.found(Code::AttDriverLog, Some(13), None, format!("{} was {what}", hex::encode(digest)));

@@ -19,7 +19,7 @@ use crate::{
     firmware::variable::{IMAGE_SECURITY, SHIM, well_known},
     measure::{
         Event, EventLog, EventType,
-        data::{EventData, Variable},
+        data::{EventData, Variable, utf16_text},
         event_type::Digested,
         wbcl::tag,
     },
@@ -29,7 +29,7 @@ use crate::{
 pub(super) const BANK: DigestAlg = DigestAlg::Sha256;
 
 const SETTINGS_PCR: u32 = 12;
-const MODULES_PCR: u32 = 13;
+pub(super) const MODULES_PCR: u32 = 13;
 const MOK_PCR: u32 = 14;
 /// Aggregations within aggregations that are looked into.
 const MAX_DEPTH: usize = 4;
@@ -80,8 +80,17 @@ pub(super) struct Boot<'a> {
     pub(super) weak: Vec<(usize, String)>,
     /// Settings by tag; `None` where the log contradicts itself or cannot be read.
     pub(super) settings: BTreeMap<u32, Option<u64>>,
-    /// Authentihashes of drivers that were loaded, of whatever algorithm.
-    pub(super) modules: Vec<&'a [u8]>,
+    /// Drivers that were loaded, and what Windows started before them.
+    pub(super) modules: Vec<Module<'a>>,
+}
+
+/// An image that was loaded by the operating system.
+#[derive(Debug)]
+pub(super) struct Module<'a> {
+    pub(super) event: usize,
+    /// Its authentihash, of whatever algorithm.
+    pub(super) authentihash: &'a [u8],
+    pub(super) path: String,
 }
 
 impl<'a> Boot<'a> {
@@ -90,7 +99,8 @@ impl<'a> Boot<'a> {
         let mut boot = Self::default();
         let mut exited = false;
         // what is measured behind the separator may be anybody's
-        let sealed = log.events.iter().position(|e| e.pcr == SETTINGS_PCR && e.event_type == EventType::EV_SEPARATOR);
+        let end = |pcr| log.events.iter().position(|e| e.pcr == pcr && e.event_type == EventType::EV_SEPARATOR);
+        let (sealed, loaded) = (end(SETTINGS_PCR), end(MODULES_PCR));
         for (n, event) in log.events.iter().enumerate().filter(|(_, event)| event.is_extended()) {
             let data = EventData::of(event);
             if exited && event.pcr < 8 && !(event.pcr == 5 && event.event_type == EventType::EV_EFI_ACTION) {
@@ -101,6 +111,9 @@ impl<'a> Boot<'a> {
                 2 | 4 => boot.image(event, data),
                 5 if matches!(&data, EventData::Text(text) if text.starts_with("Exit Boot Services Invocation")) => exited = true,
                 SETTINGS_PCR if sealed.is_some_and(|sealed| n < sealed) => boot.settings(event),
+                MODULES_PCR if loaded.is_some_and(|loaded| n > loaded) => {
+                    boot.strange.push((event.number, event.pcr, "behind the end of what was loaded".to_owned()));
+                }
                 MODULES_PCR => boot.modules(event),
                 MOK_PCR if profile == Profile::Linux => match data {
                     EventData::Text(name) if event.event_type == EventType::EV_IPL => {
@@ -165,10 +178,13 @@ impl<'a> Boot<'a> {
     }
 
     fn modules(&mut self, event: &Event<'a>) {
-        each_tag(event, &mut |id, data, within| {
-            if id == tag::AUTHENTICODE_HASH && within == Some(tag::LOADED_MODULE) {
-                self.modules.push(data);
+        let mut path = String::new();
+        each_tag(event, &mut |id, data, within| match id {
+            tag::FILE_PATH => path = utf16_text(data).unwrap_or_default().trim_end_matches('\0').to_owned(),
+            tag::AUTHENTICODE_HASH if within == Some(tag::LOADED_MODULE) => {
+                self.modules.push(Module { event: event.number, authentihash: data, path: std::mem::take(&mut path) });
             }
+            _ => {}
         });
     }
 

@@ -8,7 +8,7 @@ use hvci_engine::{digest::Digest, finding::Code};
 use serde::Serialize;
 
 use super::{
-    boot::{Authority, Boot, Entry, Image},
+    boot::{Authority, BANK, Boot, Entry, Image, MODULES_PCR},
     dbx_info::{DbxInfo, Revoked},
     reference::{Reference, Stage},
 };
@@ -148,6 +148,9 @@ pub(super) fn judge(boot: &Boot<'_>, reference: &Reference, dbx_info: &DbxInfo) 
         repeats = 1;
     }
     reports.extend(reference.chain.iter().skip(next).map(|stage| judge.missing(*stage)));
+    if !reference.expected(Stage::OsLoader).is_empty() {
+        reports.extend(judge.windows());
+    }
     reports
 }
 
@@ -167,6 +170,24 @@ struct Judge<'b, 'a> {
 }
 
 impl Judge<'_, '_> {
+    /// Windows' OS loader and kernel: the first two modules, each measured by the one before it. What comes later is measured by whoever then runs.
+    fn windows(&self) -> Vec<ComponentReport> {
+        let stages = [Stage::OsLoader, Stage::Kernel];
+        let judged = stages.into_iter().enumerate().map(|(n, stage)| {
+            let Some(module) = self.boot.modules.get(n) else { return ComponentReport { pcr: MODULES_PCR, ..self.missing(stage) } };
+            let authentihash = Digest::new(BANK, module.authentihash);
+            let image = Image { event: module.event, pcr: MODULES_PCR, authentihash, path: module.path.clone() };
+            let report = self.describe(&image, Some(stage));
+            let expected = self.reference.expected(stage);
+            if report.verdict != Verdict::Allowed || authentihash.is_some_and(|digest| expected.contains(&digest)) {
+                return report;
+            }
+            let cause = format!("it is no {} that is known", stage.name());
+            ComponentReport { verdict: Verdict::HashMismatch, cause, expected, ..report }
+        });
+        judged.collect()
+    }
+
     fn missing(&self, stage: Stage) -> ComponentReport {
         ComponentReport {
             stage: Some(stage),
@@ -246,7 +267,7 @@ impl Judge<'_, '_> {
             // only a shim that is known is known to look at itself
             Stage::Shim => true,
             Stage::BootLoader => self.enforced(name).is_none_or(|level| level < **least),
-            Stage::Kernel | Stage::BootManager | Stage::Driver => false,
+            Stage::Kernel | Stage::BootManager | Stage::OsLoader | Stage::Driver => false,
         });
         unsaid.map_or((Verdict::Allowed, String::new()), |(name, least)| {
             (Verdict::SbatRevoked, format!("not known, and nothing says that its {name} is {least} or later"))

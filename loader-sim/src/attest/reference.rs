@@ -37,6 +37,8 @@ pub enum Stage {
     Kernel,
     /// What the firmware starts of Windows.
     BootManager,
+    /// What that starts, which is measured as a driver is.
+    OsLoader,
     /// Firmware's drivers, those in devices, and the guest's.
     Driver,
 }
@@ -49,6 +51,7 @@ impl Stage {
             Self::BootLoader => "boot-loader",
             Self::Kernel => "kernel",
             Self::BootManager => "boot-manager",
+            Self::OsLoader => "os-loader",
             Self::Driver => "driver",
         }
     }

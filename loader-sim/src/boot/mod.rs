@@ -5,7 +5,7 @@
 //!      Disk ──────────┴──────────┴───────┘                   measured: measure::Recorder ─► log, TPM
 //! ```
 //!
-//! No code of the images runs: what each program does next is known (firmware as edk2 and OVMF, shim 16.1, GRUB 2.06, systemd 252), and which
+//! No code of the images runs: what each program does next is known (firmware as edk2 and OVMF, shim 16.1, GRUB 2.06, systemd 252, Windows' boot manager), and which
 //! program an image is, is told from its content. **Invariant:** an image that is refused does not start, and nothing after it does; what the
 //! log says was measured went to the TPM in the same order.
 
@@ -18,6 +18,7 @@ mod shim;
 mod stage;
 mod systemd;
 pub mod what_if;
+pub mod windows;
 
 use std::io;
 
@@ -277,9 +278,13 @@ impl Booting<'_, '_> {
                 let command_line = self.load_options.take().unwrap_or_default();
                 Ok(kernel::start(path.to_owned(), bytes.to_vec(), command_line, secure, true))
             }
+            Program::WindowsBootManager => windows::run(self, stage, bytes),
             Program::MokManager => Ok(self.stopped(stage, "MokManager waits for the machine's owner")),
             Program::Fallback => shim::run_fallback(self, stage, path),
-            Program::Unknown => Ok(self.stopped(stage, "it runs, and what it would start next is not known")),
+            // only those before them start these
+            Program::OsLoader | Program::NtKernel | Program::Unknown => {
+                Ok(self.stopped(stage, "it runs, and what it would start next is not known"))
+            }
         }
     }
 

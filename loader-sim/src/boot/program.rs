@@ -14,8 +14,15 @@ pub enum Program {
     SystemdBoot,
     UnifiedKernel,
     Linux,
+    WindowsBootManager,
+    OsLoader,
+    NtKernel,
     Unknown,
 }
+
+/// InternalName of the parts of Windows.
+const WINDOWS: [(&str, Program); 3] =
+    [("bootmgr.exe", Program::WindowsBootManager), ("osloader.exe", Program::OsLoader), ("ntkrnlmp.exe", Program::NtKernel)];
 
 impl Program {
     /// The program that an image is.
@@ -33,6 +40,8 @@ impl Program {
             Self::Linux
         } else if image.section_content(".sdmagic").is_some_and(|magic| contains(magic, b"systemd-boot")) {
             Self::SystemdBoot
+        } else if let Some(part) = of_windows(&image) {
+            part
         } else if component("shim") {
             let menu: Vec<u8> = "MOK management".encode_utf16().flat_map(u16::to_le_bytes).collect();
             if contains(bytes, &menu) { Self::MokManager } else { Self::Fallback }
@@ -40,6 +49,12 @@ impl Program {
             Self::Unknown
         }
     }
+}
+
+fn of_windows(image: &Pe<'_>) -> Option<Program> {
+    let name = image.internal_name();
+    let named = WINDOWS.iter().find(|(known, _)| name.as_deref() == Some(known)).map(|(_, program)| *program);
+    named.or_else(|| image.security_version().map(|_| Program::WindowsBootManager))
 }
 
 /// Whether this is a kernel that a boot loader can load (`Documentation/arch/x86/boot.rst`).

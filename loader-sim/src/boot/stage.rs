@@ -21,6 +21,9 @@ pub enum StageKind {
     SystemdBoot,
     UnifiedKernel,
     Kernel,
+    WindowsBootManager,
+    OsLoader,
+    NtKernel,
     Application,
 }
 
@@ -35,6 +38,9 @@ impl StageKind {
             Program::SystemdBoot => Self::SystemdBoot,
             Program::UnifiedKernel => Self::UnifiedKernel,
             Program::Linux => Self::Kernel,
+            Program::WindowsBootManager => Self::WindowsBootManager,
+            Program::OsLoader => Self::OsLoader,
+            Program::NtKernel => Self::NtKernel,
             Program::Unknown => Self::Application,
         }
     }
@@ -50,6 +56,9 @@ impl fmt::Display for StageKind {
             Self::SystemdBoot => "systemd-boot",
             Self::UnifiedKernel => "unified kernel",
             Self::Kernel => "kernel",
+            Self::WindowsBootManager => "boot manager",
+            Self::OsLoader => "OS loader",
+            Self::NtKernel => "NT kernel",
             Self::Application => "application",
         })
     }
@@ -61,6 +70,8 @@ impl fmt::Display for StageKind {
 pub enum Asked {
     Firmware,
     Shim,
+    BootManager,
+    OsLoader,
     /// Secure Boot is off, or shim was told not to verify.
     Nobody,
 }
@@ -70,6 +81,8 @@ impl fmt::Display for Asked {
         f.pad(match self {
             Self::Firmware => "firmware",
             Self::Shim => "shim",
+            Self::BootManager => "boot manager",
+            Self::OsLoader => "OS loader",
             Self::Nobody => "nobody",
         })
     }

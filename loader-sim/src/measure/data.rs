@@ -232,7 +232,7 @@ fn ascii(data: &[u8]) -> Option<String> {
 }
 
 /// UTF-16LE, if it is.
-pub(super) fn utf16_text(data: &[u8]) -> Option<String> {
+pub(crate) fn utf16_text(data: &[u8]) -> Option<String> {
     if !data.len().is_multiple_of(2) {
         return None;
     }

@@ -16,6 +16,7 @@ use hvci_engine::{
 use super::{
     data::Variable,
     event_type::EventType,
+    log::{Event, EventLog},
     write::{BuildError, LogBuilder},
 };
 
@@ -74,7 +75,10 @@ impl<'t> Recorder<'t> {
     /// # Errors
     /// [`BuildError::Banks`].
     pub fn resume(banks: &[DigestAlg], log: Vec<u8>, tpm: &'t mut dyn Extend) -> Result<Self, MeasureError> {
-        Ok(Self { log: LogBuilder::resume(banks, log)?, banks: banks.to_vec(), tpm, authorities: HashSet::new() })
+        let is_once = |event: &Event<'_>| matches!(event.event_type, EventType::EV_EFI_VARIABLE_AUTHORITY | EventType::EV_EVENT_TAG);
+        let read = EventLog::read(&log).map(|log| log.events).unwrap_or_default();
+        let authorities = read.iter().filter(|event| is_once(event)).map(|event| event.data.to_vec()).collect();
+        Ok(Self { log: LogBuilder::resume(banks, log)?, banks: banks.to_vec(), tpm, authorities })
     }
 
     /// The log so far.
@@ -112,10 +116,19 @@ impl<'t> Recorder<'t> {
     /// # Errors
     /// [`MeasureError`].
     pub fn authority(&mut self, name: &str, guid: Guid, value: &[u8]) -> Result<(), MeasureError> {
-        let data = variable(name, guid, value);
-        if self.authorities.insert(data.clone()) {
-            self.data(7, EventType::EV_EFI_VARIABLE_AUTHORITY, &data)?;
+        self.once(7, EventType::EV_EFI_VARIABLE_AUTHORITY, variable(name, guid, value))
+    }
+
+    /// An event whose digest is of its data, unless it was measured already.
+    ///
+    /// # Errors
+    /// [`MeasureError`].
+    pub fn once(&mut self, pcr: u32, event_type: EventType, data: Vec<u8>) -> Result<(), MeasureError> {
+        if self.authorities.contains(&data) {
+            return Ok(());
         }
+        self.data(pcr, event_type, &data)?;
+        self.authorities.insert(data);
         Ok(())
     }
 

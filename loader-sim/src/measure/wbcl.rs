@@ -4,7 +4,9 @@
 //! ```text
 //! PCR 12   TRUSTBOUNDARY { settings }, then the separator "WBCL": nothing behind it counts
 //! PCR 13   LOADEDMODULE { path, size, hash algorithm, authentihash, publisher, validated }, one for each driver that was loaded
+//! PCR 14   AUTHORITYPUBKEY: the key of whoever signed one, once (SubjectPublicKeyInfo); of a guest that is Windows, as shim uses it
 //! ```
+//! PCR 13 and 14 of Windows end with that separator too.
 
 use hvci_engine::digest::Digest;
 
@@ -31,6 +33,7 @@ pub mod tag {
     pub const VSM_LAUNCH_TYPE: u32 = 0x0005_0012;
     pub const FLIGHT_SIGNING: u32 = 0x0005_0021;
     pub const LSAISO_CONFIG: u32 = 0x0005_0028;
+    pub const AUTHORITY_PUBLIC_KEY: u32 = 0x0006_0002;
     pub const FILE_PATH: u32 = 0x0007_0001;
     pub const IMAGE_SIZE: u32 = 0x0007_0002;
     pub const HASH_ALGORITHM: u32 = 0x0007_0003;
@@ -92,6 +95,22 @@ pub fn measure_settings(recorder: &mut Recorder<'_>, settings: Settings) -> Resu
     let tags: Vec<u8> = list.into_iter().flat_map(|(id, data)| tagged(id, &data)).collect();
     recorder.data(12, EventType::EV_EVENT_TAG, &tagged(tag::TRUST_BOUNDARY, &tags))?;
     recorder.data(12, EventType::EV_SEPARATOR, b"WBCL")
+}
+
+/// Measures whose modules are loaded: a key, once.
+///
+/// # Errors
+/// [`MeasureError`].
+pub fn measure_authority(recorder: &mut Recorder<'_>, key: &[u8]) -> Result<(), MeasureError> {
+    recorder.once(14, EventType::EV_EVENT_TAG, tagged(tag::AUTHORITY_PUBLIC_KEY, key))
+}
+
+/// Measures that Windows loads nothing more before it runs.
+///
+/// # Errors
+/// [`MeasureError`].
+pub fn measure_end(recorder: &mut Recorder<'_>) -> Result<(), MeasureError> {
+    [13, 14].into_iter().try_for_each(|pcr| recorder.data(pcr, EventType::EV_SEPARATOR, b"WBCL"))
 }
 
 /// Measures a driver that was loaded.

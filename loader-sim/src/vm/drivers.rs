@@ -16,17 +16,16 @@ use hvci_engine::{
     finding::{Code, Severity},
     load::Loader,
     policy::{Decision, Judge, Profile, Verdict},
-    signature::{
-        cache::Cache,
-        catalog::CatalogIndex,
-        trust::{Purposes, TrustStore},
-    },
+    signature::{cache::Cache, catalog::CatalogIndex, trust::TrustStore},
     time::UnixTime,
 };
 
 use crate::{
     attest::evidence::{DriverEvent, Refusal},
-    boot::{Disk, RunningKernel},
+    boot::{
+        Disk, RunningKernel,
+        windows::{Module, signing_key},
+    },
     guest_loader::{Guest, Links, PartialKernel, pages_of, place, region_of},
     host::{Config, SimHost},
 };
@@ -47,6 +46,15 @@ pub(super) struct Decided {
     pub(super) event: DriverEvent,
     /// Its length in bytes, unpacked.
     pub(super) size: u64,
+    /// Whose it is: SubjectPublicKeyInfo.
+    pub(super) key: Option<Vec<u8>>,
+}
+
+impl Decided {
+    /// What a kernel of Windows started by itself, about which was decided when it did.
+    pub(super) fn of_module(module: &Module) -> DriverEvent {
+        DriverEvent { signer: Some(module.publisher.clone()), ..event(&module.path, &[], &module.facts, None, None) }
+    }
 }
 
 /// Decides about each driver of the disk, in the order of their names.
@@ -56,9 +64,9 @@ pub(super) fn load(disk: &Disk, kernel: &RunningKernel, profile: &MachineProfile
         return Ok(Vec::new());
     }
     let mut trust = TrustStore::builtin();
-    // a kernel without a list of keys has none to take modules by
-    for der in kernel.certificates().unwrap_or_default() {
-        let _ = trust.add_der(&der, Purposes::MODULE, kernel.path.as_str());
+    let (anchors, purposes) = kernel.anchors();
+    for der in anchors {
+        let _ = trust.add_der(&der, purposes, kernel.path.as_str());
     }
     let mut files = Vec::new();
     for path in paths {
@@ -104,7 +112,8 @@ fn through_engine(files: &[(String, Vec<u8>)], trust: TrustStore, time: UnixTime
         if refused.is_none() {
             next = room.unwrap_or(next);
         }
-        events.push(Decided { event: event(driver, &facts, None, refused), size: facts.size });
+        let key = signing_key(&facts).map(<[u8]>::to_vec);
+        events.push(Decided { event: event(path, file, &facts, None, refused), size: facts.size, key });
     }
     Ok(events)
 }
@@ -121,7 +130,8 @@ fn by_kernel(files: &[(String, Vec<u8>)], trust: &TrustStore, lockdown: bool, ti
             _ if unsigned && !lockdown => None,
             _ => worst(&verdict),
         };
-        Decided { event: event(driver, &facts, Some(&verdict), refused), size: facts.size }
+        let key = signing_key(&facts).map(<[u8]>::to_vec);
+        Decided { event: event(&driver.0, &driver.1, &facts, Some(&verdict), refused), size: facts.size, key }
     };
     files.iter().map(decide).collect()
 }
@@ -132,7 +142,7 @@ fn worst(verdict: &Verdict) -> Option<Refusal> {
     Some(Refusal { code: finding.code, detail: finding.detail.clone() })
 }
 
-fn event((path, file): &(String, Vec<u8>), facts: &Facts, verdict: Option<&Verdict>, refused: Option<Refusal>) -> DriverEvent {
+fn event(path: &str, file: &[u8], facts: &Facts, verdict: Option<&Verdict>, refused: Option<Refusal>) -> DriverEvent {
     let signed = facts.signatures.iter().find_map(|s| s.coverage.as_ref()?.calculated);
     let whole = || crypto::digest(DigestAlg::Sha256, &[file]);
     let authentihash = signed.or_else(|| facts.digests.first().map(|d| d.digest)).unwrap_or_else(whole);
@@ -142,5 +152,5 @@ fn event((path, file): &(String, Vec<u8>), facts: &Facts, verdict: Option<&Verdi
         Some(certificate.map_or_else(|| signer.identity(), |c| c.subject_short()))
     });
     let version = facts.image.as_ref().and_then(|image| image.file_version.clone());
-    DriverEvent { path: path.clone(), authentihash, signer, version, refused }
+    DriverEvent { path: path.to_owned(), authentihash, signer, version, refused }
 }

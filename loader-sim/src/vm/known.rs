@@ -25,9 +25,16 @@ pub(super) struct Known {
 pub fn reference(boot: &Boot, log: &EventLog<'_>) -> String {
     let mut text = String::from("# What a healthy start of this machine is made of, from its files and variables when it was made.\n");
     let sha256 = |bytes: &[u8]| crypto::digest(DigestAlg::Sha256, &[bytes]).to_string();
-    let mut chain: Vec<&str> = boot.stages.iter().filter_map(|stage| stage_of(stage.kind)).map(Stage::name).collect();
+    // what firmware measures; Windows' loader and kernel are measured as modules
+    let measured = boot.stages.iter().filter(|stage| !stage.events.is_empty());
+    let mut chain: Vec<&str> = measured.filter_map(|stage| stage_of(stage.kind)).map(Stage::name).collect();
     chain.dedup();
-    text.push_str(&format!("chain = {chain:?}\n\n[secure_boot]\n"));
+    text.push_str(&format!("chain = {chain:?}\n"));
+    if boot.kernel().is_some_and(|kernel| !kernel.modules().is_empty()) {
+        // PCR 14 of Windows grows with its drivers
+        text.push_str("baseline_pcrs = [0, 2, 4, 7]\n");
+    }
+    text.push_str("\n[secure_boot]\n");
     let mut mok = String::from("\n[mok]\n");
     for event in &log.events {
         match EventData::of(event) {
@@ -81,6 +88,9 @@ pub(super) fn stage_of(kind: StageKind) -> Option<Stage> {
         StageKind::Shim => Stage::Shim,
         StageKind::Grub | StageKind::SystemdBoot | StageKind::Fallback => Stage::BootLoader,
         StageKind::Kernel | StageKind::UnifiedKernel => Stage::Kernel,
+        StageKind::WindowsBootManager => Stage::BootManager,
+        StageKind::OsLoader => Stage::OsLoader,
+        StageKind::NtKernel => Stage::Kernel,
         StageKind::MokManager | StageKind::Application => return None,
     })
 }

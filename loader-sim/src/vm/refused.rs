@@ -8,7 +8,7 @@ use crate::{
         ComponentReport, Verdict,
         alert::{Alert, boot_refused},
     },
-    boot::{Boot, End, Stage},
+    boot::{Boot, End, Stage, StageKind},
 };
 
 /// The alert, if nothing runs.
@@ -24,7 +24,7 @@ pub(super) fn of_boot(vm: &str, boot: &Boot, time: UnixTime) -> Option<Alert> {
     let findings = stage.verdict.as_ref().map_or(&[][..], |v| v.findings.as_slice());
     let is = |wanted| findings.iter().any(|f| f.code == wanted);
     let verdict = match first.code {
-        Code::BootDigestRevoked | Code::BootSignerRevoked => Verdict::Revoked,
+        Code::BootDigestRevoked | Code::BootSignerRevoked | Code::BootVersionRevoked => Verdict::Revoked,
         Code::BootUnsigned => Verdict::Unsigned,
         Code::BootSbatRevoked => Verdict::SbatRevoked,
         _ if is(Code::SigDigestMismatch) => Verdict::HashMismatch,
@@ -42,7 +42,7 @@ fn report(stage: &Stage, verdict: Verdict, cause: String) -> ComponentReport {
     ComponentReport {
         stage: stage_of(stage.kind),
         // where it would have been measured
-        pcr: 4,
+        pcr: if matches!(stage.kind, StageKind::OsLoader | StageKind::NtKernel) { 13 } else { 4 },
         event: None,
         path: stage.path.clone(),
         authentihash: stage.authentihash,

@@ -5,7 +5,7 @@ use std::path::Path;
 use hvci_engine::{digest::DigestAlg, policy::secure_boot::Behaviour, time::UnixTime};
 
 use super::{
-    Folder, Host, Profile, Rules, VmError, attested,
+    Folder, Guest, Host, Profile, Rules, VmError, attested,
     drivers::{self, Decided},
     known::Known,
     read_flash, read_known, refused,
@@ -18,12 +18,12 @@ use crate::{
         alert::{self, Alert, Health, Severity, alerts},
         evidence::DriverEvent,
     },
-    boot::{Boot, Disk, Machine, boot},
+    boot::{Boot, Disk, Machine, RunningKernel, boot},
     firmware::store::VariableStore,
     measure::{
         Recorder,
         record::Extend,
-        wbcl::{LoadedDriver, Settings, measure_driver, measure_settings},
+        wbcl::{LoadedDriver, Settings, measure_authority, measure_driver, measure_end, measure_settings},
     },
     vtpm::Tpm,
 };
@@ -145,7 +145,8 @@ impl<'r> Running<'r> {
             let decided = drivers::load(&disk, kernel, &profile, options.time)?;
             let log = std::mem::take(&mut boot.log);
             boot.log = measure(&profile, &banks, log, &decided, &mut device)?;
-            loaded = decided.into_iter().map(|driver| driver.event).collect();
+            loaded = boot.kernel().into_iter().flat_map(RunningKernel::modules).map(Decided::of_module).collect();
+            loaded.extend(decided.into_iter().map(|driver| driver.event));
         }
         folder.write("boot.eventlog", &boot.log)?;
         let refused = refused::of_boot(name, &boot, options.time).into_iter().collect();
@@ -240,14 +241,21 @@ impl<'r> Running<'r> {
 /// What the host measures of a guest that runs: its settings, and each driver that was loaded.
 fn measure(profile: &Profile, banks: &[DigestAlg], log: Vec<u8>, drivers: &[Decided], extend: &mut dyn Extend) -> Result<Vec<u8>, VmError> {
     let mut recorder = Recorder::resume(banks, log, extend).map_err(crate::boot::Fault::from)?;
+    let windows = profile.guest == Guest::Windows;
     let settings = Settings { hvci: profile.hvci, credential_guard: profile.credential_guard };
     measure_settings(&mut recorder, settings).map_err(crate::boot::Fault::from)?;
     if profile.hvci {
-        for Decided { event, size } in drivers.iter().filter(|driver| driver.event.refused.is_none()) {
+        for Decided { event, size, key } in drivers.iter().filter(|driver| driver.event.refused.is_none()) {
             let publisher = event.signer.as_deref().unwrap_or_default();
             let loaded = LoadedDriver { path: &event.path, size: *size, authentihash: &event.authentihash, publisher };
             measure_driver(&mut recorder, &loaded).map_err(crate::boot::Fault::from)?;
+            if let Some(key) = key.as_ref().filter(|_| windows) {
+                measure_authority(&mut recorder, key).map_err(crate::boot::Fault::from)?;
+            }
         }
+    }
+    if windows {
+        measure_end(&mut recorder).map_err(crate::boot::Fault::from)?;
     }
     Ok(recorder.log().to_vec())
 }

@@ -12,6 +12,7 @@
 mod corpora;
 mod partitions;
 mod systemd;
+mod windows;
 
 use std::{
     env, fs,

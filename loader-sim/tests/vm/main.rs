@@ -12,6 +12,7 @@ mod guest;
 mod lab;
 mod staying;
 mod verifier;
+mod windows;
 
 use std::{fs, path::Path};
 

@@ -3,7 +3,7 @@
 
 use object::{
     LittleEndian as LE,
-    pe::{IMAGE_DEBUG_TYPE_CODEVIEW, ImageNtHeaders32, ImageNtHeaders64, RT_VERSION},
+    pe::{IMAGE_DEBUG_TYPE_CODEVIEW, ImageNtHeaders32, ImageNtHeaders64, RT_RCDATA, RT_VERSION},
     read::pe::{
         DelayLoadImportTable, ImageNtHeaders, ImageThunkData, ImportTable, ResourceDirectory, ResourceDirectoryEntryData,
         ResourceDirectoryTable, ResourceNameOrId,
@@ -14,6 +14,7 @@ use super::{DEBUG_DIRECTORY, DELAY_IMPORT_DIRECTORY, IMPORT_DIRECTORY, Pe, RELOC
 use crate::{
     budget::Budget,
     bytes::{self, Span, index},
+    facts::SecurityVersion,
     finding::{Code, Note},
 };
 
@@ -28,6 +29,10 @@ const MAX_PDB_PATH: usize = 1_024;
 /// How many debug directory entries are looked at; linkers write fewer than 10.
 const MAX_DEBUG_ENTRIES: usize = 64;
 const SIZEOF_DEBUG_ENTRY: usize = 28;
+/// How many named resources of a type, blocks of a version resource, and characters of one of its strings are looked at.
+const MAX_RESOURCE_NAMES: usize = 4_096;
+const MAX_VERSION_BLOCKS: usize = 64;
+const MAX_VERSION_STRING: usize = 256;
 
 /// What the image imports, as far as it could be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -192,6 +197,18 @@ impl<'a> Pe<'a> {
         self.read_version().ok().flatten()
     }
 
+    /// InternalName of the version resource's strings, in whichever language comes first.
+    pub fn internal_name(&self) -> Option<String> {
+        version_string(self.resource(RT_VERSION, None).ok()??, "InternalName")
+    }
+
+    /// The security version number of a Windows boot manager: the resource of type RT_RCDATA that is named so, two numbers of 16 bits, the lesser
+    /// one first.
+    pub fn security_version(&self) -> Option<SecurityVersion> {
+        let data = self.resource(RT_RCDATA, Some("BOOTMGRSECURITYVERSIONNUMBER")).ok()??;
+        Some(SecurityVersion { major: bytes::le16(data, 2)?, minor: bytes::le16(data, 0)? })
+    }
+
     /// `ImageResources`, when the way to the version resource is broken.
     pub fn resource_note(&self) -> Option<Note> {
         self.read_version().err().map(|detail| self.directory_note(Code::ImageResources, RESOURCE_DIRECTORY, detail))
@@ -312,22 +329,42 @@ impl<'a> Pe<'a> {
     }
 
     fn read_version(&self) -> Result<Option<FixedVersion>, String> {
+        let Some(data) = self.resource(RT_VERSION, None)? else { return Ok(None) };
+        fixed_version(data).map(Some).ok_or_else(|| "no VS_FIXEDFILEINFO in the version resource".to_owned())
+    }
+
+    /// The first resource of this type, of those that have this name if one is wanted, in whichever language comes first.
+    fn resource(&self, kind: u16, wanted: Option<&str>) -> Result<Option<&'a [u8]>, String> {
         let directory = self.headers.directory(RESOURCE_DIRECTORY);
         if directory.is_empty() {
             return Ok(None);
         }
         let section = ResourceDirectory::new(self.at_address(directory.address).ok_or("the resources lie outside the file")?);
         let types = section.root().map_err(|e| e.to_string())?;
-        let Some(version) = types.entries.iter().find(|e| matches!(e.name_or_id(), ResourceNameOrId::Id(RT_VERSION))) else {
+        let Some(of_kind) = types.entries.iter().find(|e| matches!(e.name_or_id(), ResourceNameOrId::Id(id) if id == kind)) else {
             return Ok(None);
         };
         // type, name, language: always three levels
-        let names = version.data(section).map_err(|e| e.to_string())?.table();
-        let languages = first(names, section)?.table();
-        let entry = first(languages, section)?.data().ok_or("a directory where the version resource belongs")?;
+        let names = of_kind.data(section).map_err(|e| e.to_string())?.table();
+        let languages = match wanted {
+            None => first(names, section)?.table(),
+            Some(wanted) => {
+                let is_wanted = |name: ResourceNameOrId| match name {
+                    ResourceNameOrId::Name(name) => {
+                        name.data(section).is_ok_and(|units| units.iter().map(|unit| unit.get(LE)).eq(wanted.encode_utf16()))
+                    }
+                    ResourceNameOrId::Id(_) => false,
+                };
+                let names = names.map(|table| table.entries).unwrap_or_default();
+                let Some(named) = names.iter().take(MAX_RESOURCE_NAMES).find(|entry| is_wanted(entry.name_or_id())) else {
+                    return Ok(None);
+                };
+                named.data(section).map_err(|e| e.to_string())?.table()
+            }
+        };
+        let entry = first(languages, section)?.data().ok_or("a directory where the resource's data belong")?;
         let (address, size) = (entry.offset_to_data.get(LE), index(entry.size.get(LE)));
-        let data = self.at_address(address).and_then(|d| d.get(..size)).ok_or("the version resource lies outside the file")?;
-        fixed_version(data).map(Some).ok_or_else(|| "no VS_FIXEDFILEINFO in the version resource".to_owned())
+        self.at_address(address).and_then(|d| d.get(..size)).map(Some).ok_or_else(|| "the resource's data lie outside the file".to_owned())
     }
 }
 
@@ -365,6 +402,56 @@ fn fixed_version(data: &[u8]) -> Option<FixedVersion> {
         Some([number(2)?, number(0)?, number(6)?, number(4)?])
     };
     Some(FixedVersion { file: four(8)?, product: four(16)? })
+}
+
+/// A string of a VS_VERSIONINFO: in the first StringTable of its StringFileInfo (Windows' VS_VERSIONINFO, VarFileInfo, StringTable, String).
+fn version_string(data: &[u8], wanted: &str) -> Option<String> {
+    let info = children(VersionBlock::read(data)?).find(|block| block.is("StringFileInfo"))?;
+    let table = children(info).next()?;
+    let string = children(table).find(|block| block.is(wanted))?;
+    let units = string.value.chunks_exact(2).filter_map(|unit| bytes::le16(unit, 0)).take_while(|unit| *unit != 0);
+    char::decode_utf16(units.take(MAX_VERSION_STRING)).collect::<Result<String, _>>().ok()
+}
+
+/// A block of a version resource: its length, its value's, its type, a key in UTF-16 that a zero ends, value and children at multiples of 4.
+#[derive(Clone, Copy)]
+struct VersionBlock<'a> {
+    key: &'a [u8],
+    value: &'a [u8],
+    rest: &'a [u8],
+    /// With it, and what pads it.
+    len: usize,
+}
+
+impl<'a> VersionBlock<'a> {
+    fn read(data: &'a [u8]) -> Option<Self> {
+        let len = usize::from(bytes::le16(data, 0)?);
+        let (value_len, is_text) = (usize::from(bytes::le16(data, 2)?), bytes::le16(data, 4)? == 1);
+        let block = data.get(..len)?;
+        let body = block.get(6..)?;
+        let end = body.chunks_exact(2).position(|unit| unit == [0, 0])?.checked_mul(2)?;
+        let value_at = end.checked_add(8)?.checked_next_multiple_of(4)?;
+        // a text's length is in characters
+        let value_len = if is_text { value_len.checked_mul(2)? } else { value_len };
+        let value_end = value_at.checked_add(value_len)?.min(len);
+        let value = block.get(value_at.min(value_end)..value_end)?;
+        let rest = block.get(value_end.checked_next_multiple_of(4)?..).unwrap_or_default();
+        Some(Self { key: body.get(..end)?, value, rest, len: len.checked_next_multiple_of(4)? })
+    }
+
+    fn is(&self, key: &str) -> bool {
+        self.key.chunks_exact(2).filter_map(|unit| bytes::le16(unit, 0)).eq(key.encode_utf16())
+    }
+}
+
+fn children<'a>(block: VersionBlock<'a>) -> impl Iterator<Item = VersionBlock<'a>> {
+    let mut rest = block.rest;
+    core::iter::from_fn(move || {
+        let child = VersionBlock::read(rest)?;
+        rest = rest.get(child.len..).unwrap_or_default();
+        Some(child)
+    })
+    .take(MAX_VERSION_BLOCKS)
 }
 
 /// The bytes before the first zero; `None` when there is none among the first `max`.

@@ -156,6 +156,8 @@ impl<'a> Pe<'a> {
             timestamp: headers.timestamp,
             file_version: version.map(|v| dotted(v.file)),
             product_version: version.map(|v| dotted(v.product)),
+            internal_name: self.internal_name(),
+            security_version: self.security_version(),
             pdb: self.pdb(),
             vermagic: None,
             sections: self.sections.iter().map(section_facts).collect(),

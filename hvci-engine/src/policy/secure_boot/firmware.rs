@@ -1,12 +1,13 @@
 //! The firmware's decision (UEFI 2.10 §32.5.3.3; edk2, `SecurityPkg/Library/DxeImageVerificationLib`).
 
-use super::{Asked, Authority, Behaviour, BootVerdict, KeyDatabase, accept, found, of_file, refuse};
+use super::{Asked, Authority, Behaviour, BootVerdict, KeyDatabase, accept, found, of_file, refuse, svn};
 use crate::{
     budget::Budget,
     digest::{Digest, DigestAlg},
     facts::{Facts, Signature},
     finding::{Code, Severity},
     policy::{
+        Finding,
         judge::Judge,
         profile::{UEFI, UEFI_TIMESTAMPED},
     },
@@ -77,6 +78,9 @@ impl Firmware {
         if strict && let Some(entry) = self.dbx.of_digest(&asked.all_digests()) {
             return refuse(found(Code::BootDigestRevoked, by(&entry), None), Some(entry), Vec::new());
         }
+        if strict && let Some(why) = self.revoked_version(facts) {
+            return refuse(why, None, Vec::new());
+        }
         if asked.is_unsigned() {
             return self.authorise_unsigned(&asked);
         }
@@ -120,7 +124,16 @@ impl Firmware {
                 format!("it starts an image whose digest is revoked, {}, because its signature is over another digest", by(&entry));
             notes.push(found(Code::BootEdk2Differs, detail, authority.signature));
         }
+        if let Some(why) = self.revoked_version(facts) {
+            let detail = format!("it starts a boot manager that is revoked: {}; whether that one starts is its own affair", why.detail);
+            notes.push(found(Code::BootEdk2Differs, detail, authority.signature));
+        }
         accept(authority, notes)
+    }
+
+    /// Whether the image is a boot manager of Windows of a version that dbx revokes: what it asks itself, and firmware that reads dbx to its end.
+    pub fn revoked_version(&self, facts: &Facts) -> Option<Finding> {
+        svn::revoked(facts, self.dbx.lists()).map(|why| found(Code::BootVersionRevoked, why, None))
     }
 
     /// By its digest alone: the one of the file as it stands, without padding.

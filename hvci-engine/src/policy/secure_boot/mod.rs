@@ -10,9 +10,11 @@
 
 mod firmware;
 mod shim;
+mod svn;
 
 pub use firmware::Firmware;
 pub use shim::{SbatUse, Shim};
+pub use svn::is_boot_manager;
 
 use std::sync::Arc;
 

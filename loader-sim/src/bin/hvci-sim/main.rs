@@ -13,6 +13,7 @@ mod interrupt;
 mod load;
 mod pcr;
 mod scenario;
+mod synth;
 #[cfg(unix)]
 mod tls;
 mod tpm;
@@ -54,6 +55,8 @@ enum Command {
     Shrink(trace::ShrinkArgs),
     /// Start a machine from its files: what each stage of the boot decides, and why
     Boot(boot::BootArgs),
+    /// Make a Windows-style boot chain and variables that start it
+    Synth(synth::SynthArgs),
     /// Show what was measured when a machine started, replay it, and say what is wrong with it
     Eventlog(eventlog::EventlogArgs),
     /// Judge what a machine proves of its start
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Command::Record(args) => scenario::record(&args),
         Command::Replay(args) => trace::replay_trace(&args),
         Command::Shrink(args) => trace::shrink_trace(&args),
+        Command::Synth(args) => synth::synth(&args),
         Command::Boot(args) => boot::boot(&args),
         Command::Eventlog(args) => eventlog::eventlog(&args),
         Command::Pcr(command) => pcr::pcr(&command),
