@@ -13,7 +13,7 @@ use aws_lc_rs::{
 };
 use hvci_engine::{
     crypto,
-    digest::{Digest, DigestAlg},
+    digest::DigestAlg,
     examine::Examiner,
     facts::{DigestForm, Facts},
     image::pe::Pe,
@@ -23,13 +23,13 @@ use hvci_engine::{
 };
 use loader_sim::{
     attest::{
-        Baseline, DbxInfo, Evidence, Features, Ledger, Machine as Known, Profile, Reference, Verifier,
-        evidence::{Bytes, QuoteEvidence},
+        Baseline, DbxInfo, Evidence, Features, Ledger, Machine as Known, Profile, Reference, Verifier, evidence::Bytes,
         quote::AttestationKey,
     },
     boot::{Boot, Disk, Machine, boot},
     firmware::store::VariableStore,
     measure::{EventLog, replay},
+    vm::quoted,
     vtpm::{
         Tpm,
         client::{Client, KeyUse, LoadedKey},
@@ -263,26 +263,17 @@ fn machine(ak_name: Vec<u8>, ek_name: Vec<u8>, reset_count: u32, baseline: Optio
 }
 
 fn evidence(vm: &str, tpm: &mut EmbeddedTpm, log: &[u8], nonce: &[u8]) -> Result<Evidence> {
-    let pcrs: Vec<u32> = (0..16).collect();
-    let mut client = Client::new(tpm);
-    let key = client.create_primary(KeyUse::Attestation)?;
-    let quote = client.quote(key.handle, nonce, DigestAlg::Sha256, &pcrs)?;
-    let values: Vec<Digest> = client.pcr_values(DigestAlg::Sha256, &pcrs)?;
-    client.flush(key.handle)?;
-    Ok(Evidence {
+    let unsigned = Evidence {
         profile: Profile::Linux,
         vm: vm.to_owned(),
         nonce: nonce.to_vec(),
-        ak_public: Bytes(key.public),
-        quotes: vec![QuoteEvidence {
-            message: Bytes(quote.message),
-            signature: Bytes(quote.signature),
-            pcrs: pcrs.into_iter().zip(values).collect(),
-        }],
+        ak_public: Bytes(Vec::new()),
+        quotes: Vec::new(),
         tcg_log: Some(Bytes(log.to_vec())),
         drivers: Vec::new(),
         features: Features { secure_boot: true, vtpm: true, hvci: false, credential_guard: false },
-    })
+    };
+    Ok(quoted(&mut Client::new(tpm), unsigned, &(0..16).collect::<Vec<_>>())?)
 }
 
 /// Evidence of a thousand machines, each with a TPM of its own, and one verifier.

@@ -107,6 +107,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "signature::signature_list",
             "signature::trust",
             "time",
+            "uefi::Guid",
         ],
     ),
 ];

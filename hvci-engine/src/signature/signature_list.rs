@@ -23,8 +23,9 @@ use std::{collections::HashSet, fmt};
 
 use super::cert::Certificate;
 use crate::{
-    bytes::{array, index, le32, slice},
+    bytes::{array, index, le16, le32, slice},
     digest::{Digest, DigestAlg},
+    facts::SecurityVersion,
     time::UnixTime,
     uefi::{EfiTime, Guid},
 };
@@ -279,7 +280,30 @@ pub struct SignatureDatabase {
     lists: Vec<SignatureList>,
 }
 
+/// Who owns entries that are no digest but a security version.
+pub(crate) const VERSION_OWNER: Guid = Guid::new(0x9D13_2B6C, 0x59D5, 0x4388, [0xAB, 0x1C, 0x18, 0x5C, 0xFC, 0xB2, 0xEB, 0x92]);
+/// EFI_BOOTMGR_DBXSVN_GUID: such an entry about Windows' boot manager.
+pub(crate) const BOOT_MANAGER_VERSION: Guid = Guid::new(0x9D13_2B61, 0x59D5, 0x4388, [0xAB, 0x1C, 0x18, 0x5C, 0x3C, 0xB2, 0xEB, 0x92]);
+
 impl SignatureDatabase {
+    /// The least security version of Windows' boot managers, of several entries the greatest (microsoft/secureboot_objects, `DBXUpdateSVN.bin`,
+    /// `dbx_info_msft_latest.json`). Those about `cdboot.efi` and `wdsmgfw.efi`, which say their version in no way that is public, are not looked at.
+    ///
+    /// ```text
+    /// type SHA-256, owner 9d132b6c-…, data { 1, GUID of the program, u16 minor, u16 major, 11 zeros }
+    /// ```
+    pub fn boot_manager_version(&self) -> Option<SecurityVersion> {
+        let version = |(kind, entry): (SignatureType, &Entry)| {
+            let [first] = array(&entry.data, 0)?;
+            let zeros: [u8; 11] = array(&entry.data, 21)?;
+            let program = Guid(array(&entry.data, 1)?);
+            let is_one = kind == SignatureType::SHA256 && entry.owner == VERSION_OWNER && first == 1 && zeros == [0; 11];
+            let version = SecurityVersion { major: le16(&entry.data, 19)?, minor: le16(&entry.data, 17)? };
+            (is_one && program == BOOT_MANAGER_VERSION).then_some(version)
+        };
+        self.entries().filter_map(version).max()
+    }
+
     /// Reads lists, one behind the other; no bytes are no lists.
     ///
     /// # Errors

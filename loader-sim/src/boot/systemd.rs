@@ -128,7 +128,7 @@ fn entry_of(id: &str, text: &str) -> Option<Entry> {
             (key == wanted).then(|| value.trim())
         })
     };
-    let image = values("linux").last()?.to_owned();
+    let image = values("linux").next_back()?.to_owned();
     let initrds = values("initrd").map(|path| format!("initrd={}", path.replace('/', "\\")));
     let options = initrds.chain(values("options").map(str::to_owned)).collect::<Vec<_>>().join(" ");
     Some(Entry { id: id.to_owned(), image, options: Some(options) })

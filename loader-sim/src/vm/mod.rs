@@ -24,6 +24,7 @@ use std::{
 
 use hvci_engine::time::UnixTime;
 
+pub use attested::quoted;
 pub use folder::{Folder, FolderError, Host};
 pub use known::reference;
 pub use profile::{Guest, Profile, ProfileError, Rules, SecurityType};
