@@ -41,7 +41,7 @@ const FILES: [&str; 7] = [
     "/gpt.img",
 ];
 
-/// The first byte says which program starts, then files: which, a length of two bytes, content; the last is the program's section.
+// The first byte says which program starts, then files: which, a length of two bytes, content; the last is the program's section.
 fuzz_target!(|data: &[u8]| {
     let Some((first, mut rest)) = data.split_first() else { return };
     let mut disk = Disk::default();

@@ -7,7 +7,7 @@ use loader_sim::vtpm::{Tpm, embedded::EmbeddedTpm};
 /// TPM2_Startup(CLEAR).
 const STARTUP: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0];
 
-/// Each command behind its length, two bytes.
+// Each command behind its length, two bytes.
 fuzz_target!(|data: &[u8]| {
     let mut tpm = EmbeddedTpm::manufacture([7; 32]);
     tpm.exec(&STARTUP).expect("it starts");

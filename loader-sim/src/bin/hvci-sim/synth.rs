@@ -30,7 +30,8 @@ Examples:
   hvci-sim synth chain
   hvci-sim boot chain/image --vars chain/vars.fd
   hvci-sim vm create demo --guest windows --image chain/image --vars chain/vars.fd
-  hvci-sim synth old --boot-manager-version 3.0";
+  hvci-sim synth old --boot-manager-version 3.0
+  hvci-sim boot old --vars old/vars.fd --what-if --dbx DBXUpdateSVN.bin";
 
 /// Of what is made up.
 const OWNER: Guid = Guid::new(0x6876_6369, 0x2D73, 0x796E, *b"thesised");
@@ -46,7 +47,7 @@ pub(crate) struct SynthArgs {
     /// What all keys and bytes are made from
     #[arg(long, default_value_t = DEFAULT_SEED)]
     seed: u64,
-    /// Variables of OVMF to begin with; their keys are replaced
+    /// Variables of OVMF to begin with, whose db is replaced
     #[arg(long, value_name = "FILE.fd", default_value = OVMF_VARIABLES)]
     vars: PathBuf,
 }
@@ -77,7 +78,7 @@ pub(crate) fn synth(args: &SynthArgs) -> Result<ExitCode> {
     let image = args.dir.join("image");
     disk.write_to(&image)?;
     let variables = args.dir.join("vars.fd");
-    fs::write(&variables, flash.with(&keys(&made.authority)?)?).with_context(|| at(&variables))?;
+    fs::write(&variables, flash.with(&keys(flash.variables(), &made.authority)?)?).with_context(|| at(&variables))?;
     writeln!(
         anstream::stdout(),
         "made {} and {}; start it with\n  hvci-sim boot {} --vars {}",
@@ -89,13 +90,17 @@ pub(crate) fn synth(args: &SynthArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Secure Boot on, with this one authority.
-fn keys(authority: &[u8]) -> Result<VariableStore> {
-    let list = |data: &[u8]| SignatureList::new(SignatureType::X509, vec![Entry { owner: OWNER, data: data.to_vec() }]);
-    let database = list(authority).map(|list| SignatureDatabase::new(vec![list]).to_bytes()).context("an authority that is no list")?;
-    let mut variables = Vec::new();
+/// Secure Boot on, with this one authority in db. PK and KEK stay, so that the updates that they sign can be applied; where there are none it is both.
+fn keys(template: &VariableStore, authority: &[u8]) -> Result<VariableStore> {
+    let list = SignatureList::new(SignatureType::X509, vec![Entry { owner: OWNER, data: authority.to_vec() }]);
+    let database = list.map(|list| SignatureDatabase::new(vec![list]).to_bytes()).context("an authority that is no list")?;
+    let mut variables = template.variables().to_vec();
     for name in ["PK", "KEK", "db"] {
         let (vendor, attributes) = well_known(name).context("a variable without a name")?;
+        if name != "db" && template.get(name, vendor).is_some() {
+            continue;
+        }
+        variables.retain(|variable| variable.name() != name);
         let name = name.encode_utf16().collect();
         variables.push(Variable { name, vendor, attributes, time: EfiTime::default(), legacy: (0, 0), data: database.clone() });
     }

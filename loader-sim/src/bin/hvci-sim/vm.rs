@@ -391,7 +391,9 @@ fn guest(error: anyhow::Error) -> VmError {
 
 fn write_started(out: &mut impl Write, started: &Started, explain: bool) -> Result<()> {
     write_boot(out, &started.boot, explain)?;
-    for driver in &started.drivers {
+    // what Windows started by itself stands among the stages
+    let stages = started.boot.kernel().map_or(0, |kernel| kernel.modules().len());
+    for driver in started.drivers.iter().skip(stages) {
         let name = escape(driver.path.as_bytes());
         let signer = driver.signer.as_deref().map_or_else(|| "unsigned".to_owned(), |s| format!("signed by {}", escape(s.as_bytes())));
         match &driver.refused {
