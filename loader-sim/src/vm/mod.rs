@@ -200,7 +200,9 @@ pub fn change(host: &Host, name: &str, change: impl FnOnce(&mut Profile)) -> Res
 pub fn next_start(host: &Host, name: &str) -> Result<Machine, VmError> {
     let folder = host.open(name)?;
     let (profile, Known { machine, .. }) = (folder.profile()?, read_known(&folder)?);
-    Ok(Machine { reset_count: machine.reset_count.saturating_add(1), features: profile.features(), ..machine })
+    // the ledger knows which state it starts from
+    let last = host.ledger(|ledger| Ok::<_, VmError>(ledger.newest(name)))?.map_or(machine.reset_count, |entry| entry.reset_count);
+    Ok(Machine { reset_count: last.saturating_add(1), features: profile.features(), ..machine })
 }
 
 /// Removes a machine, and its TPM from the ledger.

@@ -163,6 +163,11 @@ impl Ledger {
         Err(if own.is_some() { LedgerError::UnknownState { machine } } else { LedgerError::UnknownMachine { machine } })
     }
 
+    /// The last save of a machine's TPM.
+    pub fn newest(&self, machine: &str) -> Option<Entry> {
+        self.machines.get(machine)?.entries.last().copied()
+    }
+
     /// Forgets a machine that is deleted.
     ///
     /// # Errors

@@ -14,8 +14,8 @@ mod load;
 mod pcr;
 mod scenario;
 mod synth;
-#[cfg(unix)]
 mod tls;
+#[cfg(unix)]
 mod tpm;
 mod trace;
 mod turns;
