@@ -192,6 +192,7 @@ fn windivert_4_loads_under_hvci_through_its_attested_nested_signature() {
     let (facts, verdict) = bench.read(&one(&folder, "pydivert-4.0.1/pydivert/windivert_dll/WinDivert64.sys"), "hvci");
     assert_eq!(verdict.decision, Decision::Accept);
     assert_eq!(verdict.publisher.as_deref(), Some("Microsoft Windows Hardware Compatibility Publisher"));
+    assert_eq!(facts.image.as_ref().unwrap().internal_name.as_deref(), Some("WinDivert.sys"));
     let sources: Vec<&Source> = facts.signatures.iter().map(|s| &s.source).collect();
     assert_eq!(sources, [&Source::Embedded(0), &Source::Nested { entry: 0, path: vec![0] }]);
     let decisions: Vec<Decision> = verdict.signatures.iter().map(|s| s.decision).collect();

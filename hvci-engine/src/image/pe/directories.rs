@@ -10,7 +10,10 @@ use object::{
     },
 };
 
-use super::{DEBUG_DIRECTORY, DELAY_IMPORT_DIRECTORY, IMPORT_DIRECTORY, Pe, RELOCATION_DIRECTORY, RESOURCE_DIRECTORY, Section};
+use super::{
+    DEBUG_DIRECTORY, DELAY_IMPORT_DIRECTORY, IMPORT_DIRECTORY, Pe, RELOCATION_DIRECTORY, RESOURCE_DIRECTORY, Section,
+    version::{self, FixedVersion},
+};
 use crate::{
     budget::Budget,
     bytes::{self, Span, index},
@@ -29,10 +32,8 @@ const MAX_PDB_PATH: usize = 1_024;
 /// How many debug directory entries are looked at; linkers write fewer than 10.
 const MAX_DEBUG_ENTRIES: usize = 64;
 const SIZEOF_DEBUG_ENTRY: usize = 28;
-/// How many named resources of a type, blocks of a version resource, and characters of one of its strings are looked at.
+/// How many named resources of a type are looked at.
 const MAX_RESOURCE_NAMES: usize = 4_096;
-const MAX_VERSION_BLOCKS: usize = 64;
-const MAX_VERSION_STRING: usize = 256;
 
 /// What the image imports, as far as it could be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -142,15 +143,6 @@ impl Relocations<'_> {
     }
 }
 
-/// The numbers of a `VS_FIXEDFILEINFO`, most significant first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FixedVersion {
-    /// `dwFileVersionMS`, `dwFileVersionLS`.
-    pub file: [u16; 4],
-    /// `dwProductVersionMS`, `dwProductVersionLS`.
-    pub product: [u16; 4],
-}
-
 impl<'a> Pe<'a> {
     /// The section that holds this address in memory.
     pub fn section_at(&self, address: u32) -> Option<&Section> {
@@ -199,7 +191,7 @@ impl<'a> Pe<'a> {
 
     /// InternalName of the version resource's strings, in whichever language comes first.
     pub fn internal_name(&self) -> Option<String> {
-        version_string(self.resource(RT_VERSION, None).ok()??, "InternalName")
+        version::string(self.resource(RT_VERSION, None).ok()??, "InternalName")
     }
 
     /// The security version number of a Windows boot manager: the resource of type RT_RCDATA that is named so, two numbers of 16 bits, the lesser
@@ -330,7 +322,7 @@ impl<'a> Pe<'a> {
 
     fn read_version(&self) -> Result<Option<FixedVersion>, String> {
         let Some(data) = self.resource(RT_VERSION, None)? else { return Ok(None) };
-        fixed_version(data).map(Some).ok_or_else(|| "no VS_FIXEDFILEINFO in the version resource".to_owned())
+        FixedVersion::read(data).map(Some).ok_or_else(|| "no VS_FIXEDFILEINFO in the version resource".to_owned())
     }
 
     /// The first resource of this type, of those that have this name if one is wanted, in whichever language comes first.
@@ -387,71 +379,6 @@ fn outside(what: &str, address: u32) -> String {
 fn first<'a>(table: Option<ResourceDirectoryTable<'a>>, section: ResourceDirectory<'a>) -> Result<ResourceDirectoryEntryData<'a>, String> {
     let entry = table.as_ref().and_then(|t| t.entries.first()).ok_or("a resource directory is empty or missing")?;
     entry.data(section).map_err(|e| e.to_string())
-}
-
-/// The value of a VS_VERSIONINFO: behind three 16-bit fields and the key `VS_VERSION_INFO` in UTF-16, at a multiple of 4.
-fn fixed_version(data: &[u8]) -> Option<FixedVersion> {
-    const SIGNATURE: u32 = 0xFEEF_04BD;
-    let fixed = data.get(40..)?;
-    if bytes::le32(fixed, 0)? != SIGNATURE {
-        return None;
-    }
-    // each 32-bit field holds two numbers, the more significant one in its upper half
-    let four = |at: usize| -> Option<[u16; 4]> {
-        let number = |n: usize| bytes::le16(fixed, at.checked_add(n)?);
-        Some([number(2)?, number(0)?, number(6)?, number(4)?])
-    };
-    Some(FixedVersion { file: four(8)?, product: four(16)? })
-}
-
-/// A string of a VS_VERSIONINFO: in the first StringTable of its StringFileInfo (Windows' VS_VERSIONINFO, VarFileInfo, StringTable, String).
-fn version_string(data: &[u8], wanted: &str) -> Option<String> {
-    let info = children(VersionBlock::read(data)?).find(|block| block.is("StringFileInfo"))?;
-    let table = children(info).next()?;
-    let string = children(table).find(|block| block.is(wanted))?;
-    let units = string.value.chunks_exact(2).filter_map(|unit| bytes::le16(unit, 0)).take_while(|unit| *unit != 0);
-    char::decode_utf16(units.take(MAX_VERSION_STRING)).collect::<Result<String, _>>().ok()
-}
-
-/// A block of a version resource: its length, its value's, its type, a key in UTF-16 that a zero ends, value and children at multiples of 4.
-#[derive(Clone, Copy)]
-struct VersionBlock<'a> {
-    key: &'a [u8],
-    value: &'a [u8],
-    rest: &'a [u8],
-    /// With it, and what pads it.
-    len: usize,
-}
-
-impl<'a> VersionBlock<'a> {
-    fn read(data: &'a [u8]) -> Option<Self> {
-        let len = usize::from(bytes::le16(data, 0)?);
-        let (value_len, is_text) = (usize::from(bytes::le16(data, 2)?), bytes::le16(data, 4)? == 1);
-        let block = data.get(..len)?;
-        let body = block.get(6..)?;
-        let end = body.chunks_exact(2).position(|unit| unit == [0, 0])?.checked_mul(2)?;
-        let value_at = end.checked_add(8)?.checked_next_multiple_of(4)?;
-        // a text's length is in characters
-        let value_len = if is_text { value_len.checked_mul(2)? } else { value_len };
-        let value_end = value_at.checked_add(value_len)?.min(len);
-        let value = block.get(value_at.min(value_end)..value_end)?;
-        let rest = block.get(value_end.checked_next_multiple_of(4)?..).unwrap_or_default();
-        Some(Self { key: body.get(..end)?, value, rest, len: len.checked_next_multiple_of(4)? })
-    }
-
-    fn is(&self, key: &str) -> bool {
-        self.key.chunks_exact(2).filter_map(|unit| bytes::le16(unit, 0)).eq(key.encode_utf16())
-    }
-}
-
-fn children<'a>(block: VersionBlock<'a>) -> impl Iterator<Item = VersionBlock<'a>> {
-    let mut rest = block.rest;
-    core::iter::from_fn(move || {
-        let child = VersionBlock::read(rest)?;
-        rest = rest.get(child.len..).unwrap_or_default();
-        Some(child)
-    })
-    .take(MAX_VERSION_BLOCKS)
 }
 
 /// The bytes before the first zero; `None` when there is none among the first `max`.

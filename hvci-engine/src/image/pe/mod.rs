@@ -26,9 +26,10 @@ mod pages;
 #[cfg(test)]
 pub(crate) mod sample;
 mod structure;
+mod version;
 
 pub use certificates::{CertificateEntry, CertificateTable};
-pub use directories::{FixedVersion, Import, Imports, Relocation, Relocations, Symbol};
+pub use directories::{Import, Imports, Relocation, Relocations, Symbol};
 pub use dynamic_relocations::ImportTransfer;
 pub use exports::{ExportTarget, Exports};
 pub use headers::{
@@ -37,6 +38,7 @@ pub use headers::{
 };
 pub use load_config::LoadConfig;
 pub use pages::Page;
+pub use version::FixedVersion;
 
 use crate::{
     bytes::{index, le32, slice},
