@@ -8,7 +8,7 @@
 //! A command is as long as its header says, and so is a response; what the control socket takes is in `control`. Each socket has one client at a
 //! time, who is heard to the end; one that has been silent for [`IDLE`] gives way when another waits. A message that has begun has [`PATIENCE`] to
 //! end. A message that cannot be one gets its answer and is the last: nobody knows where the next would begin. Whoever floods the TPM, or asks it for
-//! much, is answered as fast as a share of the host's time lets it ([`quota`]): he waits, and nobody else.
+//! much, is answered as fast as a share of the host's time lets it (`quota`): he waits, and nobody else.
 //!
 //! Trusts nobody: a port is on the loopback interface only, where every user of the host reaches it; a path is for its owner only. Nothing but
 //! commands, resets at a client's request and the end can be asked for.
