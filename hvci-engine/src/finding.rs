@@ -254,6 +254,7 @@ codes! {
     AttDriverLog "HVCI-ATT-031" "driver-log-differs" Error "the drivers that were decided about are not those that were measured" => "treat the guest's kernel as hostile, or mend what measures";
     AttFeature "HVCI-ATT-032" "feature-not-measured" Error "a protection that the machine is made with was not measured as on" => "look at why it is not on; a guest that turned it off measures nothing";
     AttWeakened "HVCI-ATT-033" "guest-weakened" Error "the guest runs with debugging, test signing or without code integrity" => "start it without";
+    AttExpected "HVCI-ATT-034" "expectation-unmatched" Warning "an alert that is expected did not come, or is expected no more" => "take the entry out of `expected` in the reference values, or give it a later end";
 
     // TPM: the virtual TPM of a machine
     TpmFailed "HVCI-TPM-001" "vtpm-failed" Error "the machine's TPM answers no more" => "look at why its process ended; start the machine again, its TPM is as it was last saved";

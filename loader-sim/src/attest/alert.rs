@@ -1,7 +1,8 @@
 //! Alerts and the history of a machine's health, as lines of JSON.
 //!
 //! One alert of medium severity for a failed attestation, with every component that failed; one of low severity for each driver that was
-//! refused while the machine runs on. The same appraisal gives the same bytes.
+//! refused while the machine runs on, and each expectation that nothing came of. An alert all of whose reasons are expected is marked, never left out.
+//! The same appraisal gives the same bytes.
 
 use std::{
     collections::BTreeSet,
@@ -21,6 +22,7 @@ use super::{
     appraise::{Appraisal, Finding},
     component::{ComponentReport, Verdict},
     evidence::DriverEvent,
+    expected::Expected,
 };
 
 /// A line of a history is no longer.
@@ -48,6 +50,8 @@ pub enum Kind {
     BootRefused,
     /// The machine runs, and its TPM answers no more.
     TpmFailed,
+    /// An alert is expected that did not come, or is expected no more.
+    ExpectationUnmatched,
 }
 
 /// Which start of the machine.
@@ -103,13 +107,24 @@ pub struct Alert {
     pub first_divergent_event: Option<usize>,
     /// What to do about the first reason.
     pub advice: &'static str,
+    /// Why nobody needs to look at it: an expectation for each of its codes at least; none of an alert that is not expected.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub suppressed_by: Vec<Expected>,
 }
 
 impl Alert {
+    /// Whether somebody should look at it now.
+    pub fn needs_attention(&self) -> bool {
+        self.severity > Severity::Low && self.suppressed_by.is_empty()
+    }
+
     /// Whether it says what `earlier` said, of another challenge.
     pub fn repeats(&self, earlier: &Self) -> bool {
         let said = |alert: &Self| (alert.vm.clone(), alert.kind, alert.codes.clone(), alert.driver.clone(), alert.failed_pcrs.clone());
-        said(self) == said(earlier)
+        // one that is expected no more is news
+        let is_same = said(self) == said(earlier) && self.suppressed_by.is_empty() == earlier.suppressed_by.is_empty();
+        // these differ in nothing else
+        is_same && (self.kind != Kind::ExpectationUnmatched || self.findings == earlier.findings)
     }
 }
 
@@ -120,11 +135,13 @@ pub fn alerts(appraisal: &Appraisal) -> Vec<Alert> {
     let mut alerts = Vec::new();
     if let Some(first) = failed.first() {
         let bad = appraisal.components.iter().filter(|report| report.verdict != Verdict::Allowed);
+        let codes: BTreeSet<Code> = failed.iter().map(|finding| finding.code).collect();
         alerts.push(Alert {
             components: bad.map(|report| FailedComponent { report: report.clone(), path_trust: "hint" }).collect(),
             failed_pcrs: appraisal.failed_pcrs(),
             first_divergent_event: appraisal.first_divergent_event,
-            codes: failed.iter().map(|finding| finding.code).collect(),
+            suppressed_by: suppressed_by(appraisal, &codes),
+            codes,
             ..alert(appraisal, Severity::Medium, Kind::AttestationFailed, first.code, "")
         });
         if let Some(alert) = alerts.last_mut() {
@@ -137,7 +154,20 @@ pub fn alerts(appraisal: &Appraisal) -> Vec<Alert> {
             ..alert(appraisal, Severity::Low, Kind::DriverRefused, Code::AttDriver, &driver.authentihash.hex())
         });
     }
+    for finding in appraisal.findings.iter().filter(|finding| finding.code == Code::AttExpected) {
+        alerts.push(Alert {
+            findings: vec![finding.clone()],
+            ..alert(appraisal, Severity::Low, Kind::ExpectationUnmatched, finding.code, &finding.detail)
+        });
+    }
     alerts
+}
+
+/// The expectations of these codes, if each has one.
+fn suppressed_by(appraisal: &Appraisal, codes: &BTreeSet<Code>) -> Vec<Expected> {
+    let expected: BTreeSet<Code> = appraisal.expected.iter().map(|expected| expected.code).collect();
+    let is_about = |expected: &&Expected| codes.contains(&expected.code);
+    if codes.is_subset(&expected) { appraisal.expected.iter().filter(is_about).cloned().collect() } else { Vec::new() }
 }
 
 fn alert(appraisal: &Appraisal, severity: Severity, kind: Kind, code: Code, subject: &str) -> Alert {
@@ -157,6 +187,7 @@ fn alert(appraisal: &Appraisal, severity: Severity, kind: Kind, code: Code, subj
         failed_pcrs: BTreeSet::new(),
         first_divergent_event: None,
         advice: code.advice(),
+        suppressed_by: suppressed_by(appraisal, &BTreeSet::from([code])),
     }
 }
 
@@ -189,6 +220,7 @@ fn by_host(vm: &str, time: UnixTime, kind: Kind, code: Code, subject: &str, deta
         failed_pcrs: BTreeSet::new(),
         first_divergent_event: None,
         advice: code.advice(),
+        suppressed_by: Vec::new(),
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
     component::{self, ComponentReport, Verdict},
     dbx_info::DbxInfo,
     evidence::{DriverEvent, Evidence, Profile},
+    expected::{Expected, Outcome},
     machine::{Ledger, Machine},
     quote::{self, AttestationKey, Clock, KeyProblem, QuoteProblem, Quoted},
     reference::{Allowed, Reference},
@@ -65,6 +66,9 @@ pub struct Appraisal {
     pub first_divergent_event: Option<usize>,
     /// What is proven.
     pub claims: Claims,
+    /// What was found and is expected. It is no less wrong for that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub expected: Vec<Expected>,
 }
 
 impl Appraisal {
@@ -121,6 +125,7 @@ impl Verifier {
             refused_drivers: Vec::new(),
             first_divergent_event: None,
             claims: Claims::default(),
+            expected: Vec::new(),
         }
     }
 
@@ -139,6 +144,7 @@ impl Verifier {
         let quoted = work.quotes(nonce);
         work.log(&quoted);
         work.drivers();
+        let expected = work.expected(now);
         let bad = |finding: &&Finding| finding.code.default_severity() >= Severity::Unknown;
         let first = work.findings.iter().filter(bad).filter_map(|finding| finding.event).min();
         Appraisal {
@@ -151,6 +157,7 @@ impl Verifier {
             components: work.components,
             refused_drivers: evidence.drivers.iter().filter(|driver| driver.refused.is_some()).cloned().collect(),
             claims: work.claims,
+            expected,
         }
     }
 }
@@ -475,6 +482,26 @@ impl Work<'_> {
             let detail = format!("{:?}: {} {}", driver.path, refused.code, refused.detail);
             self.findings.push(Finding { code: Code::AttDriver, pcr: None, event: None, detail });
         }
+    }
+
+    /// Which expectations are of what was found; those that nothing came of are found too.
+    fn expected(&mut self, now: UnixTime) -> Vec<Expected> {
+        let verifier = self.verifier;
+        let found: BTreeSet<Code> = self.findings.iter().map(|finding| finding.code).collect();
+        let measured = self.claims.get("hvci-log-replays") == &Claim::Is(true);
+        let mut met = Vec::new();
+        for expected in &verifier.reference.expected {
+            if let Some(name) = expected.vm.as_ref().filter(|name| !verifier.knows(name)) {
+                self.found(Code::AttExpected, None, None, format!("{} is expected of {name}, and no machine is called so", expected.code));
+                continue;
+            }
+            match expected.outcome(&self.evidence.vm, now, &found, measured) {
+                Outcome::Met => met.push(expected.clone()),
+                Outcome::Unmatched(why) => self.found(Code::AttExpected, None, None, why),
+                Outcome::Open => {}
+            }
+        }
+        met
     }
 }
 

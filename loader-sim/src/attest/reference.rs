@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use hvci_engine::digest::{Digest, DigestAlg};
 use serde::{Deserialize, Serialize};
 
+use super::expected::{self, Expected};
+
 /// PCRs that must be quoted whatever the reference says: the firmware's.
 const FIRMWARE_PCRS: std::ops::Range<u32> = 0..8;
 /// The first PCR that somebody else than the machine's start can set back to its beginning.
@@ -164,6 +166,9 @@ pub struct Reference {
     /// Signers.
     #[serde(default)]
     pub signer: Vec<Signer>,
+    /// Alerts that are expected.
+    #[serde(default)]
+    pub expected: Vec<Expected>,
 }
 
 fn firmware_pcrs() -> BTreeSet<u32> {
@@ -213,7 +218,7 @@ impl Reference {
         if self.secure_boot.dbx_since.as_deref().is_some_and(|date| !is_date(date)) {
             return Err("dbx_since is no date: write 2025-01-01".to_owned());
         }
-        Ok(())
+        expected::check(&self.expected)
     }
 
     /// The component with this authentihash.

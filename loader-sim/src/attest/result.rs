@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hvci_engine::{finding::Code, time::UnixTime};
+use hvci_engine::{
+    finding::{Code, Severity},
+    time::UnixTime,
+};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
@@ -123,8 +126,8 @@ fn part_of(code: Code) -> &'static str {
 fn submodule(appraisal: &Appraisal, name: &'static str, codes: &BTreeSet<Code>) -> Submodule {
     let claims = appraisal.claims.0.get(name).cloned().unwrap_or_default();
     let claim = |claim: &str| appraisal.claims.get(claim);
-    let against: Vec<Code> =
-        codes.iter().copied().filter(|code| *code != Code::AttDriver && *code != Code::AttFeature && part_of(*code) == name).collect();
+    let is_against = |code: &Code| code.default_severity() >= Severity::Unknown && *code != Code::AttFeature && part_of(*code) == name;
+    let against: Vec<Code> = codes.iter().copied().filter(is_against).collect();
     let proven = appraisal.claims.get("hvci-log-replays") == &Claim::Is(true);
     let feature = |on: bool, what: &str| match (on, proven) {
         (true, true) => Tier::Affirming,

@@ -108,3 +108,39 @@ fn a_tpm_that_dies_is_an_alert_and_touches_no_other_machine() {
         }
     }
 }
+
+#[test]
+fn an_alert_that_is_expected_turns_no_machine_off_and_none_healthy() {
+    let Some(lab) = Lab::new() else { return };
+    assert!(lab.create("open", &["--secure-boot", "off", "--hvci", "off", "--credential-guard", "off"]).status.success());
+    let reference = lab.path("open", "reference.toml");
+    let own = fs::read_to_string(&reference).unwrap();
+    let expect = |code: &str, until: &str| {
+        let entry = format!("\n[[expected]]\ncode = \"{code}\"\nreason = \"no Secure Boot, as is tested here\"\nuntil = \"{until}\"\n");
+        // whole, as it is read while it is written
+        let next = reference.with_extension("next");
+        fs::write(&next, format!("{own}{entry}")).unwrap();
+        fs::rename(&next, &reference).unwrap();
+    };
+    // without Secure Boot GRUB leaves no log
+    expect("log-missing", "9999-12-31");
+    let mut going = Going::start(&lab, &["vm", "start", "open", "--attest-every", "1"]);
+    going.says("as is expected: log-missing");
+    going.says("as is expected: log-missing");
+    // its end comes while the machine is on
+    expect("log-missing", "2026-01-01");
+    let (code, said) = going.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("alert [medium]: log-missing") && said.contains("alert [low]: expectation-unmatched"), "{said}");
+    let alerts = fs::read_to_string(lab.path("open", "alerts.ndjson")).unwrap();
+    let alerts: Vec<serde_json::Value> = alerts.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let said: Vec<_> = alerts.iter().map(|alert| (alert["reason"].as_str().unwrap(), alert.get("suppressed_by").is_some())).collect();
+    assert_eq!(said, [("log-missing", true), ("log-missing", false), ("expectation-unmatched", false)]);
+
+    expect("log-missing", "9999-12-31");
+    let (code, said) = lab.start("open");
+    assert_eq!((code, said.contains("alert [medium, suppressed]: log-missing")), (1, true), "{said}");
+    assert!(said.contains("attested: NOT HEALTHY") && said.contains("as is tested here"), "{said}");
+    let health = lab.run(&["health", "open"]);
+    assert_eq!((health.status.code(), text(&health).contains("NOT HEALTHY: log-missing")), (Some(1), true), "{}", text(&health));
+}

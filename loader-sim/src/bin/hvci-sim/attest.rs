@@ -183,6 +183,9 @@ fn write_text(out: &mut impl Write, appraisal: &Appraisal) -> Result<()> {
         let event = finding.event.map(|event| format!(", event {event}")).unwrap_or_default();
         writeln!(out, "{severity}[{}]{pcr}{event}: {}", finding.code, finding.code.title())?;
         writeln!(out, "    {}", escape(finding.detail.as_bytes()))?;
+        for expected in appraisal.expected.iter().filter(|expected| expected.code == finding.code) {
+            writeln!(out, "    expected until {}: {}", expected.until, escape(expected.reason.as_bytes()))?;
+        }
     }
     let verdict = if appraisal.healthy() { "healthy" } else { "not healthy" };
     let first = appraisal.first_divergent_event.map(|event| format!(", first divergent event {event}")).unwrap_or_default();

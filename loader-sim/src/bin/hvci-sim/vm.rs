@@ -374,10 +374,13 @@ fn start(host: &Host, args: &StartArgs) -> Result<ExitCode> {
 fn stay(running: &mut Running<'_>, interrupt: &Interrupt, interval: Duration) -> Result<()> {
     loop {
         let time = vm::now()?;
-        if running.alerts().iter().any(|alert| alert.severity > alert::Severity::Low) {
+        if running.alerts().iter().any(Alert::needs_attention) {
             return Ok(());
         }
-        writeln!(anstream::stdout(), "{time}  nothing wrong")?;
+        let suppressed = running.alerts().iter().flat_map(|alert| &alert.suppressed_by).map(|expected| expected.code.alias());
+        let suppressed: Vec<&str> = suppressed.collect();
+        let words = if suppressed.is_empty() { "nothing wrong".to_owned() } else { format!("as is expected: {}", suppressed.join(", ")) };
+        writeln!(anstream::stdout(), "{time}  {words}")?;
         if interrupt.within(interval)? {
             return Ok(());
         }
@@ -437,8 +440,12 @@ pub(crate) fn write_appraisal(out: &mut impl Write, appraisal: &Appraisal) -> Re
 
 fn write_alert(out: &mut impl Write, alert: &Alert) -> Result<()> {
     let severity = format!("{:?}", alert.severity).to_lowercase();
-    writeln!(out, "alert [{severity}]: {} ({})", alert.reason, alert.advice)?;
-    if alert.kind == alert::Kind::TpmFailed {
+    let suppressed = if alert.suppressed_by.is_empty() { "" } else { ", suppressed" };
+    writeln!(out, "alert [{severity}{suppressed}]: {} ({})", alert.reason, alert.advice)?;
+    for expected in &alert.suppressed_by {
+        writeln!(out, "  {} is expected until {}: {}", expected.code, expected.until, escape(expected.reason.as_bytes()))?;
+    }
+    if matches!(alert.kind, alert::Kind::TpmFailed | alert::Kind::ExpectationUnmatched) {
         for finding in &alert.findings {
             writeln!(out, "  [{}] {}: {}", finding.code.id(), finding.code.title(), escape(finding.detail.as_bytes()))?;
         }
