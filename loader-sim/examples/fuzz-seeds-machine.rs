@@ -97,7 +97,7 @@ fn evidence(log: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
     Client::new(&mut tpm).startup()?;
     let unsigned = Evidence {
         profile: Profile::Linux,
-        vm: "vm".to_owned(),
+        vm: "linux".to_owned(),
         nonce: vec![7; 32],
         ak_public: Bytes(Vec::new()),
         quotes: Vec::new(),
