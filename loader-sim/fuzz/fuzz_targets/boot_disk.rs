@@ -60,8 +60,13 @@ fuzz_target!(|data: &[u8]| {
     };
     disk.insert("/EFI/BOOT/BOOTX64.EFI", started);
     let mut variables = VariableStore::default();
-    let machine =
-        Machine { disk: &disk, variables: &mut variables, behaviour: Behaviour::Strict, banks: &[DigestAlg::Sha256], firmware: b"firmware" };
+    let machine = Machine {
+        disk: &disk,
+        variables: &mut variables,
+        behaviour: Behaviour::Strict,
+        banks: &[DigestAlg::Sha256],
+        firmware: b"firmware",
+    };
     let boot = boot(machine, &mut ()).expect("a boot ends, and is no fault");
     let log = EventLog::read(&boot.log).expect("its log is one");
     assert_eq!(check(&log), [], "{:?}", boot.end);
