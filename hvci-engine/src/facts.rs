@@ -192,7 +192,7 @@ pub struct ImageFacts {
     pub sbat: Option<Vec<SbatComponent>>,
 }
 
-/// A security version number: the lower of two of a program is the one with the known faults. Written `9.0`.
+/// A security version number: the lower of two of a program is the one with the known faults. Shown as `9.0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct SecurityVersion {
     /// The part that counts first.

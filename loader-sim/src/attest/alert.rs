@@ -120,11 +120,12 @@ impl Alert {
 
     /// Whether it says what `earlier` said, of another challenge.
     pub fn repeats(&self, earlier: &Self) -> bool {
-        let said = |alert: &Self| (alert.vm.clone(), alert.kind, alert.codes.clone(), alert.driver.clone(), alert.failed_pcrs.clone());
+        let is_same = (self.kind, &self.vm, &self.codes) == (earlier.kind, &earlier.vm, &earlier.codes)
+            && (&self.driver, &self.failed_pcrs) == (&earlier.driver, &earlier.failed_pcrs);
         // one that is expected no more is news
-        let is_same = said(self) == said(earlier) && self.suppressed_by.is_empty() == earlier.suppressed_by.is_empty();
+        let is_suppressed = self.suppressed_by.is_empty() == earlier.suppressed_by.is_empty();
         // these differ in nothing else
-        is_same && (self.kind != Kind::ExpectationUnmatched || self.findings == earlier.findings)
+        is_same && is_suppressed && (self.kind != Kind::ExpectationUnmatched || self.findings == earlier.findings)
     }
 }
 

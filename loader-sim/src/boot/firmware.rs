@@ -6,7 +6,7 @@ use hvci_engine::{bytes::le16, uefi::Guid};
 use super::{Booting, End, Fault};
 use crate::{
     firmware::variable::{Attributes, GLOBAL, IMAGE_SECURITY},
-    measure::{EventType, device_path},
+    measure::{EventType, data::utf16, device_path},
 };
 
 /// What firmware starts from a disk for which there is no boot option (UEFI 2.10 §3.5.1.1).
@@ -40,7 +40,7 @@ impl Booting<'_, '_> {
         for file in options {
             let Some(bytes) = self.disk.read(&file)? else { continue };
             let first = self.stages.len();
-            end = self.firmware_starts(&file, bytes, true)?;
+            end = self.firmware_starts(&file, &bytes, "", true)?;
             // one that is refused leaves the turn to the next
             if self.stages.get(first).is_some_and(|stage| !stage.is_refused()) {
                 break;
@@ -78,7 +78,7 @@ impl Booting<'_, '_> {
 pub(super) fn load_option(description: &str, path: &[u8]) -> Vec<u8> {
     let mut option = 1_u32.to_le_bytes().to_vec();
     option.extend(u16::try_from(path.len()).unwrap_or(u16::MAX).to_le_bytes());
-    option.extend(description.encode_utf16().chain([0]).flat_map(u16::to_le_bytes));
+    option.extend(utf16(&format!("{description}\0")));
     option.extend(path);
     option
 }

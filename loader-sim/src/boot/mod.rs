@@ -38,6 +38,7 @@ use hvci_engine::{
 pub use disk::Disk;
 pub use grub::ScriptError;
 pub use kernel::RunningKernel;
+use program::Loaded;
 pub use program::Program;
 pub use stage::{Asked, Stage, StageKind};
 
@@ -136,22 +137,16 @@ pub enum Fault {
 pub fn boot(machine: Machine<'_>, tpm: &mut dyn Extend) -> Result<Boot, Fault> {
     let Machine { disk, variables, behaviour, banks, firmware } = machine;
     let cache = Cache::default();
-    let lists = |name| variables.get(name, IMAGE_SECURITY).and_then(|v| SignatureDatabase::read(&v.data).ok()).unwrap_or_default();
-    let policy = Firmware::new(behaviour, lists("db"), lists("dbx"), &lists("dbt"), &cache);
-    let secure_boot = variables.secure_boot();
-    let unreadable = variables.get("dbx", IMAGE_SECURITY).and_then(|v| SignatureDatabase::read(&v.data).err());
-    let mut booting = Booting {
-        disk,
-        variables,
-        recorder: Recorder::new(banks, tpm)?,
-        cache,
-        stages: Vec::new(),
-        policy,
-        secure_boot,
-        depth: 0,
-        load_options: None,
-        knows_partitions: false,
+    let read =
+        |name| variables.get(name, IMAGE_SECURITY).map_or_else(|| Ok(SignatureDatabase::default()), |v| SignatureDatabase::read(&v.data));
+    let (dbx, unreadable) = match read("dbx") {
+        Ok(dbx) => (dbx, None),
+        Err(error) => (SignatureDatabase::default(), Some(error)),
     };
+    let policy = Firmware::new(behaviour, read("db").unwrap_or_default(), dbx, &read("dbt").unwrap_or_default(), &cache);
+    let secure_boot = variables.secure_boot();
+    let mut booting =
+        Booting { disk, variables, recorder: Recorder::new(banks, tpm)?, cache, stages: Vec::new(), policy, secure_boot, depth: 0 };
     let end = match unreadable.filter(|_| secure_boot) {
         // of what nobody can read nobody knows what it revokes
         Some(error) => End::Stopped { stage: None, reason: format!("firmware: dbx cannot be read, so nothing may start: {error}") },
@@ -173,10 +168,6 @@ struct Booting<'m, 't> {
     policy: Firmware,
     secure_boot: bool,
     depth: usize,
-    /// EFI_LOADED_IMAGE_PROTOCOL.LoadOptions of the image that is started next.
-    load_options: Option<String>,
-    /// The disk's partition table was looked at: it is measured once.
-    knows_partitions: bool,
 }
 
 impl Booting<'_, '_> {
@@ -217,7 +208,7 @@ impl Booting<'_, '_> {
 
     /// The partition table of the disk that the first image comes from (edk2, `DxeTpm2MeasureBootLib.c`); one that cannot be read is not measured.
     fn measure_partitions(&mut self, stage: usize) -> Result<(), Fault> {
-        if std::mem::replace(&mut self.knows_partitions, true) {
+        if self.stages.iter().any(|stage| !stage.events.is_empty()) {
             return Ok(());
         }
         if let Some(sectors) = self.disk.first_sectors()? {
@@ -236,49 +227,52 @@ impl Booting<'_, '_> {
         Ok(self.recorder.authority(name, vendor, &value)?)
     }
 
+    /// What LoadImage has of an image: its path, its content, and the options that it is started with.
+    fn load<'i>(&self, path: &'i str, bytes: &'i [u8], options: &'i str) -> Loaded<'i> {
+        let (facts, image) = (self.facts(bytes), Pe::parse(bytes).ok());
+        let program = Program::of(image.as_ref(), &facts);
+        Loaded { path, options, facts, image, program }
+    }
+
     /// LoadImage and StartImage of the firmware: asks, measures, runs.
-    fn firmware_starts(&mut self, path: &str, bytes: Vec<u8>, on_disk: bool) -> Result<End, Fault> {
-        let facts = self.facts(&bytes);
-        let verdict = self.secure_boot.then(|| self.policy.authorise(&facts, &self.cache));
-        let kind = StageKind::of(Program::of(&bytes));
+    fn firmware_starts(&mut self, path: &str, bytes: &[u8], options: &str, on_disk: bool) -> Result<End, Fault> {
+        let loaded = self.load(path, bytes, options);
+        let verdict = self.secure_boot.then(|| self.policy.authorise(&loaded.facts, &self.cache));
         let asked = if self.secure_boot { Asked::Firmware } else { Asked::Nobody };
-        let stage = self.push(Stage::new(kind, path, asked, &facts, verdict.clone()));
+        let stage = self.push(Stage::new(StageKind::of(loaded.program), path, asked, &loaded.facts, verdict.clone()));
         if let Some(authority) = verdict.as_ref().and_then(|v| v.authority.as_ref()) {
             self.measure_authority(authority)?;
         }
         if let Some(refused) = verdict.filter(|v| v.decision != Decision::Accept) {
             return Ok(self.stopped(stage, format!("firmware: Access Denied for {path}: {}", reason(&refused))));
         }
-        let Ok(image) = Pe::parse(&bytes) else {
-            return Ok(self.stopped(stage, format!("firmware: {path} is no image that it could start")));
-        };
-        let path_of_file = if on_disk { device_path::of_disk(path) } else { device_path::of_file(path) };
         if on_disk {
             self.measure_partitions(stage)?;
         }
-        self.measure_image(stage, &image, &facts, &path_of_file)?;
-        self.run(stage, path, &bytes, None)
+        let place = if on_disk { device_path::of_disk(path) } else { device_path::of_file(path) };
+        self.run(stage, &loaded, &place, None)
     }
 
-    /// What a started program does.
-    fn run(&mut self, stage: usize, path: &str, bytes: &[u8], shim: Option<&shim::Running>) -> Result<End, Fault> {
+    /// Measures an image that may start, and what it then does.
+    fn run(&mut self, stage: usize, loaded: &Loaded<'_>, place: &[u8], shim: Option<&shim::Running>) -> Result<End, Fault> {
         self.depth = self.depth.saturating_add(1);
         if self.depth > MAX_DEPTH {
             return Ok(self.stopped(stage, "images start one another without end"));
         }
-        let Ok(image) = Pe::parse(bytes) else { return Ok(self.stopped(stage, "it is no image")) };
-        match Program::of(bytes) {
-            Program::Shim => shim::run(self, stage, &image, path),
-            Program::Grub => grub::run(self, stage, &image, path, shim),
+        let path = loaded.path;
+        let Some(image) = &loaded.image else { return Ok(self.stopped(stage, format!("{path} is no image that could be started"))) };
+        self.measure_image(stage, image, &loaded.facts, place)?;
+        match loaded.program {
+            Program::Shim => shim::run(self, stage, image, path),
+            Program::Grub => grub::run(self, stage, image, path, shim),
             Program::SystemdBoot => systemd::run_boot(self, stage, shim),
-            Program::UnifiedKernel => systemd::run_stub(self, stage, path, &image, shim),
+            Program::UnifiedKernel => systemd::run_stub(self, stage, loaded, image, shim),
             Program::Linux => {
                 self.exit_boot_services()?;
                 let secure = self.secure_boot && shim.is_none_or(shim::Running::is_secure);
-                let command_line = self.load_options.take().unwrap_or_default();
-                Ok(kernel::start(path.to_owned(), bytes.to_vec(), command_line, secure, true))
+                Ok(kernel::start(path.to_owned(), image.data().to_vec(), loaded.options.to_owned(), secure, true))
             }
-            Program::WindowsBootManager => windows::run(self, stage, bytes),
+            Program::WindowsBootManager => windows::run(self, stage, &loaded.facts),
             Program::MokManager => Ok(self.stopped(stage, "MokManager waits for the machine's owner")),
             Program::Fallback => shim::run_fallback(self, stage, path),
             // only those before them start these

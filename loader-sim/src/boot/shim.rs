@@ -21,7 +21,7 @@ use hvci_engine::{
     uefi::Guid,
 };
 
-use super::{Asked, Booting, End, Fault, Program, Stage, StageKind, firmware::load_option, reason};
+use super::{Asked, Booting, End, Fault, Stage, StageKind, firmware::load_option, reason};
 use crate::{
     firmware::variable::{Attributes, GLOBAL, SHIM},
     measure::device_path,
@@ -54,24 +54,26 @@ pub(super) fn run(booting: &mut Booting<'_, '_>, stage: usize, image: &Pe<'_>, p
     let behaviour = booting.policy.behaviour();
     let mok = |booting: &Booting<'_, '_>, name: &str| state(booting, name).unwrap_or_default();
     let (list, list_x) = (mok(booting, "MokList"), mok(booting, "MokListX"));
-    let lists = |bytes: &[u8]| SignatureDatabase::read(bytes).unwrap_or_default();
-    for (name, refused) in [("its own list", &vendor.deauthorised), ("MokListX", &list_x)] {
-        if let Some(error) = SignatureDatabase::read(refused).err().filter(|_| secure) {
-            let reason = format!("shim: {name} of what is refused cannot be read, so nothing may start: {error}");
-            return Ok(booting.stopped(stage, reason));
-        }
-    }
+    // of what nobody can read nobody knows what it refuses
+    let refused = |name, bytes: &[u8]| match SignatureDatabase::read(bytes) {
+        Err(error) if secure => Err(format!("shim: {name} of what is refused cannot be read, so nothing may start: {error}")),
+        read => Ok(read.unwrap_or_default()),
+    };
+    let (own_refused, refused_x) = match (refused("its own list", &vendor.deauthorised), refused("MokListX", &list_x)) {
+        (Ok(own), Ok(x)) => (own, x),
+        (Err(reason), _) | (_, Err(reason)) => return Ok(booting.stopped(stage, reason)),
+    };
     let mok_list = mirrored(vendor.authorised, &list);
     let cache = &booting.cache;
     let policy = Shim {
         behaviour,
         db: (!ignore_db).then(|| booting.policy.db().clone()),
         refused: [
-            Shim::database(VENDOR_DBX, lists(&vendor.deauthorised), cache),
+            Shim::database(VENDOR_DBX, own_refused, cache),
             booting.policy.dbx().clone(),
-            Shim::database("MokListX", lists(&list_x), cache),
+            Shim::database("MokListX", refused_x, cache),
         ],
-        mok_list: Shim::database("MokListRT", lists(&mok_list), cache),
+        mok_list: Shim::database("MokListRT", SignatureDatabase::read(&mok_list).unwrap_or_default(), cache),
         sbat_level: level.components.clone(),
     };
     let own = booting.stages.get(stage).map(|s| s.sbat.clone()).unwrap_or_default();
@@ -98,7 +100,7 @@ pub(super) fn run(booting: &mut Booting<'_, '_>, stage: usize, image: &Pe<'_>, p
     let next =
         if folder.eq_ignore_ascii_case("\\EFI\\BOOT") && booting.disk.exists(&fallback) { fallback } else { format!("{folder}\\{NEXT}") };
     match booting.disk.read(&next)? {
-        Some(bytes) => running.start(booting, StageKind::of(Program::of(&bytes)), &next, bytes),
+        Some(bytes) => running.start(booting, &next, &bytes, ""),
         None => Ok(booting.stopped(stage, format!("shim: {next} is not on the disk [HVCI-BOOT-011]"))),
     }
 }
@@ -127,38 +129,28 @@ impl Running {
     }
 
     /// Starts an image, if it may.
-    pub(super) fn start(&self, booting: &mut Booting<'_, '_>, kind: StageKind, path: &str, bytes: Vec<u8>) -> Result<End, Fault> {
-        let facts = booting.facts(&bytes);
+    pub(super) fn start(&self, booting: &mut Booting<'_, '_>, path: &str, bytes: &[u8], options: &str) -> Result<End, Fault> {
+        let loaded = booting.load(path, bytes, options);
+        let kind = StageKind::of(loaded.program);
         let stage = if self.secure {
-            let (stage, verdict) = self.verify(booting, kind, path, &facts, SbatUse::Required)?;
+            let (stage, verdict) = self.verify(booting, kind, path, &loaded.facts, SbatUse::Required)?;
             if verdict.decision != Decision::Accept {
-                return self.refused(booting, stage, kind, path, &verdict);
+                return self.refused(booting, stage, path, &verdict);
             }
             stage
         } else {
-            booting.push(Stage::new(kind, path, Asked::Nobody, &facts, None))
+            booting.push(Stage::new(kind, path, Asked::Nobody, &loaded.facts, None))
         };
-        match Pe::parse(&bytes) {
-            Ok(image) => booting.measure_image(stage, &image, &facts, &device_path::of_file(path))?,
-            Err(_) => return Ok(booting.stopped(stage, format!("shim: {path} is no image"))),
-        }
-        booting.run(stage, path, &bytes, Some(self))
+        booting.run(stage, &loaded, &device_path::of_file(path), Some(self))
     }
 
     /// What shim does then: its key manager, if it is there and may start itself.
-    fn refused(
-        &self,
-        booting: &mut Booting<'_, '_>,
-        stage: usize,
-        kind: StageKind,
-        path: &str,
-        verdict: &BootVerdict,
-    ) -> Result<End, Fault> {
+    fn refused(&self, booting: &mut Booting<'_, '_>, stage: usize, path: &str, verdict: &BootVerdict) -> Result<End, Fault> {
         let manager = format!("{}\\{MOK_MANAGER}", self.folder);
-        if kind != StageKind::MokManager
+        if path != manager
             && let Some(bytes) = booting.disk.read(&manager)?
         {
-            self.start(booting, StageKind::MokManager, &manager, bytes)?;
+            self.start(booting, &manager, &bytes, "")?;
         }
         Ok(booting.stopped(stage, format!("shim: Security Violation for {path}: {}", reason(verdict))))
     }

@@ -12,8 +12,11 @@
 
 use hvci_engine::image::pe::Pe;
 
-use super::{Booting, End, Fault, Program, StageKind, kernel, shim};
-use crate::measure::{EventType, data::tagged};
+use super::{Booting, End, Fault, Loaded, kernel, shim};
+use crate::measure::{
+    EventType,
+    data::{tagged, utf16},
+};
 
 /// Sections that the stub measures, in its order.
 const SECTIONS: [&str; 7] = [".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey"];
@@ -57,12 +60,12 @@ pub(super) fn run_boot(booting: &mut Booting<'_, '_>, stage: usize, shim: Option
     if let Some(options) = &chosen.options {
         measure_command_line(booting, options)?;
     }
-    booting.load_options.clone_from(&chosen.options);
+    let options = chosen.options.as_deref().unwrap_or_default();
     let path = chosen.image.replace('/', "\\");
     let bytes = disk.read(&chosen.image)?.unwrap_or_default();
     match shim {
-        Some(shim) => shim.start(booting, StageKind::of(Program::of(&bytes)), &path, bytes),
-        None => booting.firmware_starts(&path, bytes, true),
+        Some(shim) => shim.start(booting, &path, &bytes, options),
+        None => booting.firmware_starts(&path, &bytes, options, true),
     }
 }
 
@@ -70,7 +73,7 @@ pub(super) fn run_boot(booting: &mut Booting<'_, '_>, stage: usize, shim: Option
 pub(super) fn run_stub(
     booting: &mut Booting<'_, '_>,
     stage: usize,
-    path: &str,
+    loaded: &Loaded<'_>,
     image: &Pe<'_>,
     shim: Option<&shim::Running>,
 ) -> Result<End, Fault> {
@@ -82,11 +85,11 @@ pub(super) fn run_stub(
     }
     let Some(inner) = image.section_content(".linux") else { return Ok(booting.stopped(stage, "the unified kernel has no kernel")) };
     let built_in = image.section_content(".cmdline").map(|text| String::from_utf8_lossy(text).trim_end_matches(['\0', '\n']).to_owned());
-    let given = booting.load_options.take().filter(|_| built_in.is_none() || !booting.secure_boot);
-    if let Some(given) = &given {
-        measure_command_line(booting, given)?;
+    let takes_given = !loaded.options.is_empty() && (built_in.is_none() || !booting.secure_boot);
+    let command_line = if takes_given { loaded.options.to_owned() } else { built_in.unwrap_or_default() };
+    if takes_given {
+        measure_command_line(booting, &command_line)?;
     }
-    let command_line = given.or(built_in).unwrap_or_default();
     if let Ok(kernel) = Pe::parse(inner) {
         // the stub vouches for it to the firmware: it is part of what was verified
         let facts = booting.facts(inner);
@@ -102,7 +105,7 @@ pub(super) fn run_stub(
         booting.recorder.of(11, EventType::EV_IPL, phase.as_bytes(), format!("{phase}\0").as_bytes())?;
     }
     let secure = booting.secure_boot && shim.is_none_or(shim::Running::is_secure);
-    Ok(kernel::start(path.to_owned(), inner.to_vec(), command_line, secure, true))
+    Ok(kernel::start(loaded.path.to_owned(), inner.to_vec(), command_line, secure, true))
 }
 
 /// The text as a program of the firmware has it, without a NUL, and in the log with one.
@@ -110,10 +113,6 @@ fn measure_command_line(booting: &mut Booting<'_, '_>, command_line: &str) -> Re
     let measured = utf16(command_line);
     let logged = utf16(&format!("{command_line}\0"));
     Ok(booting.recorder.of(12, EventType::EV_IPL, &measured, &logged)?)
-}
-
-fn utf16(text: &str) -> Vec<u8> {
-    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
 fn file_name(path: &str) -> &str {

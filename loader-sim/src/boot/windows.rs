@@ -25,7 +25,7 @@ use hvci_engine::{
 };
 
 use super::{Asked, Booting, End, Fault, Stage, StageKind, kernel, reason};
-use crate::measure::wbcl::{LoadedDriver, measure_authority, measure_driver};
+use crate::measure::wbcl::{LoadedDriver, measure_driver};
 
 const LOADER: &str = "\\Windows\\System32\\winload.efi";
 const KERNEL: &str = "\\Windows\\System32\\ntoskrnl.exe";
@@ -43,17 +43,16 @@ pub struct Module {
 }
 
 /// The boot manager.
-pub(super) fn run(booting: &mut Booting<'_, '_>, stage: usize, bytes: &[u8]) -> Result<End, Fault> {
-    let facts = booting.facts(bytes);
+pub(super) fn run(booting: &mut Booting<'_, '_>, stage: usize, facts: &Facts) -> Result<End, Fault> {
     let says_version = facts.image.as_ref().is_some_and(|image| image.security_version.is_some());
     if booting.secure_boot
         && says_version
-        && let Some(revoked) = booting.policy.revoked_version(&facts)
+        && let Some(revoked) = booting.policy.revoked_version(facts)
     {
         let why = format!("the boot manager ends itself: {} [{}]", revoked.detail, revoked.code.id());
         return Ok(booting.stopped(stage, why));
     }
-    let anchors = carried_authorities(&facts);
+    let anchors = carried_authorities(facts);
     let mut trust = TrustStore::builtin();
     for anchor in &anchors {
         trust.add(Arc::clone(anchor), Purposes::KERNEL, "the boot manager's signature");
@@ -102,12 +101,8 @@ fn measure(booting: &mut Booting<'_, '_>, module: &Module) -> Result<(), Fault> 
     else {
         return Ok(());
     };
-    let loaded = LoadedDriver { path: &module.path, size: facts.size, authentihash, publisher: &module.publisher };
-    measure_driver(&mut booting.recorder, &loaded)?;
-    if let Some(key) = signing_key(facts) {
-        measure_authority(&mut booting.recorder, key)?;
-    }
-    Ok(())
+    let (path, publisher, key) = (&module.path, &module.publisher, signing_key(facts));
+    Ok(measure_driver(&mut booting.recorder, &LoadedDriver { path, size: facts.size, authentihash, publisher, key })?)
 }
 
 /// SubjectPublicKeyInfo of whoever made the first signature.

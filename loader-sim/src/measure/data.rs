@@ -28,12 +28,12 @@ pub struct Variable<'a> {
 impl Variable<'_> {
     /// `UEFI_VARIABLE_DATA`, as it stands in an event, which is what the digest is of.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let name: Vec<u16> = self.name.encode_utf16().collect();
+        let name = utf16(&self.name);
         let mut bytes = self.guid.0.to_vec();
-        for len in [name.len(), self.value.len()] {
+        for len in [name.len() >> 1, self.value.len()] {
             bytes.extend(widen(len).to_le_bytes());
         }
-        bytes.extend(name.into_iter().flat_map(u16::to_le_bytes));
+        bytes.extend(name);
         bytes.extend(self.value);
         bytes
     }
@@ -229,6 +229,11 @@ fn ascii(data: &[u8]) -> Option<String> {
     let trimmed = text.trim_end_matches('\0');
     let printable = !trimmed.is_empty() && !trimmed.contains('\0');
     printable.then(|| text.to_owned())
+}
+
+/// As UTF-16LE, without a zero behind it.
+pub(crate) fn utf16(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
 /// UTF-16LE, if it is.

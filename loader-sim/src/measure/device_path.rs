@@ -7,7 +7,7 @@ use hvci_engine::{
     uefi::Guid,
 };
 
-use super::data::utf16_text;
+use super::data::{utf16, utf16_text};
 
 /// The text of a device path; `None` if the nodes do not end where the bytes do, or within them.
 pub(super) fn text(path: &[u8]) -> Option<String> {
@@ -75,7 +75,7 @@ pub fn of_disk(file: &str) -> Vec<u8> {
 
 /// A file alone, as a boot loader gives it.
 pub fn of_file(file: &str) -> Vec<u8> {
-    let text: Vec<u8> = file.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+    let text = utf16(&format!("{file}\0"));
     let mut path = vec![4, 4];
     // a path that is longer than a node can be is cut: nothing starts from it
     path.extend(u16::try_from(text.len().saturating_add(4)).unwrap_or(u16::MAX).to_le_bytes());

@@ -11,7 +11,7 @@
 use hvci_engine::digest::Digest;
 
 use super::{
-    data::tagged,
+    data::{tagged, utf16},
     event_type::EventType,
     record::{MeasureError, Recorder},
 };
@@ -67,6 +67,8 @@ pub struct LoadedDriver<'d> {
     pub authentihash: &'d Digest,
     /// Who signed it.
     pub publisher: &'d str,
+    /// With which key, SubjectPublicKeyInfo; for a guest that is Windows alone.
+    pub key: Option<&'d [u8]>,
 }
 
 /// Measures the settings, and that there are no more.
@@ -97,14 +99,6 @@ pub fn measure_settings(recorder: &mut Recorder<'_>, settings: Settings) -> Resu
     recorder.data(12, EventType::EV_SEPARATOR, b"WBCL")
 }
 
-/// Measures whose modules are loaded: a key, once.
-///
-/// # Errors
-/// [`MeasureError`].
-pub fn measure_authority(recorder: &mut Recorder<'_>, key: &[u8]) -> Result<(), MeasureError> {
-    recorder.once(14, EventType::EV_EVENT_TAG, tagged(tag::AUTHORITY_PUBLIC_KEY, key))
-}
-
 /// Measures that Windows loads nothing more before it runs.
 ///
 /// # Errors
@@ -113,12 +107,12 @@ pub fn measure_end(recorder: &mut Recorder<'_>) -> Result<(), MeasureError> {
     [13, 14].into_iter().try_for_each(|pcr| recorder.data(pcr, EventType::EV_SEPARATOR, b"WBCL"))
 }
 
-/// Measures a driver that was loaded.
+/// Measures a driver that was loaded, and once whose it is.
 ///
 /// # Errors
 /// [`MeasureError`].
 pub fn measure_driver(recorder: &mut Recorder<'_>, driver: &LoadedDriver<'_>) -> Result<(), MeasureError> {
-    let text = |text: &str| text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    let text = |text: &str| utf16(&format!("{text}\0"));
     let list = [
         (tag::FILE_PATH, text(driver.path)),
         (tag::IMAGE_SIZE, driver.size.to_le_bytes().to_vec()),
@@ -128,5 +122,9 @@ pub fn measure_driver(recorder: &mut Recorder<'_>, driver: &LoadedDriver<'_>) ->
         (tag::IMAGE_VALIDATED, vec![1]),
     ];
     let tags: Vec<u8> = list.into_iter().flat_map(|(id, data)| tagged(id, &data)).collect();
-    recorder.data(13, EventType::EV_EVENT_TAG, &tagged(tag::LOADED_MODULE, &tags))
+    recorder.data(13, EventType::EV_EVENT_TAG, &tagged(tag::LOADED_MODULE, &tags))?;
+    match driver.key {
+        Some(key) => recorder.once(14, EventType::EV_EVENT_TAG, tagged(tag::AUTHORITY_PUBLIC_KEY, key)),
+        None => Ok(()),
+    }
 }

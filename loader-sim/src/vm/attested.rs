@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use hvci_engine::digest::DigestAlg;
 
-use super::{Folder, Options, Profile, VmError, known::Known, tpm::Device};
+use super::{Folder, Options, Profile, VmError, tpm::Device};
 use crate::{
     attest::{
-        Appraisal, Evidence, Reference, Verifier,
+        Appraisal, Evidence, Machine, Reference, Verifier,
         evidence::{Bytes, DriverEvent, QuoteEvidence},
     },
     boot::Boot,
@@ -58,10 +58,16 @@ pub fn quoted(client: &mut Client<'_>, evidence: Evidence, pcrs: &[u32]) -> Resu
 }
 
 /// What a verifier thinks of it, who has the evidence's bytes, the challenge and the host's knowledge.
-pub(super) fn appraise(folder: &Folder, known: &Known, evidence: &[u8], nonce: &[u8], options: &Options<'_>) -> Result<Appraisal, VmError> {
+pub(super) fn appraise(
+    folder: &Folder,
+    known: &Machine,
+    evidence: &[u8],
+    nonce: &[u8],
+    options: &Options<'_>,
+) -> Result<Appraisal, VmError> {
     let text = folder.read("reference.toml")?.unwrap_or_default();
     let reference = Reference::read(&String::from_utf8_lossy(&text))?;
-    let machines = BTreeMap::from([(folder.name().to_owned(), known.machine.clone())]);
+    let machines = BTreeMap::from([(folder.name().to_owned(), known.clone())]);
     let verifier = Verifier::new(reference, options.dbx_info.clone(), machines);
     Ok(verifier.appraise_answer(folder.name(), evidence, nonce, options.time))
 }

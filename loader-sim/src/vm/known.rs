@@ -3,21 +3,42 @@
 use hvci_engine::{crypto, digest::DigestAlg, signature::cert::Certificate};
 use serde::{Deserialize, Serialize};
 
+use super::Profile;
 use crate::{
-    attest::{Machine, reference::Stage},
+    attest::{Baseline, Ledger, Machine, quote::name, reference::Stage},
     boot::{Boot, StageKind},
     measure::{EventLog, EventType, data::EventData},
 };
 
-/// `host.json`.
+/// `host.json`: what cannot be had again once a guest has run. Everything else is the profile's, or the ledger's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Known {
-    /// What a verifier is told of the machine.
-    pub(super) machine: Machine,
+    /// Name of its TPM's attestation key; empty without a TPM.
+    #[serde(with = "hex::serde")]
+    pub(super) ak_name: Vec<u8>,
     /// TPM2B_PUBLIC of its endorsement key, by which the ledger knows its TPM.
     #[serde(with = "hex::serde")]
     pub(super) endorsement_key: Vec<u8>,
+    /// The start that was predicted when it was made.
+    pub(super) baseline: Baseline,
+}
+
+impl Known {
+    /// What a verifier is told of the machine, whose TPM was reset so often.
+    pub(super) fn machine(&self, profile: &Profile, reset_count: u32) -> Machine {
+        Machine {
+            profile: profile.guest.into(),
+            features: profile.features(),
+            ak_name: self.ak_name.clone(),
+            ek_name: self.endorsement_key.get(2..).map(name).unwrap_or_default(),
+            reset_count,
+            restart_count: 0,
+            orderly: true,
+            ledger: Ledger::Current,
+            baseline: Some(self.baseline.clone()),
+        }
+    }
 }
 
 /// Reference values of a start as it was predicted from the machine's own files and variables, as TOML: what is there when a machine is made is

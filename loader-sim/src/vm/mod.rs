@@ -32,9 +32,9 @@ pub use start::{Options, Running, Started, start};
 
 use crate::{
     attest::{
-        Baseline, Ledger, Machine, ReferenceError,
+        Baseline, Machine, ReferenceError,
         evidence::EvidenceError,
-        quote::{AttestationKey, KeyProblem, name as name_of},
+        quote::{AttestationKey, KeyProblem},
     },
     boot::{Disk, Fault, boot},
     firmware::{
@@ -141,18 +141,7 @@ pub fn create(host: &Host, name: &str, profile: &Profile, sources: &Sources<'_>)
         let predicted = boot(start::machine(profile, &disk, &mut variables, &start::BANKS), &mut ())?;
         let log = EventLog::read(&predicted.log).map_err(|e| VmError::Known(e.to_string()))?;
         folder.write("reference.toml", reference(&predicted, &log).as_bytes())?;
-        let mut machine = Machine {
-            profile: profile.guest.into(),
-            features: profile.features(),
-            ak_name: Vec::new(),
-            ek_name: Vec::new(),
-            reset_count: 0,
-            restart_count: 0,
-            orderly: true,
-            ledger: Ledger::Current,
-            baseline: Some(Baseline::of(&log)),
-        };
-        let mut endorsement_key = Vec::new();
+        let mut known = Known { ak_name: Vec::new(), endorsement_key: Vec::new(), baseline: Baseline::of(&log) };
         if profile.vtpm {
             let mut tpm = manufacture(profile.tpm, sources.program)?;
             let mut client = Client::new(tpm.as_mut());
@@ -161,15 +150,14 @@ pub fn create(host: &Host, name: &str, profile: &Profile, sources: &Sources<'_>)
             client.flush(endorsement.handle)?;
             let attestation = client.create_primary(KeyUse::Attestation)?;
             client.flush(attestation.handle)?;
-            machine.ak_name = AttestationKey::read(&attestation.public)?.name().to_vec();
-            machine.ek_name = name_of(endorsement.public.get(2..).unwrap_or_default());
-            endorsement_key = endorsement.public;
-            machine.reset_count = client.clock()?.reset_count;
+            known.ak_name = AttestationKey::read(&attestation.public)?.name().to_vec();
+            known.endorsement_key = endorsement.public;
             // of a machine of this name that was cut off while it was made or deleted
             forget(host, name)?;
-            tpm::keep(host, folder, tpm.as_mut(), &endorsement_key)?;
+            tpm::keep(host, folder, tpm.as_mut(), &known.endorsement_key)?;
         }
-        write_known(folder, &Known { machine, endorsement_key })
+        let text = serde_json::to_vec_pretty(&known).map_err(|e| VmError::Known(e.to_string()))?;
+        Ok::<_, VmError>(folder.write("host.json", &text)?)
     })?;
     Ok(())
 }
@@ -199,10 +187,8 @@ pub fn change(host: &Host, name: &str, change: impl FnOnce(&mut Profile)) -> Res
 /// [`VmError`].
 pub fn next_start(host: &Host, name: &str) -> Result<Machine, VmError> {
     let folder = host.open(name)?;
-    let (profile, Known { machine, .. }) = (folder.profile()?, read_known(&folder)?);
-    // the ledger knows which state it starts from
-    let last = host.ledger(|ledger| Ok::<_, VmError>(ledger.newest(name)))?.map_or(machine.reset_count, |entry| entry.reset_count);
-    Ok(Machine { reset_count: last.saturating_add(1), features: profile.features(), ..machine })
+    let last = host.ledger(|ledger| Ok::<_, VmError>(ledger.newest(name)))?.map_or(0, |entry| entry.reset_count);
+    Ok(read_known(&folder)?.machine(&folder.profile()?, last.saturating_add(1)))
 }
 
 /// Removes a machine, and its TPM from the ledger.
@@ -230,11 +216,6 @@ fn read_flash(folder: &Folder) -> Result<Flash, VmError> {
 fn read_known(folder: &Folder) -> Result<Known, VmError> {
     let bytes = folder.read("host.json")?.unwrap_or_default();
     serde_json::from_slice(&bytes).map_err(|e| VmError::Known(e.to_string()))
-}
-
-fn write_known(folder: &Folder, known: &Known) -> Result<(), VmError> {
-    let text = serde_json::to_vec_pretty(known).map_err(|e| VmError::Known(e.to_string()))?;
-    Ok(folder.write("host.json", &text)?)
 }
 
 /// The time by the host's clock.

@@ -7,14 +7,12 @@ use hvci_engine::{digest::DigestAlg, policy::secure_boot::Behaviour, time::UnixT
 use super::{
     Folder, Guest, Host, Profile, Rules, VmError, attested,
     drivers::{self, Decided},
-    known::Known,
     read_flash, read_known, refused,
     tpm::{self, Device},
-    write_known,
 };
 use crate::{
     attest::{
-        Appraisal, DbxInfo,
+        self, Appraisal, DbxInfo,
         alert::{self, Alert, Health, Severity, alerts},
         evidence::DriverEvent,
     },
@@ -23,7 +21,7 @@ use crate::{
     measure::{
         Recorder,
         record::Extend,
-        wbcl::{LoadedDriver, Settings, measure_authority, measure_driver, measure_end, measure_settings},
+        wbcl::{LoadedDriver, Settings, measure_driver, measure_end, measure_settings},
     },
     vtpm::Tpm,
 };
@@ -72,8 +70,7 @@ pub struct Started {
 impl Started {
     /// Whether it runs, and nothing keeps it from being shown to be healthy.
     pub fn is_healthy(&self) -> bool {
-        let failed = self.alerts.iter().any(|alert| alert.severity > Severity::Low);
-        self.boot.kernel().is_some() && !failed && self.appraisal.as_ref().is_none_or(Appraisal::healthy)
+        self.boot.kernel().is_some() && self.alerts.iter().all(|alert| alert.severity == Severity::Low)
     }
 }
 
@@ -90,7 +87,9 @@ pub(super) fn machine<'m>(profile: &Profile, disk: &'m Disk, variables: &'m mut 
 pub struct Running<'r> {
     folder: Folder,
     profile: Profile,
-    known: Known,
+    /// what a verifier is told of it
+    known: attest::Machine,
+    endorsement_key: Vec<u8>,
     options: Options<'r>,
     device: Device,
     boot: Boot,
@@ -124,16 +123,15 @@ impl<'r> Running<'r> {
         let folder = host.open(name)?;
         let profile = folder.profile()?;
         profile.check()?;
-        let mut known = read_known(&folder)?;
-        known.machine.features = profile.features();
+        let known = read_known(&folder)?;
         let disk = Disk::open(&folder.path("disk"))?;
         let flash = read_flash(&folder)?;
         let mut variables = profile.variables(flash.variables().clone());
 
-        let mut device = Device::default();
+        let (mut device, mut reset_count) = (Device::default(), 0);
         if profile.vtpm {
             let (taken, entry) = tpm::take_up(host, &folder, profile.tpm, options.program)?;
-            known.machine.reset_count = entry.reset_count.saturating_add(1);
+            reset_count = entry.reset_count.saturating_add(1);
             device = Device::power_on(taken)?;
         }
         let banks = device.ask(|client| client.banks())?.unwrap_or_else(|| BANKS.to_vec());
@@ -151,7 +149,8 @@ impl<'r> Running<'r> {
         folder.write("boot.eventlog", &boot.log)?;
         let refused = refused::of_boot(name, &boot, options.time).into_iter().collect();
         let (evidence, appraisal, alerts) = (None, None, Vec::new());
-        Ok(Self { folder, profile, known, options, device, boot, drivers: loaded, evidence, appraisal, refused, alerts })
+        let (known, endorsement_key) = (known.machine(&profile, reset_count), known.endorsement_key);
+        Ok(Self { folder, profile, known, endorsement_key, options, device, boot, drivers: loaded, evidence, appraisal, refused, alerts })
     }
 
     /// Its TPM, if it has one that answers.
@@ -222,7 +221,7 @@ impl<'r> Running<'r> {
         let done = self.device.survives(done);
         let kept = match self.device.tpm() {
             Some(device) => {
-                let kept = tpm::keep(host, &self.folder, device, &self.known.endorsement_key);
+                let kept = tpm::keep(host, &self.folder, device, &self.endorsement_key);
                 self.device.survives(kept)
             }
             None => Ok(()),
@@ -231,7 +230,6 @@ impl<'r> Running<'r> {
             self.appraisal = None;
             self.write_down(self.options.time)?;
         }
-        write_known(&self.folder, &self.known)?;
         kept.and(done)?;
         let Self { profile, boot, drivers, evidence, appraisal, alerts, .. } = self;
         Ok(Started { profile, boot, drivers, evidence, appraisal, alerts })
@@ -247,11 +245,9 @@ fn measure(profile: &Profile, banks: &[DigestAlg], log: Vec<u8>, drivers: &[Deci
     if profile.hvci {
         for Decided { event, size, key } in drivers.iter().filter(|driver| driver.event.refused.is_none()) {
             let publisher = event.signer.as_deref().unwrap_or_default();
-            let loaded = LoadedDriver { path: &event.path, size: *size, authentihash: &event.authentihash, publisher };
+            let key = key.as_deref().filter(|_| windows);
+            let loaded = LoadedDriver { path: &event.path, size: *size, authentihash: &event.authentihash, publisher, key };
             measure_driver(&mut recorder, &loaded).map_err(crate::boot::Fault::from)?;
-            if let Some(key) = key.as_ref().filter(|_| windows) {
-                measure_authority(&mut recorder, key).map_err(crate::boot::Fault::from)?;
-            }
         }
     }
     if windows {

@@ -11,8 +11,7 @@ use object::{
 };
 
 use super::{
-    DEBUG_DIRECTORY, DELAY_IMPORT_DIRECTORY, IMPORT_DIRECTORY, Pe, RELOCATION_DIRECTORY, RESOURCE_DIRECTORY, Section,
-    version::{self, FixedVersion},
+    DEBUG_DIRECTORY, DELAY_IMPORT_DIRECTORY, IMPORT_DIRECTORY, Pe, RELOCATION_DIRECTORY, RESOURCE_DIRECTORY, Section, version::VersionInfo,
 };
 use crate::{
     budget::Budget,
@@ -184,14 +183,9 @@ impl<'a> Pe<'a> {
         Relocations { rest: table, page: 0, block: &[], span: self.place(directory.address, directory.size) }
     }
 
-    /// The first version resource's VS_FIXEDFILEINFO. `None` without one; `resource_note` says whether that is for a fault.
-    pub fn version_info(&self) -> Option<FixedVersion> {
+    /// What the first version resource says. `None` without one; `resource_note` says whether that is for a fault.
+    pub fn version_info(&self) -> Option<VersionInfo> {
         self.read_version().ok().flatten()
-    }
-
-    /// InternalName of the version resource's strings, in whichever language comes first.
-    pub fn internal_name(&self) -> Option<String> {
-        version::string(self.resource(RT_VERSION, None).ok()??, "InternalName")
     }
 
     /// The security version number of a Windows boot manager: the resource of type RT_RCDATA that is named so, two numbers of 16 bits, the lesser
@@ -320,9 +314,9 @@ impl<'a> Pe<'a> {
         Ok(())
     }
 
-    fn read_version(&self) -> Result<Option<FixedVersion>, String> {
+    fn read_version(&self) -> Result<Option<VersionInfo>, String> {
         let Some(data) = self.resource(RT_VERSION, None)? else { return Ok(None) };
-        FixedVersion::read(data).map(Some).ok_or_else(|| "no VS_FIXEDFILEINFO in the version resource".to_owned())
+        VersionInfo::read(data).map(Some).ok_or_else(|| "no VS_FIXEDFILEINFO in the version resource".to_owned())
     }
 
     /// The first resource of this type, of those that have this name if one is wanted, in whichever language comes first.
@@ -554,7 +548,7 @@ mod tests {
     #[test]
     fn faults_of_the_version_resource_are_named() {
         let sample = Sample::with_tables();
-        let version = FixedVersion { file: [10, 1, 2, 3], product: [11, 0, 0, 7] };
+        let version = VersionInfo { file: [10, 1, 2, 3], product: [11, 0, 0, 7], internal_name: None };
         assert_eq!(Pe::parse(&sample.0).unwrap().version_info(), Some(version));
         let fault = |at: usize, value: u32| {
             let mut sample = Sample::with_tables();

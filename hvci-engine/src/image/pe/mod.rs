@@ -38,7 +38,7 @@ pub use headers::{
 };
 pub use load_config::LoadConfig;
 pub use pages::Page;
-pub use version::FixedVersion;
+pub use version::VersionInfo;
 
 use crate::{
     bytes::{index, le32, slice},
@@ -156,10 +156,11 @@ impl<'a> Pe<'a> {
             section_alignment: headers.section_alignment,
             characteristics: headers.dll_characteristics,
             timestamp: headers.timestamp,
-            file_version: version.map(|v| dotted(v.file)),
-            product_version: version.map(|v| dotted(v.product)),
-            internal_name: self.internal_name(),
-            security_version: self.security_version(),
+            file_version: version.as_ref().map(|v| dotted(v.file)),
+            product_version: version.as_ref().map(|v| dotted(v.product)),
+            internal_name: version.and_then(|v| v.internal_name),
+            // only programs of firmware have one, and a program's own resources may be many
+            security_version: (self.kind() == FileKind::PeEfi).then(|| self.security_version()).flatten(),
             pdb: self.pdb(),
             vermagic: None,
             sections: self.sections.iter().map(section_facts).collect(),

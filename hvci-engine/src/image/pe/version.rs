@@ -9,16 +9,18 @@ use crate::bytes;
 const MAX_BLOCKS: usize = 64;
 const MAX_STRING: usize = 256;
 
-/// The numbers of a `VS_FIXEDFILEINFO`, most significant first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FixedVersion {
+/// What a version resource says: the numbers of its `VS_FIXEDFILEINFO`, most significant first, and a string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionInfo {
     /// `dwFileVersionMS`, `dwFileVersionLS`.
     pub file: [u16; 4],
     /// `dwProductVersionMS`, `dwProductVersionLS`.
     pub product: [u16; 4],
+    /// InternalName, in whichever language comes first.
+    pub internal_name: Option<String>,
 }
 
-impl FixedVersion {
+impl VersionInfo {
     /// The value of a VS_VERSIONINFO: behind three 16-bit fields and the key `VS_VERSION_INFO` in UTF-16, at a multiple of 4.
     pub(super) fn read(data: &[u8]) -> Option<Self> {
         const SIGNATURE: u32 = 0xFEEF_04BD;
@@ -31,12 +33,12 @@ impl FixedVersion {
             let number = |n: usize| bytes::le16(fixed, at.checked_add(n)?);
             Some([number(2)?, number(0)?, number(6)?, number(4)?])
         };
-        Some(Self { file: four(8)?, product: four(16)? })
+        Some(Self { file: four(8)?, product: four(16)?, internal_name: string(data, "InternalName") })
     }
 }
 
 /// A string of a VS_VERSIONINFO: in the first StringTable of its StringFileInfo (Windows' VS_VERSIONINFO, VarFileInfo, StringTable, String).
-pub(super) fn string(data: &[u8], wanted: &str) -> Option<String> {
+fn string(data: &[u8], wanted: &str) -> Option<String> {
     let info = children(Block::read(data)?).find(|block| block.is("StringFileInfo"))?;
     let table = children(info).next()?;
     let string = children(table).find(|block| block.is(wanted))?;

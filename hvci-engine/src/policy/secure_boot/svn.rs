@@ -7,7 +7,7 @@ use crate::{facts::Facts, signature::signature_list::SignatureDatabase};
 /// InternalName of `bootmgfw.efi`.
 const BOOT_MANAGER: &str = "bootmgr.exe";
 
-/// Whether an image says that it is Windows' boot manager.
+/// Whether an image says that it is Windows' boot manager, to whoever asks what it will do.
 pub fn is_boot_manager(facts: &Facts) -> bool {
     let image = facts.image.as_ref();
     image.is_some_and(|image| image.security_version.is_some() || image.internal_name.as_deref() == Some(BOOT_MANAGER))

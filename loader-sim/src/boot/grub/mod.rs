@@ -20,11 +20,7 @@ use hvci_engine::{
 pub use script::ScriptError;
 use script::{Command, Part, Word};
 
-use super::{
-    Asked, Booting, End, Fault, Stage, StageKind,
-    program::{Program, is_linux},
-    reason, shim,
-};
+use super::{Asked, Booting, End, Fault, Stage, StageKind, program::is_linux, reason, shim};
 use memdisk::Builtin;
 
 /// Most commands of a boot.
@@ -402,8 +398,8 @@ impl Grub<'_, '_, '_> {
         let Some(bytes) = self.read(file)? else { return Ok(self.prompt(&format!("it finds no {file}"))) };
         let path = self.place(file).unwrap_or_default().replace('/', "\\");
         match self.shim {
-            Some(shim) => shim.start(self.booting, StageKind::of(Program::of(&bytes)), &path, bytes),
-            None => self.booting.firmware_starts(&path, bytes, false),
+            Some(shim) => shim.start(self.booting, &path, &bytes, ""),
+            None => self.booting.firmware_starts(&path, &bytes, "", false),
         }
     }
 

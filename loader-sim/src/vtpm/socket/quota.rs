@@ -13,23 +13,23 @@ const SHARE: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Metered<'t> {
     tpm: &'t mut dyn Tpm,
-    credit: Credit,
+    account: Account,
 }
 
 impl<'t> Metered<'t> {
     pub(super) fn new(tpm: &'t mut dyn Tpm) -> Self {
-        Self { tpm, credit: Credit { left: BURST, debt: Duration::ZERO, at: Instant::now() } }
+        Self { tpm, account: Account::new(Instant::now()) }
     }
 
     /// How long nobody may ask it anything.
     pub(super) fn rest(&mut self) -> Option<Duration> {
-        self.credit.rest(Instant::now())
+        self.account.rest(Instant::now())
     }
 
     fn timed<T>(&mut self, ask: impl FnOnce(&mut dyn Tpm) -> T) -> T {
         let start = Instant::now();
         let answer = ask(self.tpm);
-        self.credit.spend(start.elapsed());
+        self.account.spend(start.elapsed());
         answer
     }
 }
@@ -52,29 +52,28 @@ impl Tpm for Metered<'_> {
     }
 }
 
-/// What is left to be spent, or owed: a command is not cut off, so it may take more than there was.
+/// What was taken and is not earned back. A command is not cut off, so it may be more than the burst.
 #[derive(Debug)]
-struct Credit {
-    left: Duration,
-    debt: Duration,
+struct Account {
+    taken: Duration,
     at: Instant,
 }
 
-impl Credit {
-    fn spend(&mut self, time: Duration) {
-        let paid = time.min(self.left);
-        self.left = self.left.saturating_sub(paid);
-        self.debt = self.debt.saturating_add(time.saturating_sub(paid));
+impl Account {
+    fn new(at: Instant) -> Self {
+        Self { taken: Duration::ZERO, at }
     }
 
-    /// What was earned until `now` pays the debt first. How long the rest of it takes to be earned.
+    fn spend(&mut self, time: Duration) {
+        self.taken = self.taken.saturating_add(time);
+    }
+
+    /// How long it takes until no more than a burst is taken.
     fn rest(&mut self, now: Instant) -> Option<Duration> {
         let earned = now.saturating_duration_since(self.at).checked_div(SHARE).unwrap_or_default();
         self.at = now;
-        let paid = earned.min(self.debt);
-        self.debt = self.debt.saturating_sub(paid);
-        self.left = self.left.saturating_add(earned.saturating_sub(paid)).min(BURST);
-        (!self.debt.is_zero()).then(|| self.debt.saturating_mul(SHARE))
+        self.taken = self.taken.saturating_sub(earned);
+        self.taken.checked_sub(BURST).filter(|over| !over.is_zero()).map(|over| over.saturating_mul(SHARE))
     }
 }
 
@@ -89,16 +88,16 @@ mod tests {
         fn nobody_takes_more_than_a_burst_and_the_share(commands in prop::collection::vec((0..80_u64, 0..80_u64), 1..60)) {
             let start = Instant::now();
             let (mut now, mut busy) = (start, Duration::ZERO);
-            let mut credit = Credit { left: BURST, debt: Duration::ZERO, at: start };
+            let mut account = Account::new(start);
             for (idle, takes) in commands {
                 now += Duration::from_millis(idle);
-                while let Some(rest) = credit.rest(now) {
+                while let Some(rest) = account.rest(now) {
                     now += rest;
                 }
                 // before a command is taken, all that was taken is paid for
                 prop_assert!(busy <= BURST + (now - start) / SHARE, "{busy:?} of {:?}", now - start);
                 let takes = Duration::from_millis(takes);
-                credit.spend(takes);
+                account.spend(takes);
                 now += takes;
                 busy += takes;
             }
@@ -108,12 +107,12 @@ mod tests {
     #[test]
     fn who_rests_has_the_burst_again_and_no_more() {
         let start = Instant::now();
-        let mut credit = Credit { left: BURST, debt: Duration::ZERO, at: start };
-        credit.spend(BURST + Duration::from_millis(10));
-        assert_eq!(credit.rest(start), Some(Duration::from_millis(40)));
-        assert_eq!(credit.rest(start + Duration::from_millis(20)), Some(Duration::from_millis(20)));
-        assert_eq!(credit.rest(start + Duration::from_millis(40)), None);
-        assert_eq!(credit.rest(start + Duration::from_secs(3600)), None);
-        assert_eq!(credit.left, BURST);
+        let mut account = Account::new(start);
+        account.spend(BURST + Duration::from_millis(10));
+        assert_eq!(account.rest(start), Some(Duration::from_millis(40)));
+        assert_eq!(account.rest(start + Duration::from_millis(20)), Some(Duration::from_millis(20)));
+        assert_eq!(account.rest(start + Duration::from_millis(40)), None);
+        assert_eq!(account.rest(start + Duration::from_secs(3600)), None);
+        assert_eq!(account.taken, Duration::ZERO);
     }
 }
