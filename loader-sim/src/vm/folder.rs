@@ -3,7 +3,7 @@
 //! ```text
 //! NAME/vm.toml       the profile            NAME/vars.fd       UEFI variables, OVMF's format
 //! NAME/disk/…        what it boots from     NAME/tpm.sealed    state of its TPM, encrypted with the host's key
-//! NAME/host.json     what the host knows of it by itself: its TPM's keys, its ledger, how often it was started
+//! NAME/host.json     what the host knows of it by itself: its TPM's keys, the start that was predicted when it was made
 //! NAME/boot.eventlog, evidence.json, health.ndjson           of its last start, of all
 //! host.key, ledger   beside the machines: the key of what is encrypted, and which state each TPM was saved with
 //! ```
