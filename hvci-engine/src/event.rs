@@ -128,6 +128,20 @@ pub enum What {
         /// What it was to be.
         new: u64,
     },
+    /// A credential of the vault was used, or was to be.
+    Credential {
+        /// What for.
+        operation: String,
+        /// Which.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credential: Option<u64>,
+        /// The module whose code asked, by authentihash.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        caller: Option<Digest>,
+        /// For which service.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        target: Option<String>,
+    },
     /// From here on, boot is over.
     EndOfBoot,
 }

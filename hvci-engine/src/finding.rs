@@ -273,6 +273,17 @@ codes! {
     MemClaim "HVCI-MEM-011" "pages-not-available" Error "the pages that a module is to be loaded into cannot be had" => "look at the status: another module, a device or VTL1 has one of them, or they are no RAM";
     MemPatch "HVCI-MEM-012" "patch-refused" Error "a change of code that the module's tables do not list, or not in that order" => "find out who asked: the processor is in the event; no kernel changes code elsewhere or otherwise";
     MemRegion "HVCI-MEM-013" "region-write-refused" Error "a write to protected memory that its rules do not allow" => "find out who asked: the region and the processor are in the event; only its maker has its cookie";
+
+    // VLT: the credential vault
+    VaultCaller "HVCI-VLT-001" "vault-caller" Error "code asked for a credential that may not" => "find out which module it is: the caller and the processor are in the event; name it in the machine's policy if it is meant";
+    VaultOperation "HVCI-VLT-002" "vault-operation" Error "a credential was to be used for what it may not be" => "look at the credential's policy; delegation and a key of another kind are never allowed";
+    VaultRate "HVCI-VLT-003" "vault-rate" Error "a credential was used more often than it may be" => "find out what asks: a flood of uses is what an attacker within a caller that is allowed looks like";
+    VaultTarget "HVCI-VLT-004" "vault-target" Error "a credential was to be used for a service that it may not be used for" => "find out what asks: the target is in the event; an answer for another service or channel is what a relay needs";
+    VaultLegacy "HVCI-VLT-005" "vault-legacy" Error "an NTLMv1, MS-CHAPv2, DES or RC4 answer was asked for" => "move the client to NTLMv2 or Kerberos with AES; an answer of this kind gives the hash away";
+    VaultBlob "HVCI-VLT-006" "vault-blob" Error "a credential's blob is not the latest of this machine and boot" => "add the credential again; a blob that is replayed, swapped or changed is of no use";
+    VaultStore "HVCI-VLT-007" "vault-store" Error "what was kept of the vault is not what was last kept" => "put the machine's latest files back; an older or another machine's are refused";
+    VaultKey "HVCI-VLT-008" "vault-key" Error "the vault's key is not released, or cannot be kept" => "start the machine as it was approved, or approve how it starts now";
+    VaultRequest "HVCI-VLT-009" "vault-request" Error "a request to the vault cannot be done" => "look at the status: no such credential, no room, or arguments that cannot be read";
 }
 
 impl Code {
@@ -360,7 +371,7 @@ mod tests {
             assert!(seen.insert(code.id()) && seen.insert(code.alias()), "{code} stands twice");
             let mut parts = code.id().split('-');
             assert_eq!(parts.next(), Some("HVCI"));
-            assert!(["INP", "IMG", "SIG", "TSP", "PKI", "POL", "BOOT", "ATT", "TPM", "MEM"].contains(&parts.next().unwrap()));
+            assert!(["INP", "IMG", "SIG", "TSP", "PKI", "POL", "BOOT", "ATT", "TPM", "MEM", "VLT"].contains(&parts.next().unwrap()));
             assert!(parts.next().is_some_and(|n| n.len() == 3 && n.parse::<u16>().is_ok()));
             assert_eq!(Code::find(code.alias()), Some(*code));
             assert!(!code.title().ends_with('.') && !code.advice().ends_with('.'));

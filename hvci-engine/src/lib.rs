@@ -52,3 +52,5 @@ pub mod signature;
 pub mod time;
 #[cfg(feature = "std")]
 pub mod uefi;
+#[cfg(feature = "std")]
+pub mod vault;

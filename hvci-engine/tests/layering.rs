@@ -86,8 +86,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "sync",
             "time",
             "vsm::partition",
+            "vsm::secure_call",
         ],
     ),
+    ("vault", &["addr", "bytes", "digest", "event", "finding", "frames", "status", "sync", "time", "vsm::partition", "vsm::secure_call"]),
     ("examine", &["crypto", "digest", "facts", "finding", "image", "signature"]),
     // reads facts, never bytes: of `signature` only what trust changes
     (

@@ -16,6 +16,7 @@ pub mod device;
 pub mod firmware;
 pub mod guest_loader;
 pub mod host;
+pub mod lsa;
 pub mod machine;
 pub mod measure;
 pub mod memory;

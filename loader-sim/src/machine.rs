@@ -15,15 +15,17 @@ use hvci_engine::{
     access::{Access, MapGpaFlags},
     addr::{Gpa, Gpn, Gva, PAGE_SIZE, Vtl},
     host::{Action, Enforcer, MemoryIntercept},
-    load::{BLOCK, Loader},
+    load::Loader,
     status::HvStatus,
     time::UnixTime,
+    vault::{Caller, Vault},
     vsm::{
         Wire,
         hypercall::{Control, HypercallCode},
         input::{PARTITION_ID_SELF, VP_INDEX_SELF},
         partition::Partition,
         register::RegisterName,
+        secure_call::BLOCK,
         status_register::VsmPartitionConfig,
     },
 };
@@ -38,6 +40,8 @@ use crate::{
 
 /// How often an access is tried again that is said to be allowed by now.
 const RETRIES: u32 = 16;
+/// Bytes of VMCALL and VMMCALL.
+const VMCALL_LEN: u64 = 3;
 const UNDEFINED_OPCODE: u8 = 6;
 const GENERAL_PROTECTION: u8 = 13;
 /// `HV_X64_MSR_REFERENCE_TSC`: bit 0 enables a page that the hypervisor keeps the time in, bits 63:12 are its number.
@@ -53,8 +57,10 @@ const R8: usize = 8;
 pub struct Engine {
     /// Who decides.
     pub partition: Arc<Partition>,
-    /// Who answers VTL calls.
+    /// Who answers VTL calls about modules.
     pub loader: Arc<Loader>,
+    /// Who answers those about credentials, if there is somebody.
+    pub vault: Option<Arc<Vault>>,
     /// The time that loads are for.
     pub time: UnixTime,
 }
@@ -169,6 +175,13 @@ impl Machine {
         call(0, Vtl::Vtl1, Control::rep(HypercallCode::SET_VP_REGISTERS, 1), &input)
     }
 
+    /// The time from now on.
+    pub fn set_time(&mut self, time: UnixTime) {
+        if let Some(engine) = &mut self.engine {
+            engine.time = time;
+        }
+    }
+
     /// A processor, between two runs.
     pub fn cpu(&mut self, vp: u32) -> Option<&mut Cpu> {
         self.cpus.get_mut(usize::try_from(vp).ok()?)
@@ -272,7 +285,7 @@ impl Engine {
                 cpu.inject(UNDEFINED_OPCODE, None);
                 return Action::InjectedFault;
             }
-            let called = bytes.first_chunk().map(|block| self.loader.call(block, cpu.index(), self.time));
+            let called = bytes.first_chunk().map(|block| self.secure_call(cpu, view, block));
             let (status, value) = called.unwrap_or((HvStatus::INVALID_PARAMETER, 0));
             return answer(cpu, status, 0, Some(value));
         }
@@ -285,6 +298,18 @@ impl Engine {
         match store(view, output, &answered, false) {
             Ok(()) => answer(cpu, status, done, None),
             Err(fault) => self.refused(cpu, fault),
+        }
+    }
+
+    /// A VTL call is the vault's or the loader's. Who asks the vault is the module that the instruction is of, by the frame that it was fetched from.
+    fn secure_call(&self, cpu: &mut Cpu, view: &mut View<'_>, block: &[u8; BLOCK]) -> (HvStatus, u64) {
+        match &self.vault {
+            Some(vault) if Vault::answers(block) => {
+                let code = cpu.instruction_gpa(view, VMCALL_LEN);
+                let module = code.and_then(|gpa| self.loader.module_at(gpa.gpn())).and_then(|module| module.digest);
+                vault.call(block, &Caller { module, vp: cpu.index(), time: self.time })
+            }
+            _ => self.loader.call(block, cpu.index(), self.time),
         }
     }
 

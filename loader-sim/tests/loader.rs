@@ -21,7 +21,7 @@ use hvci_engine::{
     finding::Code,
     frames::Kind,
     host::{Capabilities, Host},
-    load::{Attempt, BLOCK, File, Function, Loader, Place, Request},
+    load::{Attempt, File, Function, Loader, Place, Request},
     policy::Decision,
     signature::{
         catalog::CatalogIndex,
@@ -29,7 +29,7 @@ use hvci_engine::{
         trust::{Purposes, TrustStore},
     },
     status::HvStatus,
-    vsm::partition::Partition,
+    vsm::{partition::Partition, secure_call::BLOCK},
 };
 use loader_sim::{
     guest_loader::{self, StubKernel},

@@ -10,13 +10,14 @@ use hvci_engine::{
     frames::Kind,
     host::{Capabilities, Enforcer, Host, Partial, Vp},
     image::pe::Symbol,
-    load::{BLOCK, Loader, Symbols},
+    load::{Loader, Symbols},
     signature::{catalog::CatalogIndex, trust::TrustStore},
     status::HvStatus,
     time::UnixTime,
     vsm::{
         hypercall::{Control, HypercallCode},
         partition::Partition,
+        secure_call::BLOCK,
     },
 };
 use libfuzzer_sys::fuzz_target;

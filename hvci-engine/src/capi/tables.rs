@@ -9,7 +9,7 @@ use core::{
     ptr,
 };
 
-use crate::{access::MapGpaFlags, event, load, status::HvStatus};
+use crate::{access::MapGpaFlags, event, status::HvStatus, vsm};
 
 /// Edition of this header: a higher one has more functions, or more fields at the ends of tables. See hvci_version.
 pub const HVCI_VERSION: u32 = 2;
@@ -345,7 +345,7 @@ const _: () = {
 
 /// The header's numbers are the engine's.
 const _: () = {
-    assert!(HVCI_EVENT_SCHEMA == event::SCHEMA_VERSION && HVCI_VTL_CALL_SIZE == load::BLOCK);
+    assert!(HVCI_EVENT_SCHEMA == event::SCHEMA_VERSION && HVCI_VTL_CALL_SIZE == vsm::secure_call::BLOCK);
     assert!(HV_MAP_GPA_READABLE == MapGpaFlags::READABLE.0 && HV_MAP_GPA_WRITABLE == MapGpaFlags::WRITABLE.0);
     assert!(HV_MAP_GPA_KERNEL_EXECUTABLE == MapGpaFlags::KERNEL_EXECUTABLE.0);
     assert!(HV_MAP_GPA_USER_EXECUTABLE == MapGpaFlags::USER_EXECUTABLE.0);

@@ -40,7 +40,6 @@ use super::{
     region::Region,
 };
 use crate::{
-    access::Access,
     addr::{Gpa, Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
     bytes::{index, widen},
     digest::{Digest, DigestAlg},
@@ -59,7 +58,7 @@ use crate::{
     status::HvStatus,
     sync::{Mutex, MutexGuard, RwLock},
     time::UnixTime,
-    vsm::partition::{OWNER_VTL1, Partition},
+    vsm::partition::{OWNER_VAULT, Partition},
 };
 
 /// Most modules at a time.
@@ -174,7 +173,7 @@ pub(super) struct Modules {
 impl Modules {
     /// An owner of frames: it names one module or region as long as the machine runs.
     fn next_owner(&mut self) -> Result<u32, HvStatus> {
-        self.last = self.last.checked_add(1).filter(|id| *id < OWNER_VTL1).ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
+        self.last = self.last.checked_add(1).filter(|id| *id < OWNER_VAULT).ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
         Ok(self.last)
     }
 
@@ -229,6 +228,13 @@ impl Loader {
             let (part, offset) = module.part_at(at)?;
             Some((Arc::clone(module), part.clone(), offset))
         })
+    }
+
+    /// The module whose verified code is in a guest page, by whoever owns the frame, whatever the guest's page tables say. A VMM finds by it
+    /// who makes a VTL call.
+    pub fn module_at(&self, gpn: Gpn) -> Option<Arc<Module>> {
+        let state = self.partition.state(gpn).filter(|state| state.kind == Kind::Code)?;
+        self.modules().of.get(&state.owner).cloned()
     }
 
     /// Loads a module, or leaves everything as it was.
@@ -443,18 +449,9 @@ impl Loader {
         let mut bytes = vec![0; index(u32::try_from(len).unwrap_or(u32::MAX))];
         for (gpn, page) in pages.iter().zip(bytes.chunks_mut(index(u32::try_from(PAGE_SIZE).unwrap_or(0)))) {
             let gpa = gpn.gpa().ok_or_else(|| Refusal::claim(HvStatus::INVALID_PARAMETER))?;
-            self.read_page(gpa, page).map_err(Refusal::claim)?;
+            self.partition.read_vtl0(gpa, page).map_err(Refusal::claim)?;
         }
         Ok(bytes)
-    }
-
-    /// Bytes of one page, as VTL0 itself could read them: what it cannot read it cannot have read to it.
-    pub(super) fn read_page(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), HvStatus> {
-        match self.partition.kind(gpa.gpn()) {
-            Some(kind) if kind.allows(Vtl::Vtl0).allows(Access::Read) => self.partition.host().read(gpa, bytes),
-            Some(_) => Err(HvStatus::ACCESS_DENIED),
-            None => Err(HvStatus::INVALID_PARAMETER),
-        }
     }
 
     /// Has modules that the key of this certificate signed be accepted, until the boot is over.

@@ -39,7 +39,7 @@ pub use pages::Pages;
 pub use pe::{GUARD_CHECK, GUARD_DISPATCH, GUARD_LIBRARY, pe};
 pub use refusal::Refusal;
 pub use region::{MAX_REGION_PAGES, MAX_REGIONS};
-pub use service::{BLOCK, Function};
+pub use service::Function;
 
 use crate::{addr::Gva, image::pe::Symbol};
 

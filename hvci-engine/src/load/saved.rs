@@ -42,7 +42,7 @@ use crate::{
     digest::Digest,
     frames::{Kind, State},
     status::HvStatus,
-    vsm::partition::{OWNER_VTL1, Partition},
+    vsm::partition::{OWNER_VAULT, Partition},
 };
 
 const MAGIC: [u8; 8] = *b"HVCILOAD";
@@ -129,7 +129,7 @@ impl Saved {
         let regions = from.list(MAX_REGIONS, Reader::region)?;
         let ids: Vec<u32> = modules.iter().map(|module| module.id).chain(regions.iter().map(|(id, _)| *id)).collect();
         let known: BTreeSet<u32> = ids.iter().copied().collect();
-        let is_owner = |id: &u32| (1..=reached.min(OWNER_VTL1.saturating_sub(1))).contains(id);
+        let is_owner = |id: &u32| (1..=reached.min(OWNER_VAULT.saturating_sub(1))).contains(id);
         if !from.0.is_empty() || known.len() != ids.len() || !known.iter().all(is_owner) {
             return None;
         }

@@ -1,11 +1,6 @@
 //! What VTL0 asks of the engine by a VTL call: an argument block, with the function numbers of Linux's LVBS (`VSM_VTL_CALL_FUNC_ID_*`), and from
 //! 0x20000 on numbers of the engine's own for what LVBS does not have.
 //!
-//! ```text
-//! offset  0  u64       function
-//!         8  u64 × 12  arguments
-//! ```
-//!
 //! A list of pages is an array of u64 page numbers at a GPA. Every word is the guest's and may be anything: lists are bounded before they are
 //! read, and are read once, out of the guest's reach.
 
@@ -21,14 +16,11 @@
 use super::{File, Loader, MAX_IMAGE, MAX_REGION_PAGES, Place, Request};
 use crate::{
     addr::{Gpa, Gpn, Gva, PAGE_SIZE},
-    bytes::index,
     frames::Kind,
     status::HvStatus,
     time::UnixTime,
+    vsm::secure_call::{BLOCK, Words},
 };
-
-/// Bytes of an argument block.
-pub const BLOCK: usize = 104;
 
 /// The longest name of a module.
 const MAX_NAME: u64 = 255;
@@ -75,8 +67,8 @@ const REGIONS: [Kind; 3] = [Kind::KernelData, Kind::CfgBitmap, Kind::ShadowStack
 impl Loader {
     /// Answers a VTL call of processor `vp`: a status, and what the function answers.
     pub fn call(&self, block: &[u8; BLOCK], vp: u32, time: UnixTime) -> (HvStatus, u64) {
-        let mut words = block.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
-        let mut next = || words.next().unwrap_or_default();
+        let mut words = Words::of(block);
+        let mut next = || words.next();
         let function = Function(next());
         let result = match function {
             Function::SIGNAL_END_OF_BOOT => {
@@ -109,7 +101,7 @@ impl Loader {
             Function::WRITE_REGION => {
                 let (id, cookie, offset, bytes, len) = (next(), next(), next(), Gpa(next()), next());
                 let len = if len > PAGE_SIZE { Err(HvStatus::INVALID_PARAMETER) } else { Ok(len) };
-                let bytes = len.and_then(|len| self.read_vtl0(bytes, len));
+                let bytes = len.and_then(|len| self.partition.copy_vtl0(bytes, len));
                 bytes.and_then(|bytes| self.write_region(number(id)?, cookie, offset, &bytes, Some(vp))).map(|()| 0)
             }
             Function::MARK_CALL_TARGET => {
@@ -141,7 +133,7 @@ impl Loader {
         if name_len > MAX_NAME {
             return Err(HvStatus::INVALID_PARAMETER);
         }
-        let name = self.read_vtl0(name, name_len)?;
+        let name = self.partition.copy_vtl0(name, name_len)?;
         let file = self.page_list(file, len.div_ceil(PAGE_SIZE), MAX_PAGES)?;
         let pages = self.page_list(pages, count, MAX_PAGES)?;
         let request = Request {
@@ -159,31 +151,15 @@ impl Loader {
         if len > PAGE_SIZE {
             return Err(HvStatus::INVALID_PARAMETER);
         }
-        self.add_module_key(&self.read_vtl0(gpa, len)?, "VTL0 during boot")
+        self.add_module_key(&self.partition.copy_vtl0(gpa, len)?, "VTL0 during boot")
     }
 
     fn page_list(&self, gpa: Gpa, count: u64, most: u64) -> Result<Vec<Gpn>, HvStatus> {
         if count > most {
             return Err(HvStatus::INSUFFICIENT_MEMORY);
         }
-        let bytes = self.read_vtl0(gpa, count.saturating_mul(8))?;
+        let bytes = self.partition.copy_vtl0(gpa, count.saturating_mul(8))?;
         Ok(bytes.as_chunks().0.iter().map(|word| Gpn(u64::from_le_bytes(*word))).collect())
-    }
-
-    /// Bytes as VTL0 itself could read them. `len` is bounded by the caller.
-    fn read_vtl0(&self, gpa: Gpa, len: u64) -> Result<Vec<u8>, HvStatus> {
-        let mut bytes = vec![0; index(u32::try_from(len).map_err(|_| HvStatus::INSUFFICIENT_MEMORY)?)];
-        let mut at = gpa;
-        let mut rest = bytes.as_mut_slice();
-        while !rest.is_empty() {
-            let room = PAGE_SIZE.saturating_sub(at.offset());
-            let now = rest.len().min(index(u32::try_from(room).unwrap_or(0)));
-            let (page, later) = rest.split_at_mut_checked(now).ok_or(HvStatus::INVALID_PARAMETER)?;
-            self.read_page(at, page)?;
-            rest = later;
-            at = Gpa(at.0.checked_add(room).ok_or(HvStatus::INVALID_PARAMETER)?);
-        }
-        Ok(bytes)
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`register`]: `HV_REGISTER_NAME` and values; [`status_register`]: the VSM registers as views; [`intercept`]: which registers can be
 //!   intercepted, by which bit, and which are pinned.
 //! - [`message`]: `SynIC` messages and intercept bodies, pending exceptions; [`assist`]: the VTL part of the VP assist page.
+//! - `secure_call`: the argument block of a VTL call.
 //! - [`protection`]: which `HV_MAP_GPA_FLAGS` a protection mask may have.
 //! - [`partition`]: the behaviour; everything else is bytes.
 //!
@@ -35,6 +36,8 @@ pub mod message;
 pub mod partition;
 pub mod protection;
 pub mod register;
+#[cfg(feature = "std")]
+pub mod secure_call;
 pub mod status_register;
 pub mod translate;
 pub mod vp_set;

@@ -65,6 +65,9 @@ pub(crate) fn stranger() -> Result<&'static Identity> {
     Ok(&keys()?.stranger)
 }
 
+/// Where a module makes VTL calls.
+pub(crate) const VTL_CALL_SECTION: &str = ".text.vtl_call";
+
 /// Where the module's jump label is: over the end of its first page.
 pub(super) const SITE: u64 = 0xFFE;
 /// Where the module's code refers to its data.
@@ -149,6 +152,12 @@ impl Module {
         self.object.append_section_data(id, code, 16);
         self.object.section_mut(id).flags = SectionFlags::Elf { sh_flags: u64::from(SHF_ALLOC | SHF_EXECINSTR) };
         id
+    }
+
+    /// With a function that makes a VTL call and returns, in a section of its own.
+    pub(crate) fn with_vtl_call(mut self) -> Self {
+        self.add_code(VTL_CALL_SECTION, &[0x0F, 0x01, 0xC1, 0xC3]);
+        self
     }
 
     /// The file, without a signature.

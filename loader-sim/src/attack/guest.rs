@@ -17,10 +17,12 @@ use hvci_engine::{
     },
     status::HvStatus,
     time::UnixTime,
+    vault::Vault,
     vsm::{
         Wire,
         hypercall::{Control, HypercallCode},
         input::{PARTITION_ID_SELF, VP_INDEX_SELF},
+        partition::Partition,
         register::RegisterName,
     },
 };
@@ -106,6 +108,14 @@ impl Guest {
     /// # Errors
     /// None that occurs.
     pub fn new() -> Result<Self> {
+        Self::with_vault(|_| Ok(None))
+    }
+
+    /// The same with a vault, if there is to be one.
+    ///
+    /// # Errors
+    /// Those of `vault`.
+    pub fn with_vault(vault: impl FnOnce(&Arc<Partition>) -> Result<Option<Arc<Vault>>>) -> Result<Self> {
         let aliases = (MODULE.1 / PAGE_SIZE..).map(Gpn).take(usize::try_from(MODULE_PAGES)?).collect();
         let config = Config { pages: PAGES, aliases, ..Config::default() };
         let (host, partition) = SimHost::with_partition(&config)?;
@@ -115,7 +125,8 @@ impl Guest {
         trust.add_der(&forge::timestamp_key()?.certificate.to_der()?, Purposes::TIMESTAMP, "attack")?;
         let loader = Loader::new(Arc::clone(&partition), trust, CatalogIndex::default(), None, Box::new(StubKernel));
         let time = UnixTime::parse("2026-11-24").context("no time")?;
-        let engine = Engine { partition, loader: Arc::new(loader), time };
+        let vault = vault(&partition)?;
+        let engine = Engine { partition, loader: Arc::new(loader), vault, time };
 
         let mut bus = View::new(&host, 0);
         let mut tables = PageTables::new(&mut bus, GpnRange { start: Gpn(0x200), pages: 64 })?;
@@ -219,6 +230,12 @@ impl Guest {
         Ok(())
     }
 
+    /// The time from now on.
+    pub fn set_time(&mut self, time: UnixTime) {
+        self.engine.time = time;
+        self.machine.set_time(time);
+    }
+
     /// A general register, by number.
     ///
     /// # Errors
@@ -234,7 +251,7 @@ impl Guest {
     /// As [`run`](Self::run).
     pub fn call(&mut self, function: Function, arguments: &[u64]) -> Result<(HvStatus, u64)> {
         let block: Vec<u8> = std::iter::once(&function.0).chain(arguments).flat_map(|w| w.to_le_bytes()).collect();
-        self.write(DATA.1 + 0x3000, &[0; hvci_engine::load::BLOCK])?;
+        self.write(DATA.1 + 0x3000, &[0; hvci_engine::vsm::secure_call::BLOCK])?;
         self.write(DATA.1 + 0x3000, &block)?;
         let end = self.run(0, &|a| {
             a.mov(rcx, Control::simple(HypercallCode::VTL_CALL).0)?;
@@ -258,7 +275,7 @@ impl Guest {
     }
 
     /// Has the guest read a file and place it, if its loader can; the arguments of the call that has it loaded.
-    pub(super) fn present(&self, file: &[u8]) -> Result<[u64; 7]> {
+    pub(crate) fn present(&self, file: &[u8]) -> Result<[u64; 7]> {
         self.present_at(file, MODULE.0)
     }
 

@@ -7,12 +7,13 @@ use hvci_engine::{
     access::{Access, MapGpaFlags},
     addr::{Gpa, Gpn, Gva, PAGE_SIZE, Vtl},
     explore::{Bug, Space, explore},
-    load::{BLOCK, File, Function, Place, Request},
+    load::{File, Function, Place, Request},
     status::HvStatus,
     vsm::{
         Wire,
         hypercall::{Control, HypercallCode},
         input::PARTITION_ID_SELF,
+        secure_call::BLOCK,
     },
 };
 

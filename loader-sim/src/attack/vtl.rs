@@ -74,7 +74,7 @@ pub(super) const ATTACKS: &[Attack] = &[
     attack(90, "vtl/register-hygiene", "look for words of VTL1 in the registers after a VTL call", "two answers, nothing else", |guest| {
         let id = guest.load()?;
         let block: Vec<u8> = [Function::FREE_MODULE_INIT.0, id].iter().flat_map(|w| w.to_le_bytes()).collect();
-        guest.write(DATA.1 + 0x3000, &[0; hvci_engine::load::BLOCK])?;
+        guest.write(DATA.1 + 0x3000, &[0; hvci_engine::vsm::secure_call::BLOCK])?;
         guest.write(DATA.1 + 0x3000, &block)?;
         let before = *guest.machine.cpu(0).context("no processor")?.registers();
         let marks = [(rbx, 3), (rbp, 5), (rsi, 6), (rdi, 7), (r8, 8), (r9, 9), (r10, 10), (r11, 11), (r12, 12), (r13, 13), (r14, 14)];
@@ -102,7 +102,7 @@ pub(super) const ATTACKS: &[Attack] = &[
     attack(91, "vtl/interrupt-flood", "interrupt the processor before every instruction of a VTL call", "the call is done", |guest| {
         let id = guest.load()?;
         let block: Vec<u8> = [Function::UNLOAD_MODULE.0, id].iter().flat_map(|w| w.to_le_bytes()).collect();
-        guest.write(DATA.1 + 0x3000, &[0; hvci_engine::load::BLOCK])?;
+        guest.write(DATA.1 + 0x3000, &[0; hvci_engine::vsm::secure_call::BLOCK])?;
         guest.write(DATA.1 + 0x3000, &block)?;
         let end = guest.run_flooded(0, &|a| {
             a.mov(rcx, Control::simple(HypercallCode::VTL_CALL).0)?;

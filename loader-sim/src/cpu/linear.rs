@@ -109,6 +109,15 @@ impl Cpu {
         bus.load(gpa, access, false, bytes).map_err(|fault| self.intercept(fault, address))
     }
 
+    /// Where the instruction of this length is that the processor stands at: `None` where it cannot be fetched, or lies over the end of a page,
+    /// behind which the guest may map anything.
+    pub fn instruction_gpa<B: Bus + ?Sized>(&mut self, bus: &mut B, len: u64) -> Option<Gpa> {
+        let rip = self.registers.general.rip;
+        let access = if self.registers.cpl() == 3 { Access::UserExecute } else { Access::KernelExecute };
+        let gpa = self.translate(bus, rip, access, Ring::Current).ok()?;
+        (gpa.offset() + len <= PAGE as u64).then_some(gpa)
+    }
+
     fn translate<B: Bus + ?Sized>(&mut self, bus: &mut B, address: u64, access: Access, ring: Ring) -> Result<Gpa, Trap> {
         let request = Request {
             access,

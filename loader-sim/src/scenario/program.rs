@@ -2,9 +2,9 @@
 //!
 //! A program halts at its end, at an exception, and at a call that is refused, and says in R15 which of them it was.
 
-use hvci_engine::{
-    load::BLOCK,
-    vsm::hypercall::{Control, HypercallCode},
+use hvci_engine::vsm::{
+    hypercall::{Control, HypercallCode},
+    secure_call::BLOCK,
 };
 use iced_x86::{IcedError, code_asm::*};
 use toml::Spanned;

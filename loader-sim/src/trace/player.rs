@@ -71,7 +71,7 @@ impl Player {
                 trust.add_der(&anchor.der, purposes, "trace").map_err(|_| HvStatus::INVALID_PARAMETER)?;
             }
             let loader = Loader::new(Arc::clone(&partition), trust, CatalogIndex::default(), None, Box::new(StubKernel));
-            (host, Some(Engine { partition, loader: Arc::new(loader), time: spec.time }))
+            (host, Some(Engine { partition, loader: Arc::new(loader), vault: None, time: spec.time }))
         } else {
             (Arc::new(SimHost::new(&config)?), None)
         };

@@ -30,9 +30,13 @@ use crate::{
 
 mod hypercalls;
 mod saved;
+#[cfg(feature = "std")]
+mod vtl0;
 
 /// What VTL1 protects for itself belongs to this owner; modules have others.
 pub const OWNER_VTL1: u32 = u32::MAX;
+/// What the credential vault keeps belongs to this one.
+pub const OWNER_VAULT: u32 = u32::MAX - 1;
 
 /// Vector of #GP.
 const GENERAL_PROTECTION: u8 = 13;

@@ -1,0 +1,279 @@
+//! The Kerberos messages that hold or make keys (RFC 4120 §5.2 to §5.5), as far as the vault reads or writes them.
+
+use zeroize::Zeroizing;
+
+use super::Etype;
+use crate::{
+    bytes::der::{Reader, Tlv, der_header, tag},
+    time::UnixTime,
+    vault::secret::Key,
+};
+
+/// GeneralString, which names and realms are.
+const GENERAL_STRING: u8 = 0x1B;
+/// [APPLICATION n], constructed.
+const fn application(n: u8) -> u8 {
+    0x60 | n
+}
+
+/// Components of a principal's name, most.
+const MAX_COMPONENTS: usize = 8;
+
+/// A point of time as Kerberos writes it.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::vault) struct Instant {
+    pub(in crate::vault) time: UnixTime,
+    pub(in crate::vault) microseconds: u32,
+}
+
+/// A client: its realm and its name's parts.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::vault) struct Principal<'p> {
+    pub(in crate::vault) realm: &'p str,
+    /// With `/` between its components.
+    pub(in crate::vault) name: &'p str,
+}
+
+/// EncKDCRepPart, with what the vault keeps of it.
+pub(in crate::vault) struct KdcReply {
+    /// The key of the session, and for which encryption.
+    pub(in crate::vault) etype: Etype,
+    pub(in crate::vault) key: Key,
+    /// The service: the components of its name, and `@` and its realm.
+    pub(in crate::vault) service: String,
+    /// The part as it was decrypted, zeros where the key was.
+    pub(in crate::vault) redacted: Vec<u8>,
+}
+
+/// The KDC-REQ-BODY of a TGS-REQ, as far as the vault cares.
+pub(in crate::vault) struct RequestBody {
+    /// Whether a ticket is wanted that somebody else can use: forwardable or proxiable are harmless, forwarded and proxy are not.
+    pub(in crate::vault) delegates: bool,
+    /// Which service.
+    pub(in crate::vault) service: String,
+}
+
+/// PA-ENC-TS-ENC (§5.2.7.2).
+pub(in crate::vault) fn encrypted_timestamp(now: Instant) -> Vec<u8> {
+    sequence(&[field(0, &time(now.time)), field(1, &integer(u64::from(now.microseconds)))])
+}
+
+/// Authenticator (§5.5.1).
+pub(in crate::vault) fn authenticator(
+    client: Principal<'_>,
+    checksum: (u32, &[u8]),
+    now: Instant,
+    sequence_number: Option<u32>,
+) -> Vec<u8> {
+    let (kind, value) = checksum;
+    let mut fields = vec![
+        field(0, &integer(5)),
+        field(1, &element(GENERAL_STRING, client.realm.as_bytes())),
+        field(2, &principal_name(1, client.name)),
+        field(3, &sequence(&[field(0, &integer(u64::from(kind))), field(1, &element(tag::OCTET_STRING, value))])),
+        field(4, &integer(u64::from(now.microseconds))),
+        field(5, &time(now.time)),
+    ];
+    fields.extend(sequence_number.map(|number| field(7, &integer(u64::from(number)))));
+    element(application(2), &sequence(&fields))
+}
+
+/// Reads EncASRepPart or EncTGSRepPart (§5.4.2). `None` for what is none, and for a key of a kind that is refused.
+pub(in crate::vault) fn kdc_reply(plain: &Zeroizing<Vec<u8>>) -> Option<KdcReply> {
+    // AD pads what was encrypted by a block cipher; nothing here does, but the message may end before the text
+    let outer = Reader::new(plain, 0).next().ok()?;
+    if outer.tag != application(25) && outer.tag != application(26) {
+        return None;
+    }
+    let mut fields = inner(&outer, tag::SEQUENCE)?;
+    let key = explicit(&mut fields, 0)?;
+    let mut parts = inner_of(&key, tag::SEQUENCE)?;
+    let etype = explicit(&mut parts, 0)?.small_uint().ok()?;
+    let value = explicit(&mut parts, 1)?.expect(tag::OCTET_STRING).ok()?;
+    let etype = Etype::from_number(u64::from(etype)).filter(|etype| etype.key_len() == value.content.len())?;
+    let (mut realm, mut name) = (None, None);
+    while !fields.is_empty() {
+        let field = fields.next().ok()?;
+        if field.tag == tag::context_constructed(9) {
+            realm = Some(only(&field)?.expect(GENERAL_STRING).ok()?);
+        } else if field.tag == tag::context_constructed(10) {
+            name = Some(components(&only(&field)?)?);
+        }
+    }
+    let service = format!("{}@{}", name?, text(&realm?)?);
+    let key = Key::new(value.content)?;
+    let mut redacted = plain.to_vec();
+    let end = value.content_offset.checked_add(value.content.len())?;
+    redacted.get_mut(value.content_offset..end)?.fill(0);
+    Some(KdcReply { etype, key, service, redacted })
+}
+
+/// Reads KDC-REQ-BODY (§5.4.1).
+pub(in crate::vault) fn request_body(bytes: &[u8]) -> Option<RequestBody> {
+    let outer = Tlv::parse_exact(bytes, 0).ok()?;
+    let mut fields = inner_of(&outer, tag::SEQUENCE)?;
+    let options = explicit(&mut fields, 0)?;
+    let (_, bits) = options.expect(tag::BIT_STRING).ok()?.content.split_first()?;
+    // bit 0 is the highest of the first octet
+    let delegates = bits.first()? & (1 << 5 | 1 << 3) != 0;
+    let (mut realm, mut name) = (None, None);
+    while !fields.is_empty() {
+        let field = fields.next().ok()?;
+        if field.tag == tag::context_constructed(2) {
+            realm = Some(only(&field)?.expect(GENERAL_STRING).ok()?);
+        } else if field.tag == tag::context_constructed(3) {
+            name = Some(components(&only(&field)?)?);
+        }
+    }
+    Some(RequestBody { delegates, service: format!("{}@{}", name?, text(&realm?)?) })
+}
+
+fn text<'a>(string: &Tlv<'a>) -> Option<&'a str> {
+    core::str::from_utf8(string.content).ok()
+}
+
+/// PrincipalName's components, with `/` between them.
+fn components(name: &Tlv<'_>) -> Option<String> {
+    let mut fields = inner_of(name, tag::SEQUENCE)?;
+    explicit(&mut fields, 0)?;
+    let strings = explicit(&mut fields, 1)?;
+    let mut strings = inner_of(&strings, tag::SEQUENCE)?;
+    let mut parts = Vec::new();
+    while !strings.is_empty() {
+        let string = strings.expect(GENERAL_STRING).ok()?;
+        if parts.len() == MAX_COMPONENTS {
+            return None;
+        }
+        parts.push(text(&string)?);
+    }
+    Some(parts.join("/"))
+}
+
+/// The content of `[n] EXPLICIT`, next in line.
+fn explicit<'a>(fields: &mut Reader<'a>, n: u8) -> Option<Tlv<'a>> {
+    only(&fields.expect(tag::context_constructed(n)).ok()?)
+}
+
+fn only<'a>(field: &Tlv<'a>) -> Option<Tlv<'a>> {
+    let mut reader = field.reader().ok()?;
+    let content = reader.next().ok()?;
+    reader.finish().ok()?;
+    Some(content)
+}
+
+/// What is within the single element of another.
+fn inner<'a>(outer: &Tlv<'a>, expected: u8) -> Option<Reader<'a>> {
+    inner_of(&only(outer)?, expected)
+}
+
+fn inner_of<'a>(element: &Tlv<'a>, expected: u8) -> Option<Reader<'a>> {
+    element.expect(expected).ok()?.reader().ok()
+}
+
+fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+    let (header, len) = der_header(tag, content.len());
+    [header.get(..len).unwrap_or_default(), content].concat()
+}
+
+fn field(n: u8, content: &[u8]) -> Vec<u8> {
+    element(tag::context_constructed(n), content)
+}
+
+fn sequence(fields: &[Vec<u8>]) -> Vec<u8> {
+    element(tag::SEQUENCE, &fields.concat())
+}
+
+fn integer(value: u64) -> Vec<u8> {
+    let bytes = value.to_be_bytes();
+    let zeros = bytes.iter().take_while(|byte| **byte == 0).count().min(7);
+    let digits = bytes.get(zeros..).unwrap_or_default();
+    let sign: &[u8] = if digits.first().is_some_and(|first| *first > 0x7F) { &[0] } else { &[] };
+    element(tag::INTEGER, &[sign, digits].concat())
+}
+
+/// KerberosTime (§5.2.3): GeneralizedTime without a fraction.
+fn time(time: UnixTime) -> Vec<u8> {
+    let text: String = time.to_string().chars().filter(|c| c.is_ascii_digit() || *c == 'Z').collect();
+    element(tag::GENERALIZED_TIME, text.as_bytes())
+}
+
+fn principal_name(kind: u64, name: &str) -> Vec<u8> {
+    let parts: Vec<Vec<u8>> = name.split('/').map(|part| element(GENERAL_STRING, part.as_bytes())).collect();
+    sequence(&[field(0, &integer(kind)), field(1, &sequence(&parts))])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reply(application_tag: u8, etype: u64, key: &[u8]) -> Vec<u8> {
+        let key = sequence(&[field(0, &integer(etype)), field(1, &element(tag::OCTET_STRING, key))]);
+        let fields = [
+            field(0, &key),
+            field(1, &sequence(&[])),
+            field(2, &integer(0x1234_5678)),
+            field(4, &element(tag::BIT_STRING, &[0, 0x40, 0, 0, 0])),
+            field(5, &time(UnixTime(1_790_000_000))),
+            field(7, &time(UnixTime(1_790_036_000))),
+            field(9, &element(GENERAL_STRING, b"EXAMPLE.ORG")),
+            field(10, &principal_name(2, "krbtgt/EXAMPLE.ORG")),
+        ];
+        element(application(application_tag), &sequence(&fields))
+    }
+
+    #[test]
+    fn the_key_of_a_reply_is_taken_out_of_it() {
+        let plain = Zeroizing::new(reply(25, 18, &[0xA5; 32]));
+        let read = kdc_reply(&plain).unwrap();
+        assert_eq!(
+            (read.etype, read.key.as_bytes(), &*read.service),
+            (Etype::Aes256Sha1, &[0xA5; 32][..], "krbtgt/EXAMPLE.ORG@EXAMPLE.ORG")
+        );
+        assert_eq!(read.redacted, reply(25, 18, &[0; 32]));
+        assert!(kdc_reply(&Zeroizing::new(reply(26, 17, &[1; 16]))).is_some());
+        // RC4, DES, a key of another length, another message
+        for (message, etype, len) in [(25, 23, 16), (25, 3, 8), (25, 18, 16), (13, 18, 32)] {
+            assert!(kdc_reply(&Zeroizing::new(reply(message, etype, &vec![1; len]))).is_none());
+        }
+    }
+
+    #[test]
+    fn numbers_and_times_are_der() {
+        assert_eq!(hex::encode(integer(0)), "020100");
+        assert_eq!(hex::encode(integer(0x80)), "02020080");
+        assert_eq!(hex::encode(integer(999_999)), "02030f423f");
+        assert_eq!(time(UnixTime(1_790_000_000))[2..], *b"20260921141320Z");
+    }
+
+    #[test]
+    fn requests_that_delegate_are_told() {
+        let body = |options: [u8; 4]| {
+            let bits = [&[0][..], &options].concat();
+            sequence(&[
+                field(0, &element(tag::BIT_STRING, &bits)),
+                field(2, &element(GENERAL_STRING, b"R")),
+                field(3, &principal_name(2, "cifs/files")),
+                field(7, &integer(5)),
+            ])
+        };
+        let read = |options| request_body(&body(options)).map(|body| (body.delegates, body.service)).unwrap();
+        // forwardable, renewable, canonicalize; forwarded; proxy
+        assert_eq!(read([0x40, 0x81, 0, 0x10]), (false, "cifs/files@R".to_owned()));
+        assert!(read([0x60, 0, 0, 0]).0 && read([0x10, 0, 0, 0]).0 == false && read([0x08, 0, 0, 0]).0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes: Vec<u8>, at: prop::sample::Index, byte: u8) {
+            let _ = (kdc_reply(&Zeroizing::new(bytes.clone())), request_body(&bytes));
+            let mut changed = reply(25, 18, &[0xA5; 32]);
+            let at = at.index(changed.len());
+            changed[at] = byte;
+            if let Some(read) = kdc_reply(&Zeroizing::new(changed)) {
+                prop_assert!(!read.redacted.windows(32).any(|w| w == [0xA5; 32]));
+            }
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Credentials that VTL0 uses and never has: operations instead of reads.
+//!
+//! ```text
+//! VTL call ─► service ─► who asks, what for, how often ─► the secret's frame ─► arithmetic ─► an answer that no secret is in ─► event
+//!                                                             │
+//!                          commit ─► sealed ─► keeper: the machine's TPM and a file, or the host
+//! ```
+//!
+//! - Long-term secrets, session keys and the vault's own key are in frames that are [`SecureOnly`](crate::frames::Kind::SecureOnly). For the length of one operation the engine has a copy on
+//!   its own stack, which is at no guest-physical address, and wipes it.
+//! - No operation answers a key, a hash, or what a hash could be found from: no NTLMv1, MS-CHAPv2, LM, DES or RC4 Kerberos. What a key signs begins as it was said
+//!   when the key was made.
+//! - Who asks is the module whose verified code makes the call, by its authentihash, not what the guest says of it.
+//!
+//! **Invariant I11** of `docs/invariants.md`. **Boundary:** what code that runs *within* a caller that may ask does with the answers. Its uses are bound to a service, counted
+//! and recorded: that is reduced, not removed.
+//!
+//! The names of the operations are those of the isolated LSA's interface (`ly4k/PassTheChallenge`, `Protocol.IDL`).
+
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+#![forbid(unsafe_code)]
+
+use alloc::sync::Arc;
+use std::sync::PoisonError;
+
+mod credential;
+mod error;
+mod keeper;
+mod kerberos;
+mod ntlm;
+mod operations;
+mod pages;
+mod random;
+mod sealed;
+mod secret;
+mod service;
+mod table;
+mod use_policy;
+
+pub use credential::{NewCredential, Secret};
+pub use error::VaultError;
+pub use keeper::{Keeper, KeeperError};
+pub use kerberos::{Etype, Usage};
+pub use ntlm::{Challenge, MAX_TARGET_INFO};
+pub use operations::{Authenticator, Listed};
+pub use sealed::Identity;
+pub use secret::{Key, MAX_KEY};
+pub use service::{Content, Function, Output};
+pub use table::{CredentialKind, Handle};
+pub use use_policy::{Operation, Rate, UsePolicy};
+
+use self::{pages::Pages, random::Random, secret::Record, table::Table};
+use crate::{
+    addr::{Gpn, Vtl},
+    digest::Digest,
+    event::What,
+    status::HvStatus,
+    sync::{Mutex, MutexGuard},
+    time::UnixTime,
+    vsm::partition::Partition,
+};
+
+/// What a vault is made for.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which machine, which boot.
+    pub identity: Identity,
+    /// What is allowed of every credential.
+    pub policy: UsePolicy,
+    /// Random bytes that were used for nothing else.
+    pub seed: Key,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The module whose code makes the call, by authentihash ([`Loader::module_at`](crate::load::Loader::module_at)); `None` if it is of no module that is loaded.
+    pub module: Option<Digest>,
+    /// `HV_VP_INDEX`.
+    pub vp: u32,
+    /// The time now.
+    pub time: UnixTime,
+}
+
+/// What was found when a vault was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// Nothing was kept: it is a new one.
+    New,
+    /// What was kept, so many credentials.
+    Kept(usize),
+    /// What was kept cannot be had any more, and why: it is a new one.
+    Lost(String),
+}
+
+/// The credentials of one machine.
+pub struct Vault {
+    inner: Mutex<Inner>,
+    partition: Arc<Partition>,
+    identity: Identity,
+    policy: UsePolicy,
+}
+
+/// What there is under the lock.
+struct Inner {
+    pages: Pages,
+    table: Table,
+    random: Random,
+    keeper: Option<Box<dyn Keeper>>,
+    sealed_key: Vec<u8>,
+    /// Of blobs in this boot.
+    blobs: u64,
+    /// Whether something is to be kept that is not.
+    dirty: bool,
+    /// For which service the credential is used that is used now, for the event.
+    target: Option<String>,
+}
+
+/// Where the vault's own key is.
+const OWN: usize = 0;
+
+impl core::fmt::Debug for Vault {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Vault")
+            .field("identity", &self.identity)
+            .field("credentials", &self.lock().table.iter().count())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Vault {
+    /// Opens the vault of a machine in these pages, which become VTL1's; 32 credentials fit into each. What `keeper` keeps is taken up, or a new vault is made. Without a keeper nothing outlives
+    /// the boot.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`] for what was kept of another machine, is older than what was last kept, or was changed; [`VaultError::Keeper`]; the partition's, for pages that cannot become VTL1's.
+    pub fn open(
+        partition: Arc<Partition>,
+        pages: &[Gpn],
+        config: Config,
+        keeper: Option<Box<dyn Keeper>>,
+    ) -> Result<(Self, Opened), VaultError> {
+        let pages = Pages::take(Arc::clone(&partition), pages)?;
+        if pages.capacity() < 2 {
+            return Err(VaultError::Full);
+        }
+        let Config { identity, policy, seed } = config;
+        let random = Random::new(seed.as_bytes().first_chunk().ok_or(VaultError::Request("the seed has not 32 bytes"))?);
+        let table = Table::new(pages.capacity());
+        let mut inner = Inner { pages, table, random, keeper, sealed_key: Vec::new(), blobs: 0, dirty: false, target: None };
+        let opened = inner.take_up(&identity)?;
+        Ok((Self { inner: Mutex::new(inner), partition, identity, policy }, opened))
+    }
+
+    /// Keeps what is not kept yet. Where nothing is, or there is no keeper, nothing is done.
+    ///
+    /// # Errors
+    /// [`VaultError::Keeper`]; what was kept before, or all of what is there now, is kept then.
+    pub fn commit(&self) -> Result<(), VaultError> {
+        let mut inner = self.lock();
+        if inner.dirty { inner.commit(&self.identity) } else { Ok(()) }
+    }
+
+    /// Has everything be kept under a new key.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub fn rotate(&self) -> Result<(), VaultError> {
+        let mut inner = self.lock();
+        let old = (inner.pages.read(OWN)?, inner.sealed_key.clone());
+        let rotated = inner.new_key().and_then(|()| inner.commit(&self.identity));
+        if rotated.is_err() {
+            inner.pages.write(OWN, &old.0)?;
+            inner.sealed_key = old.1;
+        }
+        rotated
+    }
+
+    /// How many credentials there are, sessions included.
+    pub fn len(&self) -> usize {
+        self.lock().table.iter().count()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Does something for a caller that may ask, and records what came of it.
+    fn perform<T>(
+        &self,
+        caller: &Caller,
+        operation: &str,
+        credential: Option<Handle>,
+        run: impl FnOnce(&mut Inner, &Digest) -> Result<T, VaultError>,
+    ) -> Result<T, VaultError> {
+        let asks = caller.module.as_ref().filter(|module| self.policy.allows_caller(module, true)).ok_or(VaultError::Caller);
+        let (done, target) = asks.map_or_else(
+            |refused| (Err(refused), None),
+            |module| {
+                let mut inner = self.lock();
+                let done = run(&mut inner, module);
+                (done, inner.target.take())
+            },
+        );
+        let (status, code) = done.as_ref().err().map_or((HvStatus::SUCCESS, None), |error| (error.status(), Some(error.code())));
+        let (operation, credential) = (operation.to_owned(), credential.map(|handle| handle.0));
+        let what = What::Credential { operation, credential, caller: caller.module, target };
+        self.partition.record(Some(caller.vp), Vtl::Vtl0, what, status, code);
+        done
+    }
+
+    /// A panic of another thread leaves every credential as sound as any: each is replaced whole.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn take_up(&mut self, identity: &Identity) -> Result<Opened, VaultError> {
+        let Some(keeper) = &mut self.keeper else {
+            self.new_key()?;
+            return Ok(Opened::New);
+        };
+        let Some(store) = keeper.read()? else {
+            self.new_key()?;
+            self.commit(identity)?;
+            return Ok(Opened::New);
+        };
+        let header = sealed::header(&store)?;
+        if header.vm != identity.vm {
+            return Err(VaultError::Store("it is another machine's"));
+        }
+        let key = match keeper.unseal(header.sealed_key) {
+            Ok(key) => key,
+            Err(KeeperError::Lost(why)) => {
+                self.new_key()?;
+                self.commit(identity)?;
+                return Ok(Opened::Lost(why));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let reached = keeper.counter()?;
+        if header.generation < reached {
+            return Err(VaultError::Store("it is older than what was last kept"));
+        }
+        let mut count = 0_usize;
+        sealed::open_store(&key, &store, |handle, credential, record| {
+            self.pages.write(Table::place(handle), &record)?;
+            self.table.restore(handle, credential)?;
+            count = count.saturating_add(1);
+            Ok(())
+        })?;
+        // what was kept when a crash came before the counter moved
+        if header.generation > reached.saturating_add(1) {
+            return Err(VaultError::Store("it is of a machine that has come further than this one"));
+        }
+        keeper.advance(header.generation)?;
+        self.table.next = header.next;
+        self.sealed_key = header.sealed_key.to_vec();
+        self.pages.write(OWN, &Record::of(&key))?;
+        Ok(Opened::Kept(count))
+    }
+
+    /// Makes a key for the vault, and has it sealed.
+    fn new_key(&mut self) -> Result<(), VaultError> {
+        let key = Key::from(self.random.bytes::<32>());
+        if let Some(keeper) = &mut self.keeper {
+            self.sealed_key = keeper.seal(&key)?;
+        }
+        self.pages.write(OWN, &Record::of(&key))
+    }
+
+    fn own_key(&self) -> Result<Key, VaultError> {
+        self.pages.read(OWN)?.key(0, 32).ok_or(VaultError::Request("no key"))
+    }
+
+    fn commit(&mut self, identity: &Identity) -> Result<(), VaultError> {
+        let key = self.own_key()?;
+        let Some(keeper) = &mut self.keeper else { return Ok(()) };
+        let generation = keeper.counter()?.checked_add(1).ok_or(VaultError::Full)?;
+        let kept = self.table.iter().filter(|(_, credential)| credential.persistent);
+        let pages = &self.pages;
+        let head = (generation, self.table.next, &*self.sealed_key);
+        let store = sealed::store(&key, identity, head, kept, |handle| pages.read(Table::place(handle)))?;
+        keeper.replace(&store)?;
+        keeper.advance(generation)?;
+        self.dirty = false;
+        Ok(())
+    }
+}
