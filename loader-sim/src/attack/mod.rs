@@ -66,25 +66,6 @@ pub static ATTACKS: LazyLock<Vec<Attack>> = LazyLock::new(|| {
     all
 });
 
-/// Numbers of the catalogue that cannot be tried yet, and why not.
-pub const NOT_YET: &[(u8, &str)] = &[
-    (73, VAULT),
-    (74, VAULT),
-    (75, VAULT),
-    (76, VAULT),
-    (77, VAULT),
-    (78, VAULT),
-    (79, VAULT),
-    (80, VAULT),
-    (81, VAULT),
-    (82, VAULT),
-    (83, VAULT),
-    (84, VAULT),
-    (85, VAULT),
-];
-
-const VAULT: &str = "there is no vault yet";
-
 const fn attack(
     number: u8,
     name: &'static str,

@@ -124,6 +124,11 @@ impl Lsa {
         &self.vault
     }
 
+    /// Where the program's code makes VTL calls.
+    pub const fn entry(&self) -> u64 {
+        self.entry
+    }
+
     /// A VTL call by the program's code; its status and its word.
     ///
     /// # Errors

@@ -86,7 +86,10 @@ fn no_answer_has_a_secret_in_it_and_none_is_half_written() {
     let secrets = records(&lsa);
     assert!(secrets.len() > 20, "{}", secrets.len());
     let body = body();
-    for (function, name, output) in Function::ALL {
+    let mut functions = Function::ALL.to_vec();
+    // what is out is of no use to the others
+    functions.sort_by_key(|(function, ..)| *function == Function::NTLM_PROTECT_CREDENTIAL);
+    for (function, name, output) in &functions {
         let mut answered = 0;
         for handle in &handles {
             lsa.guest.host.write(Gpa(ANSWER), &[0xA5; 0x400]).unwrap();
