@@ -425,6 +425,11 @@ impl Guest {
         })
     }
 
+    /// The same with its output to this page, and its input where the guest may have it.
+    pub(super) fn hypercall_output(&mut self, output: u64) -> Result<String> {
+        self.get_register(DATA.1 + 0x800, output)
+    }
+
     /// HvCallGetVpRegisters of RIP by code of the guest's, with its input and output there.
     ///
     /// # Errors

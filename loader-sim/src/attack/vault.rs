@@ -8,14 +8,10 @@ use hvci_engine::{
     vault::{Etype, Function, Key, Output, Rate, UsePolicy},
 };
 
-use super::{
-    Attack, attack, beyond,
-    deputy::move_from_device,
-    guest::{DATA, POOL, VTL1_PAGE},
-};
+use super::{Attack, attack, beyond, deputy::move_from_device, guest::POOL};
 use crate::{
     device::{ASSIGNED, FROM_MEMORY},
-    lsa::{Lsa, Needle, Options, kdc::Kdc, kerberos, ntlm, search},
+    lsa::{Lsa, Needle, Options, VAULT, kdc::Kdc, kerberos, ntlm, search},
     paging::entry,
 };
 
@@ -26,26 +22,29 @@ const PASSWORD: &str = "correct horse battery staple";
 const NT_HASH: [u8; 16] = [0x1B, 0x9D, 0x5E, 0xFF, 0xD3, 0x4A, 0xC2, 0x83, 0xC8, 0xEF, 0xE2, 0xEA, 0xCA, 0xEA, 0x8B, 0xBC];
 
 pub(super) const ATTACKS: &[Attack] = &[
-    attack(71, "vault/read", "read a page of VTL1", "#GP, HVCI-MEM-007", |guest| {
-        guest.secure_page()?;
-        guest.map(POOL.0, VTL1_PAGE, entry::PRESENT)?;
-        guest.read_from(0, POOL.0)
+    attack(71, "vault/read", "read a frame of the vault's", "#GP, HVCI-MEM-007", |_| {
+        let mut lsa = Lsa::boot(Options::default())?;
+        lsa.log_on(USER, REALM, PASSWORD)?;
+        lsa.guest.map(POOL.0, VAULT.start * PAGE_SIZE, entry::PRESENT)?;
+        lsa.guest.read_from(0, POOL.0)
     }),
     attack(
         72,
         "vault/every-other-way",
-        "reach a page of VTL1 by both kinds of device, a hypercall, an emulated instruction, the debugger and a snapshot",
+        "reach a frame of the vault's by both kinds of device, a hypercall, an emulated instruction, the debugger and a snapshot",
         "refused by all six",
-        |guest| {
-            guest.secure_page()?;
-            guest.write(VTL1_PAGE, b"a secret of VTL1's")?;
-            guest.map(POOL.0 + 4 * PAGE_SIZE, VTL1_PAGE, entry::PRESENT | entry::WRITABLE)?;
-            let emulated = guest.device(FROM_MEMORY, VTL1_PAGE, 64)?;
-            let assigned = guest.device(FROM_MEMORY | ASSIGNED, VTL1_PAGE, 64)?;
-            let called = guest.get_register(VTL1_PAGE, DATA.1 + 0x800)?;
+        |_| {
+            let mut lsa = Lsa::boot(Options::default())?;
+            lsa.log_on(USER, REALM, PASSWORD)?;
+            let before = lsa.secret_pages()?;
+            let (guest, page) = (&mut lsa.guest, VAULT.start * PAGE_SIZE);
+            guest.map(POOL.0 + 4 * PAGE_SIZE, page, entry::PRESENT | entry::WRITABLE)?;
+            let emulated = guest.device(FROM_MEMORY, page, 64)?;
+            let assigned = guest.device(FROM_MEMORY | ASSIGNED, page, 64)?;
+            let called = guest.hypercall_output(page)?;
             let moved = move_from_device(guest, POOL.0 + 4 * PAGE_SIZE)?;
             let mut bytes = [0; 16];
-            let debugged = guest.machine.vmm().read(Gpa(VTL1_PAGE), &mut bytes);
+            let debugged = guest.machine.vmm().read(Gpa(page), &mut bytes);
             let snapshot = guest.machine.vmm().snapshot((0..0x400).map(Gpn))?;
             let ways = [
                 emulated == "the device gets 0x6, HVCI-MEM-009",
@@ -53,8 +52,9 @@ pub(super) const ATTACKS: &[Attack] = &[
                 called == "#GP, HVCI-MEM-007",
                 moved == "#GP, HVCI-MEM-009 HVCI-MEM-007",
                 debugged == Err(HvStatus::ACCESS_DENIED) && bytes == [0; 16],
-                snapshot.left_out == [Gpn(VTL1_PAGE / PAGE_SIZE)] && snapshot.pages.len() == 0x3FF,
+                snapshot.left_out == VAULT.map(Gpn).collect::<Vec<_>>(),
             ];
+            ensure!(lsa.secret_pages()? == before, "the frames are written to");
             Ok(if ways == [true; 6] {
                 "refused by all six".to_owned()
             } else {
@@ -62,15 +62,25 @@ pub(super) const ATTACKS: &[Attack] = &[
             })
         },
     ),
-    attack(73, "vault/dump", "dump all memory that the program, its kernel, a device or a debugger can read", "6 secrets, none of them found", |_| {
-        let mut lsa = Lsa::boot(Options::default())?;
-        let credential = lsa.log_on(USER, REALM, PASSWORD)?;
-        answer(&mut lsa, credential, "cifs/files")?;
-        lsa.ask(Function::NTLM_PROTECT_CREDENTIAL, &[&[credential]])?;
-        let needles = secrets();
-        let found = in_dump(&lsa, &needles)?;
-        Ok(format!("{} secrets, {}", needles.len(), if found == 0 { "none of them found".to_owned() } else { format!("{found} found") }))
-    }),
+    attack(
+        73,
+        "vault/dump",
+        "dump all memory that the program, its kernel, a device or a debugger can read",
+        "6 secrets, none of them found",
+        |_| {
+            let mut lsa = Lsa::boot(Options::default())?;
+            let credential = lsa.log_on(USER, REALM, PASSWORD)?;
+            answer(&mut lsa, credential, "cifs/files")?;
+            lsa.ask(Function::NTLM_PROTECT_CREDENTIAL, &[&[credential]])?;
+            let needles = secrets();
+            let found = in_dump(&lsa, &needles)?;
+            Ok(format!(
+                "{} secrets, {}",
+                needles.len(),
+                if found == 0 { "none of them found".to_owned() } else { format!("{found} found") }
+            ))
+        },
+    ),
     attack(
         74,
         "vault/pass-the-challenge",
@@ -90,24 +100,18 @@ pub(super) const ATTACKS: &[Attack] = &[
             Ok(format!("{answered} of 10 answered, {rate}; other service: {target}; other code: {}", codes(&lsa)))
         },
     ),
-    attack(
-        75,
-        "vault/legacy",
-        "ask for NTLMv1, MS-CHAPv2, LM, DES and RC4 answers",
-        "every one: HV_STATUS 0x6, HVCI-VLT-005",
-        |_| {
-            let mut lsa = Lsa::boot(Options::default())?;
-            let credential = lsa.log_on(USER, REALM, PASSWORD)?;
-            let mut asked = Vec::new();
-            for protocol in 1..=5 {
-                asked.push((Function::NTLM_CALCULATE_NT_RESPONSE, [credential, protocol]));
-            }
-            for etype in [1, 2, 3, 23, 24] {
-                asked.push((Function::KERB_TIMESTAMP, [credential, etype]));
-            }
-            every(&mut lsa, asked.iter().map(|(function, arguments)| (*function, &arguments[..])))
-        },
-    ),
+    attack(75, "vault/legacy", "ask for NTLMv1, MS-CHAPv2, LM, DES and RC4 answers", "every one: HV_STATUS 0x6, HVCI-VLT-005", |_| {
+        let mut lsa = Lsa::boot(Options::default())?;
+        let credential = lsa.log_on(USER, REALM, PASSWORD)?;
+        let mut asked = Vec::new();
+        for protocol in 1..=5 {
+            asked.push((Function::NTLM_CALCULATE_NT_RESPONSE, [credential, protocol]));
+        }
+        for etype in [1, 2, 3, 23, 24] {
+            asked.push((Function::KERB_TIMESTAMP, [credential, etype]));
+        }
+        every(&mut lsa, asked.iter().map(|(function, arguments)| (*function, &arguments[..])))
+    }),
     attack(
         76,
         "vault/replayed-blob",
@@ -127,26 +131,20 @@ pub(super) const ATTACKS: &[Attack] = &[
             blobs(&mut lsa, &[others, earlier, used])
         },
     ),
-    attack(
-        77,
-        "vault/swapped-blob",
-        "hand in a user's blob as another's",
-        "every one: HV_STATUS 0x6, HVCI-VLT-006",
-        |_| {
-            let mut lsa = Lsa::boot(Options::default())?;
-            let mut out = Vec::new();
-            for user in [USER, "administrator"] {
-                let credential = lsa.log_on(user, REALM, PASSWORD)?;
-                out.push(lsa.ask(Function::NTLM_PROTECT_CREDENTIAL, &[&[credential]])?);
-            }
-            let [one, other] = &out[..] else { anyhow::bail!("two blobs") };
-            // the handle is in bytes 6 to 14, the number behind it
-            let parts = |from: &[u8], names: std::ops::Range<usize>, of: &[u8]| -> Vec<u8> {
-                from.iter().enumerate().map(|(at, byte)| if names.contains(&at) { of.get(at).copied().unwrap_or(0) } else { *byte }).collect()
-            };
-            blobs(&mut lsa, &[parts(one, 6..14, other), parts(other, 6..14, one), parts(one, 6..22, other)])
-        },
-    ),
+    attack(77, "vault/swapped-blob", "hand in a user's blob as another's", "every one: HV_STATUS 0x6, HVCI-VLT-006", |_| {
+        let mut lsa = Lsa::boot(Options::default())?;
+        let mut out = Vec::new();
+        for user in [USER, "administrator"] {
+            let credential = lsa.log_on(user, REALM, PASSWORD)?;
+            out.push(lsa.ask(Function::NTLM_PROTECT_CREDENTIAL, &[&[credential]])?);
+        }
+        let [one, other] = &out[..] else { anyhow::bail!("two blobs") };
+        // the handle is in bytes 6 to 14, the number behind it
+        let parts = |from: &[u8], names: std::ops::Range<usize>, of: &[u8]| -> Vec<u8> {
+            from.iter().enumerate().map(|(at, byte)| if names.contains(&at) { of.get(at).copied().unwrap_or(0) } else { *byte }).collect()
+        };
+        blobs(&mut lsa, &[parts(one, 6..14, other), parts(other, 6..14, one), parts(one, 6..22, other)])
+    }),
     attack(
         78,
         "vault/changed-blob",
@@ -186,31 +184,26 @@ pub(super) const ATTACKS: &[Attack] = &[
                 ensure!(status == HvStatus::FEATURE_UNAVAILABLE && word == 0, "function {number:#x}: {status}");
             }
             // what functions say of their answers is checked against what they answer in the tests (`tests/vault/outputs.rs`)
-            let bytes = Function::ALL.iter().filter(|(.., output)| !matches!(output, Output::Nothing | Output::Handle | Output::Truth)).count();
+            let bytes =
+                Function::ALL.iter().filter(|(.., output)| !matches!(output, Output::Nothing | Output::Handle | Output::Truth)).count();
             ensure!(bytes == 13, "{bytes} functions answer with bytes");
             Ok("HV_STATUS 0x1e; no answer is a key".to_owned())
         },
     ),
-    attack(
-        80,
-        "vault/compare-oracle",
-        "find a password by adding guesses and comparing them",
-        "5 of 100 compared, HVCI-VLT-003",
-        |_| {
-            let policy = UsePolicy { rate: Some(Rate { uses: 5, seconds: 60 }), ..UsePolicy::default() };
-            let mut lsa = Lsa::boot(Options { policy, ..Options::default() })?;
-            let credential = lsa.log_on(USER, REALM, PASSWORD)?;
-            let mut compared = 0;
-            for guess in 0..100_u8 {
-                let other = lsa.add_logon(USER, REALM, (1, &[guess; 16]), &UsePolicy::default(), false)?;
-                let (status, same) = lsa.call(Function::NTLM_COMPARE_CREDENTIALS, &[credential, other])?;
-                ensure!(same == 0, "the guess is right");
-                compared += u32::from(status == HvStatus::SUCCESS);
-                lsa.word(Function::REMOVE, &[&[other]])?;
-            }
-            Ok(format!("{compared} of 100 compared, {}", codes(&lsa)))
-        },
-    ),
+    attack(80, "vault/compare-oracle", "find a password by adding guesses and comparing them", "5 of 100 compared, HVCI-VLT-003", |_| {
+        let policy = UsePolicy { rate: Some(Rate { uses: 5, seconds: 60 }), ..UsePolicy::default() };
+        let mut lsa = Lsa::boot(Options { policy, ..Options::default() })?;
+        let credential = lsa.log_on(USER, REALM, PASSWORD)?;
+        let mut compared = 0;
+        for guess in 0..100_u8 {
+            let other = lsa.add_logon(USER, REALM, (1, &[guess; 16]), &UsePolicy::default(), false)?;
+            let (status, same) = lsa.call(Function::NTLM_COMPARE_CREDENTIALS, &[credential, other])?;
+            ensure!(same == 0, "the guess is right");
+            compared += u32::from(status == HvStatus::SUCCESS);
+            lsa.word(Function::REMOVE, &[&[other]])?;
+        }
+        Ok(format!("{compared} of 100 compared, {}", codes(&lsa)))
+    }),
     beyond(81, "vault/ticket-relay", "send a service's ticket and authenticator from another machine", "accepted as alice's", |_| {
         let mut lsa = Lsa::boot(Options::default())?;
         let credential = lsa.log_on(USER, REALM, PASSWORD)?;
@@ -246,13 +239,19 @@ pub(super) const ATTACKS: &[Attack] = &[
             Ok(format!("{patched}; then {refused}; {}", if found == 0 { "no secret found".to_owned() } else { format!("{found} found") }))
         },
     ),
-    beyond(83, "vault/keylogger", "read the password where it is typed in, before the program hands it over", "the password is there", |_| {
-        let mut lsa = Lsa::boot(Options::default())?;
-        let typed = lsa.put(PASSWORD.as_bytes())?;
-        let seen = in_dump(&lsa, &secrets())?;
-        ensure!(typed[1] == PASSWORD.len() as u64, "nothing was typed");
-        Ok(if seen > 0 { "the password is there" } else { "nothing is found" }.to_owned())
-    }),
+    beyond(
+        83,
+        "vault/keylogger",
+        "read the password where it is typed in, before the program hands it over",
+        "the password is there",
+        |_| {
+            let mut lsa = Lsa::boot(Options::default())?;
+            let typed = lsa.put(PASSWORD.as_bytes())?;
+            let seen = in_dump(&lsa, &secrets())?;
+            ensure!(typed[1] == PASSWORD.len() as u64, "nothing was typed");
+            Ok(if seen > 0 { "the password is there" } else { "nothing is found" }.to_owned())
+        },
+    ),
     attack(
         84,
         "vault/logs",
@@ -269,7 +268,11 @@ pub(super) const ATTACKS: &[Attack] = &[
             said.push_str(&serde_json::to_string(&lsa.events())?);
             let needles = secrets();
             let found = search(said.as_bytes(), &needles).len();
-            Ok(format!("{} secrets, {}", needles.len(), if found == 0 { "none of them found".to_owned() } else { format!("{found} found") }))
+            Ok(format!(
+                "{} secrets, {}",
+                needles.len(),
+                if found == 0 { "none of them found".to_owned() } else { format!("{found} found") }
+            ))
         },
     ),
     attack(
@@ -287,7 +290,8 @@ pub(super) const ATTACKS: &[Attack] = &[
             let (answer, rest) = bytes.split_at_checked(usize::try_from(len)?).context("the answer is longer than its room")?;
             let (free, behind) = rest.split_at_checked(rest.len() - 0x10).context("no rest")?;
             ensure!(behind.iter().all(|byte| *byte == 0), "what lies behind the room is written to");
-            Ok(if !answer.is_empty() && free.iter().all(|byte| *byte == 0) { "the answer, then zeros" } else { "something else" }.to_owned())
+            Ok(if !answer.is_empty() && free.iter().all(|byte| *byte == 0) { "the answer, then zeros" } else { "something else" }
+                .to_owned())
         },
     ),
 ];

@@ -115,7 +115,10 @@ impl Kdc {
             Node::context(1, vec![session()]),
             Node::context(2, vec![realm()]),
             Node::context(3, vec![client.clone()]),
-            Node::context(4, vec![Node::sequence(vec![Node::context(0, vec![Node::integer(0)]), Node::context(1, vec![Node::octets([])])])]),
+            Node::context(
+                4,
+                vec![Node::sequence(vec![Node::context(0, vec![Node::integer(0)]), Node::context(1, vec![Node::octets([])])])],
+            ),
             Node::context(5, vec![time.clone()]),
             Node::context(7, vec![time.clone()]),
         ]);

@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use corpus::synth::der::Node;
-use hvci_engine::{time::UnixTime, vault::{Etype, Function}};
+use hvci_engine::{
+    time::UnixTime,
+    vault::{Etype, Function},
+};
 
 use super::{
     Lsa,

@@ -32,7 +32,7 @@ mod search;
 pub use search::{Found, Needle, search};
 
 /// Pages that the vault gets.
-const VAULT: std::ops::Range<u64> = 0xA0..0xB0;
+pub(crate) const VAULT: std::ops::Range<u64> = 0xA0..0xB0;
 /// Memory of the program, from this GPA on to that of the module's aliases.
 const MEMORY: u64 = 0xB0_000;
 /// Where its argument block is, and behind it what the arguments point to.

@@ -8,7 +8,8 @@ use super::Lsa;
 const SIGNATURE: &[u8; 8] = b"NTLMSSP\0";
 /// Flags of NEGOTIATE_MESSAGE: Unicode, target wanted, signing, NTLM, always sign, extended session security, target information, version, 128 bits.
 /// No key exchange: its key would be wrapped with RC4.
-const FLAGS: u32 = 0x0000_0001 | 0x0000_0004 | 0x0000_0010 | 0x0000_0200 | 0x0000_8000 | 0x0008_0000 | 0x0080_0000 | 0x0200_0000 | 0x2000_0000;
+const FLAGS: u32 =
+    0x0000_0001 | 0x0000_0004 | 0x0000_0010 | 0x0000_0200 | 0x0000_8000 | 0x0008_0000 | 0x0080_0000 | 0x0200_0000 | 0x2000_0000;
 /// Windows 10, NTLM revision 15.
 const VERSION: [u8; 8] = [10, 0, 0x61, 0x4A, 0, 0, 0, 15];
 /// Bytes of an AUTHENTICATE_MESSAGE before its payload, and where the integrity code is in them.
@@ -42,8 +43,16 @@ pub fn negotiate() -> Vec<u8> {
 ///
 /// # Errors
 /// A message that is none; the vault's.
-pub fn authenticate(lsa: &mut Lsa, credential: u64, (user, domain): (&str, &str), challenge: &[u8], target: Target<'_>) -> Result<Exchange> {
-    let word = |at: usize| challenge.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes).context("CHALLENGE_MESSAGE is cut short");
+pub fn authenticate(
+    lsa: &mut Lsa,
+    credential: u64,
+    (user, domain): (&str, &str),
+    challenge: &[u8],
+    target: Target<'_>,
+) -> Result<Exchange> {
+    let word = |at: usize| {
+        challenge.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes).context("CHALLENGE_MESSAGE is cut short")
+    };
     ensure!(challenge.starts_with(SIGNATURE) && word(8)? == 2, "this is no CHALLENGE_MESSAGE");
     let flags = word(20)? & FLAGS;
     let server = u64::from_le_bytes(challenge.get(24..32).and_then(|b| b.try_into().ok()).context("no challenge")?);

@@ -1,10 +1,10 @@
 //! Each operation does what it says, for whom it may, and is recorded.
 
 use hvci_engine::{
+    addr::Gpn,
     event::What,
     finding::Code,
     frames::Kind,
-    addr::Gpn,
     status::HvStatus,
     time::UnixTime,
     vault::{Etype, Function, Operation, Rate, Usage, UsePolicy},
@@ -24,7 +24,10 @@ fn secrets_are_in_frames_that_are_vtl1s_and_nowhere_else() {
     assert_eq!(lsa.guest.engine.partition.kind(Gpn(0xA0)), Some(Kind::SecureOnly));
     let dump = lsa.dump().unwrap();
     assert_eq!(dump.left_out, (0xA0..0xB0).map(Gpn).collect::<Vec<_>>());
-    assert!(!dump.pages.iter().any(|(_, bytes)| bytes.windows(16).any(|bytes| bytes == hash)), "the secret is wiped where it was handed over");
+    assert!(
+        !dump.pages.iter().any(|(_, bytes)| bytes.windows(16).any(|bytes| bytes == hash)),
+        "the secret is wiped where it was handed over"
+    );
 }
 
 #[test]

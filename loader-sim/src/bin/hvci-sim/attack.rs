@@ -39,7 +39,11 @@ pub(crate) fn attack(args: &AttackArgs) -> Result<ExitCode> {
         let observed = attack.attempt().unwrap_or_else(|error| format!("it cannot be tried: {error:#}"));
         let as_expected = observed == attack.expected;
         differing += u32::from(!as_expected);
-        let mark = if as_expected { "" } else { "  DIFFERS" };
+        let mark = match (as_expected, attack.out_of_scope) {
+            (false, _) => "  DIFFERS",
+            (true, true) => "  OUT OF SCOPE",
+            (true, false) => "",
+        };
         writeln!(out, "{:>3}  {:<30} {:<36} {observed}{mark}", attack.number, attack.name, attack.expected)?;
     }
     let beyond: Vec<&Attack> = attacks.iter().copied().filter(|attack| attack.out_of_scope).collect();
