@@ -159,6 +159,11 @@ impl Vault {
         Ok((Self { inner: Mutex::new(inner), partition, identity, policy }, opened))
     }
 
+    /// The sealed key in what is kept of a vault: a keeper may have it released before the vault is opened. Nothing of the store is believed by it.
+    pub fn sealed_key(store: &[u8]) -> Option<&[u8]> {
+        Some(sealed::header(store).ok()?.sealed_key)
+    }
+
     /// Keeps what is not kept yet. Where nothing is, or there is no keeper, nothing is done.
     ///
     /// # Errors

@@ -5,21 +5,20 @@ use hvci_engine::{
     addr::{Gpa, Gpn, PAGE_SIZE},
     load::Function as LoaderFunction,
     status::HvStatus,
-    vault::{Etype, Function, Key, Output, Rate, UsePolicy},
+    vault::{Etype, Function, Output, Rate, UsePolicy},
 };
 
 use super::{Attack, attack, beyond, deputy::move_from_device, guest::POOL};
 use crate::{
     device::{ASSIGNED, FROM_MEMORY},
-    lsa::{Lsa, Needle, Options, VAULT, kdc::Kdc, kerberos, ntlm, search},
+    lsa::{
+        Lsa, Needle, Options, VAULT,
+        demo::{PASSWORD, REALM, USER, secrets},
+        kdc::Kdc,
+        kerberos, ntlm, search,
+    },
     paging::entry,
 };
-
-const USER: &str = "alice";
-const REALM: &str = "EXAMPLE.ORG";
-const PASSWORD: &str = "correct horse battery staple";
-/// MD4 of it in UTF-16LE.
-const NT_HASH: [u8; 16] = [0x1B, 0x9D, 0x5E, 0xFF, 0xD3, 0x4A, 0xC2, 0x83, 0xC8, 0xEF, 0xE2, 0xEA, 0xCA, 0xEA, 0x8B, 0xBC];
 
 pub(super) const ATTACKS: &[Attack] = &[
     attack(71, "vault/read", "read a frame of the vault's", "#GP, HVCI-MEM-007", |_| {
@@ -295,15 +294,6 @@ pub(super) const ATTACKS: &[Attack] = &[
         },
     ),
 ];
-
-/// What must not be found anywhere.
-fn secrets() -> Vec<Needle> {
-    let mut needles = vec![Needle::new("password", PASSWORD.as_bytes()), Needle::new("NT hash", &NT_HASH)];
-    let salt = [REALM, USER].concat();
-    let key = |etype: Etype| -> Key { etype.of_password(PASSWORD.as_bytes(), salt.as_bytes()) };
-    needles.extend(Etype::ALL.map(|etype| Needle::new(&format!("Kerberos key {}", etype.number()), key(etype).as_bytes())));
-    needles
-}
 
 /// How often secrets are found in all memory that VTL0 can read.
 fn in_dump(lsa: &Lsa, needles: &[Needle]) -> Result<usize> {

@@ -24,11 +24,14 @@ use crate::{
     vmm::Snapshot,
 };
 
+pub mod demo;
 pub mod kdc;
+mod kept;
 pub mod kerberos;
 pub mod ntlm;
 mod search;
 
+pub use kept::MemoryKeeper;
 pub use search::{Found, Needle, search};
 
 /// Pages that the vault gets.
@@ -83,7 +86,20 @@ pub struct Lsa {
     next: u64,
 }
 
-/// A handle and what came with it.
+/// A credential, as the vault lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its handle.
+    pub handle: u64,
+    /// How often it was used.
+    pub uses: u64,
+    /// Whose it is, or what a key is called.
+    pub user: String,
+    /// The domain.
+    pub domain: String,
+}
+
+/// A status, and the word that came with it.
 pub type Answered = (HvStatus, u64);
 
 impl Lsa {
@@ -220,6 +236,30 @@ impl Lsa {
         self.word(Function::ADD_KEY, &[&[kind], &key_name, &[0, 0], &prefix, &[0, 0], &[u64::from(kept)]])
     }
 
+    /// The program's credentials.
+    ///
+    /// # Errors
+    /// The vault's; an answer that is no list.
+    pub fn list(&mut self) -> Result<Vec<Listed>> {
+        let answer = self.ask(Function::LIST, &[])?;
+        let mut rest = &answer[..];
+        let mut listed = Vec::new();
+        while !rest.is_empty() {
+            let word = |at: usize| rest.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+            let len = |at: usize| rest.get(at..at + 2).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes).map(usize::from);
+            let read = || {
+                let (user, domain) = (len(18)?, len(20)?);
+                let text = |from: usize, len: usize| Some(String::from_utf8_lossy(rest.get(from..from + len)?).into_owned());
+                let one = Listed { handle: word(0)?, uses: word(8)?, user: text(22, user)?, domain: text(22 + user, domain)? };
+                Some((one, rest.get(22 + user + domain..)?))
+            };
+            let (one, behind) = read().context("an answer that is no list")?;
+            listed.push(one);
+            rest = behind;
+        }
+        Ok(listed)
+    }
+
     /// Everything of the guest that is VTL0's, as a debugger or a driver of the attacker's dumps it: its RAM, and what cannot be read of it.
     ///
     /// # Errors
@@ -234,6 +274,12 @@ impl Lsa {
     /// None that occurs.
     pub fn secret_pages(&self) -> Result<Vec<u8>> {
         VAULT.map(|gpn| self.guest.read(gpn * PAGE_SIZE, PAGE)).collect::<Result<Vec<_>>>().map(|pages| pages.concat())
+    }
+
+    /// The first 16 bytes of a credential's record, as the host sees them: for a search that nothing outside has them.
+    pub(crate) fn secret_of(&self, credential: u64) -> Result<Vec<u8>> {
+        let at = usize::try_from((credential & 0xFFFF_FFFF) + 1)? * 128;
+        self.secret_pages()?.get(at..at + 16).map(<[u8]>::to_vec).context("no such record")
     }
 
     /// The events since the last time.

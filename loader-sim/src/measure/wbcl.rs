@@ -71,7 +71,7 @@ pub struct LoadedDriver<'d> {
     pub key: Option<&'d [u8]>,
 }
 
-/// Measures the settings, and that there are no more.
+/// Measures the settings. There may be more until [`measure_boundary`].
 ///
 /// # Errors
 /// [`MeasureError`].
@@ -95,7 +95,14 @@ pub fn measure_settings(recorder: &mut Recorder<'_>, settings: Settings) -> Resu
         (tag::LSAISO_CONFIG, u32::from(settings.credential_guard).to_le_bytes().to_vec()),
     ];
     let tags: Vec<u8> = list.into_iter().flat_map(|(id, data)| tagged(id, &data)).collect();
-    recorder.data(12, EventType::EV_EVENT_TAG, &tagged(tag::TRUST_BOUNDARY, &tags))?;
+    recorder.data(12, EventType::EV_EVENT_TAG, &tagged(tag::TRUST_BOUNDARY, &tags))
+}
+
+/// Measures that there are no more settings. What was sealed to the settings alone is not released any more.
+///
+/// # Errors
+/// [`MeasureError`].
+pub fn measure_boundary(recorder: &mut Recorder<'_>) -> Result<(), MeasureError> {
     recorder.data(12, EventType::EV_SEPARATOR, b"WBCL")
 }
 

@@ -279,7 +279,7 @@ impl Folder {
     }
 }
 
-fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FolderError> {
+pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FolderError> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");

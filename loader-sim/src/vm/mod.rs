@@ -16,6 +16,7 @@ mod profile;
 mod refused;
 mod start;
 mod tpm;
+mod vault;
 
 use std::{
     fs, io,
@@ -29,6 +30,7 @@ pub use folder::{Folder, FolderError, Host};
 pub use known::reference;
 pub use profile::{Guest, Profile, ProfileError, Rules, SecurityType};
 pub use start::{Options, Running, Started, start};
+pub use vault::{KeyState, approve};
 
 use crate::{
     attest::{
@@ -103,6 +105,21 @@ pub enum VmError {
     /// Whoever challenges it does not.
     #[error("no challenge: {0}")]
     Challenge(String),
+    /// Its credentials.
+    #[error("its credentials")]
+    Vault(#[from] hvci_engine::vault::VaultError),
+    /// It has no credentials that are guarded.
+    #[error("it keeps no credentials: it has no Credential Guard, or did not start")]
+    NoVault,
+    /// There is nothing to approve.
+    #[error("there is nothing to approve: its vault's key was released when it last started, or it was never asked for")]
+    NothingToApprove,
+    /// What is beside its vault cannot be read.
+    #[error("{0}: {1}")]
+    VaultFile(&'static str, String),
+    /// The program that uses credentials.
+    #[error("{0:#}")]
+    Program(anyhow::Error),
     /// Its simulated guest.
     #[error("its guest: {0}")]
     Guest(String),
@@ -205,8 +222,9 @@ fn forget(host: &Host, name: &str) -> Result<(), VmError> {
     host.ledger(|ledger| {
         // one without a TPM is not in it
         drop(ledger.remove(name));
-        Ok(())
-    })
+        Ok::<_, VmError>(())
+    })?;
+    vault::forget(host, name)
 }
 
 fn read_flash(folder: &Folder) -> Result<Flash, VmError> {

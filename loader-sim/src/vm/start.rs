@@ -1,6 +1,9 @@
 //! A start of a machine, from power-on to the verdict about it, and what is asked of it while it is on.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use hvci_engine::{digest::DigestAlg, policy::secure_boot::Behaviour, time::UnixTime};
 
@@ -9,6 +12,7 @@ use super::{
     drivers::{self, Decided},
     read_flash, read_known, refused,
     tpm::{self, Device},
+    vault::{self, Released},
 };
 use crate::{
     attest::{
@@ -18,10 +22,11 @@ use crate::{
     },
     boot::{Boot, Disk, Machine, RunningKernel, boot},
     firmware::store::VariableStore,
+    lsa::Lsa,
     measure::{
         Recorder,
         record::Extend,
-        wbcl::{LoadedDriver, Settings, measure_driver, measure_end, measure_settings},
+        wbcl::{LoadedDriver, Settings, measure_boundary, measure_driver, measure_end, measure_settings},
     },
     vtpm::Tpm,
 };
@@ -59,6 +64,8 @@ pub struct Started {
     pub boot: Boot,
     /// What was decided about its drivers.
     pub drivers: Vec<DriverEvent>,
+    /// What came of asking for its vault's key, if it has one.
+    pub vault_key: Option<vault::KeyState>,
     /// What it said of itself when it was last challenged.
     pub evidence: Option<Vec<u8>>,
     /// What the verifier thought of it last; nothing of a machine that has no TPM, or that did not start.
@@ -85,13 +92,16 @@ pub(super) fn machine<'m>(profile: &Profile, disk: &'m Disk, variables: &'m mut 
 /// A machine that is on.
 #[derive(Debug)]
 pub struct Running<'r> {
-    folder: Folder,
+    host: Host,
+    folder: Arc<Folder>,
     profile: Profile,
     /// what a verifier is told of it
     known: attest::Machine,
     endorsement_key: Vec<u8>,
     options: Options<'r>,
     device: Device,
+    /// the key of its vault, if it has one
+    released: Option<Released>,
     boot: Boot,
     drivers: Vec<DriverEvent>,
     evidence: Option<Vec<u8>>,
@@ -120,7 +130,7 @@ pub fn start(
 
 impl<'r> Running<'r> {
     fn power_on(host: &Host, name: &str, options: Options<'r>) -> Result<Self, VmError> {
-        let folder = host.open(name)?;
+        let folder = Arc::new(host.open(name)?);
         let profile = folder.profile()?;
         profile.check()?;
         let known = read_known(&folder)?;
@@ -128,21 +138,27 @@ impl<'r> Running<'r> {
         let flash = read_flash(&folder)?;
         let mut variables = profile.variables(flash.variables().clone());
 
-        let (mut device, mut reset_count) = (Device::default(), 0);
+        let (mut device, mut reset_count, platform_auth) = (Device::default(), 0, tpm::random());
         if profile.vtpm {
             let (taken, entry) = tpm::take_up(host, &folder, profile.tpm, options.program)?;
             reset_count = entry.reset_count.saturating_add(1);
-            device = Device::power_on(taken)?;
+            device = Device::power_on(taken, &platform_auth)?;
         }
         let banks = device.ask(|client| client.banks())?.unwrap_or_else(|| BANKS.to_vec());
         let mut boot = boot(machine(&profile, &disk, &mut variables, &banks), &mut device)?;
         folder.write("vars.fd", &flash.with(&variables)?)?;
 
-        let mut loaded = Vec::new();
+        let (mut loaded, mut released) = (Vec::new(), None);
         if let Some(kernel) = boot.kernel() {
             let decided = drivers::load(&disk, kernel, &profile, options.time)?;
             let log = std::mem::take(&mut boot.log);
-            boot.log = measure(&profile, &banks, log, &decided, &mut device)?;
+            let log = measure_start(&profile, &banks, log, &mut device)?;
+            if profile.credential_guard {
+                // while PCR 12 has the settings and nothing else: after the boundary nobody gets it
+                let machine = vault::Machine::of(host, &folder, &known.endorsement_key)?;
+                released = Some(vault::release(&machine, profile.vtpm, &mut device, &platform_auth, &log)?);
+            }
+            boot.log = measure_rest(&profile, &banks, log, &decided, &mut device)?;
             loaded = boot.kernel().into_iter().flat_map(RunningKernel::modules).map(Decided::of_module).collect();
             loaded.extend(decided.into_iter().map(|driver| driver.event));
         }
@@ -150,7 +166,45 @@ impl<'r> Running<'r> {
         let refused = refused::of_boot(name, &boot, options.time).into_iter().collect();
         let (evidence, appraisal, alerts) = (None, None, Vec::new());
         let (known, endorsement_key) = (known.machine(&profile, reset_count), known.endorsement_key);
-        Ok(Self { folder, profile, known, endorsement_key, options, device, boot, drivers: loaded, evidence, appraisal, refused, alerts })
+        let (host, drivers) = (host.clone(), loaded);
+        Ok(Self {
+            host,
+            folder,
+            profile,
+            known,
+            endorsement_key,
+            options,
+            device,
+            released,
+            boot,
+            drivers,
+            evidence,
+            appraisal,
+            refused,
+            alerts,
+        })
+    }
+
+    /// What came of the release of its vault's key; `None` for a machine without Credential Guard, or whose boot was ended before.
+    pub fn vault_key(&self) -> Option<vault::KeyState> {
+        self.released.as_ref().map(Released::state)
+    }
+
+    /// Has the program run that uses credentials, with the machine's vault: what it has kept is there, and is kept when it ends.
+    ///
+    /// # Errors
+    /// [`VmError::NoVault`] without Credential Guard, or where nothing runs; [`VmError::Vault`]; what `run` says.
+    pub fn with_credentials<T>(&mut self, run: impl FnOnce(&mut Lsa) -> anyhow::Result<T>) -> Result<T, VmError> {
+        let released = self.released.take().ok_or(VmError::NoVault)?;
+        let machine = vault::Machine::of(&self.host, &self.folder, &self.endorsement_key)?;
+        let device = Arc::new(Mutex::new(std::mem::take(&mut self.device)));
+        let done = vault::with_credentials(&machine, &self.profile, &released, &device, self.options.time, run);
+        // the keeper is gone with the program
+        if let Some(device) = Arc::into_inner(device) {
+            self.device = device.into_inner().unwrap_or_else(PoisonError::into_inner);
+        }
+        self.released = Some(released);
+        done
     }
 
     /// Its TPM, if it has one that answers.
@@ -231,17 +285,31 @@ impl<'r> Running<'r> {
             self.write_down(self.options.time)?;
         }
         kept.and(done)?;
+        let vault_key = self.vault_key();
         let Self { profile, boot, drivers, evidence, appraisal, alerts, .. } = self;
-        Ok(Started { profile, boot, drivers, evidence, appraisal, alerts })
+        Ok(Started { profile, boot, drivers, vault_key, evidence, appraisal, alerts })
     }
 }
 
-/// What the host measures of a guest that runs: its settings, and each driver that was loaded.
-fn measure(profile: &Profile, banks: &[DigestAlg], log: Vec<u8>, drivers: &[Decided], extend: &mut dyn Extend) -> Result<Vec<u8>, VmError> {
+/// What the host measures of a guest that is about to run: its settings.
+fn measure_start(profile: &Profile, banks: &[DigestAlg], log: Vec<u8>, extend: &mut dyn Extend) -> Result<Vec<u8>, VmError> {
     let mut recorder = Recorder::resume(banks, log, extend).map_err(crate::boot::Fault::from)?;
-    let windows = profile.guest == Guest::Windows;
     let settings = Settings { hvci: profile.hvci, credential_guard: profile.credential_guard };
     measure_settings(&mut recorder, settings).map_err(crate::boot::Fault::from)?;
+    Ok(recorder.log().to_vec())
+}
+
+/// What it measures then: that these are all, and each driver that was loaded.
+fn measure_rest(
+    profile: &Profile,
+    banks: &[DigestAlg],
+    log: Vec<u8>,
+    drivers: &[Decided],
+    extend: &mut dyn Extend,
+) -> Result<Vec<u8>, VmError> {
+    let mut recorder = Recorder::resume(banks, log, extend).map_err(crate::boot::Fault::from)?;
+    let windows = profile.guest == Guest::Windows;
+    measure_boundary(&mut recorder).map_err(crate::boot::Fault::from)?;
     if profile.hvci {
         for Decided { event, size, key } in drivers.iter().filter(|driver| driver.event.refused.is_none()) {
             let publisher = event.signer.as_deref().unwrap_or_default();

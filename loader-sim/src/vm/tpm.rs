@@ -33,10 +33,10 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// A TPM that is reset and started.
-    pub(super) fn power_on(tpm: Box<dyn Tpm>) -> Result<Self, VmError> {
+    /// A TPM that is reset and started; nobody but the host is told the platform's password.
+    pub(super) fn power_on(tpm: Box<dyn Tpm>, platform_auth: &[u8; 32]) -> Result<Self, VmError> {
         let mut device = Self { tpm: Some(tpm), failure: None };
-        device.ask(|client| client.power_on(&random()))?;
+        device.ask(|client| client.power_on(platform_auth))?;
         Ok(device)
     }
 
@@ -113,7 +113,12 @@ pub(super) fn keep(host: &Host, folder: &Folder, tpm: &mut dyn Tpm, endorsement_
         client.startup()?;
         client.shutdown()?;
     }
-    let reset_count = client.clock()?.reset_count;
+    save(host, folder, tpm, endorsement_key)
+}
+
+/// Saves the machine's TPM as it is, while it runs: what it counted is not forgotten if the host stops now.
+pub(super) fn save(host: &Host, folder: &Folder, tpm: &mut dyn Tpm, endorsement_key: &[u8]) -> Result<(), VmError> {
+    let reset_count = Client::new(tpm).clock()?.reset_count;
     let state = tpm.save()?;
     let key = host.key(random)?;
     host.ledger(|ledger| {

@@ -23,6 +23,10 @@ use tpm2_protocol::{
     },
 };
 
+mod sealing;
+
+pub use sealing::{Approval, CounterIndex, Sealed, approver_name, counter_name, pcr_policy, static_policy};
+
 use super::{MAX_MESSAGE, Tpm, TpmFailed};
 use crate::{
     attest::quote::Clock,
@@ -90,6 +94,17 @@ const ATTESTATION_ATTRIBUTES: u32 = 0x0005_0472;
 const ENDORSEMENT_ATTRIBUTES: u32 = 0x0003_00B2;
 const SIZEOF_HEADER: usize = 10;
 
+/// How a command is authorised.
+#[derive(Clone, Copy)]
+enum Auth<'a> {
+    /// Not at all.
+    None,
+    /// By a password, which may be empty.
+    Password(&'a [u8]),
+    /// By a policy session that ends with the command.
+    Session(u32),
+}
+
 /// Somebody who talks to a TPM.
 #[derive(Debug)]
 pub struct Client<'t> {
@@ -112,7 +127,7 @@ impl<'t> Client<'t> {
         self.startup()?;
         let new_auth = TpmBuffer::try_from(&platform_auth[..]).map_err(|_| ClientError::TooLong(TpmCc::HierarchyChangeAuth))?;
         let command = TpmHierarchyChangeAuthCommand { new_auth, handles: [TpmHandle::new(TpmRh::Platform.value())] };
-        self.run(&command, true).map(drop)
+        self.run(&command, Auth::Password(&[])).map(drop)
     }
 
     /// TPM2_Startup(CLEAR), the first command after a reset.
@@ -120,7 +135,7 @@ impl<'t> Client<'t> {
     /// # Errors
     /// [`ClientError`], of this and all that follow.
     pub fn startup(&mut self) -> Result<(), ClientError> {
-        self.run(&TpmStartupCommand { startup_type: TpmSu::Clear, handles: [] }, false).map(drop)
+        self.run(&TpmStartupCommand { startup_type: TpmSu::Clear, handles: [] }, Auth::None).map(drop)
     }
 
     /// TPM2_Shutdown(CLEAR): the machine stops in order.
@@ -128,7 +143,7 @@ impl<'t> Client<'t> {
     /// # Errors
     /// [`ClientError`].
     pub fn shutdown(&mut self) -> Result<(), ClientError> {
-        self.run(&TpmShutdownCommand { shutdown_type: TpmSu::Clear, handles: [] }, false).map(drop)
+        self.run(&TpmShutdownCommand { shutdown_type: TpmSu::Clear, handles: [] }, Auth::None).map(drop)
     }
 
     /// The banks that are extended, in the TPM's order.
@@ -138,7 +153,7 @@ impl<'t> Client<'t> {
     pub fn banks(&mut self) -> Result<Vec<DigestAlg>, ClientError> {
         let command =
             TpmGetCapabilityCommand { cap: TpmCap::Pcrs, property: TpmUint32::new(0), property_count: TpmUint32::new(16), handles: [] };
-        let body = self.run(&command, false)?;
+        let body = self.run(&command, Auth::None)?;
         // moreData, capability, count, then hash and bitmap of each
         let read = || {
             let mut banks = Vec::new();
@@ -162,7 +177,7 @@ impl<'t> Client<'t> {
     /// # Errors
     /// [`ClientError`].
     pub fn clock(&mut self) -> Result<Clock, ClientError> {
-        let body = self.run(&TpmReadClockCommand { handles: [] }, false)?;
+        let body = self.run(&TpmReadClockCommand { handles: [] }, Auth::None)?;
         // time, clock: u64 each
         let read = || {
             let [safe] = array(&body, 24)?;
@@ -183,7 +198,7 @@ impl<'t> Client<'t> {
             creation_pcr: TpmlPcrSelection::default(),
             handles: [TpmHandle::new(TpmRh::Endorsement.value())],
         };
-        let response = self.response(&command, true)?;
+        let response = self.response(&command, Auth::Password(&[]))?;
         // the handle stands before the parameters' size
         let read = || {
             let size = u16::from_be_bytes(array(&response, SIZEOF_HEADER.checked_add(8)?)?);
@@ -198,7 +213,7 @@ impl<'t> Client<'t> {
     /// # Errors
     /// [`ClientError`].
     pub fn flush(&mut self, handle: u32) -> Result<(), ClientError> {
-        self.run(&TpmFlushContextCommand { flush_handle: TpmUint32::new(handle), handles: [] }, false).map(drop)
+        self.run(&TpmFlushContextCommand { flush_handle: TpmUint32::new(handle), handles: [] }, Auth::None).map(drop)
     }
 
     /// Has PCRs of one bank quoted.
@@ -215,7 +230,7 @@ impl<'t> Client<'t> {
             pcr_select,
             handles: [TpmHandle::new(key)],
         };
-        let body = self.run(&command, true)?;
+        let body = self.run(&command, Auth::Password(&[]))?;
         let read = || {
             let size = usize::from(u16::from_be_bytes(array(&body, 0)?));
             Some(Quote { message: slice(&body, 2, size)?.to_vec(), signature: body.get(size.checked_add(2)?..)?.to_vec() })
@@ -233,7 +248,7 @@ impl<'t> Client<'t> {
         for some in pcrs.chunks(8) {
             let mut pcr_selection_in = TpmlPcrSelection::default();
             pcr_selection_in.try_push(selection(bank, some)).map_err(|_| ClientError::TooLong(TpmCc::PcrRead))?;
-            let body = self.run(&TpmPcrReadCommand { pcr_selection_in, handles: [] }, false)?;
+            let body = self.run(&TpmPcrReadCommand { pcr_selection_in, handles: [] }, Auth::None)?;
             // counter, one selection of three bytes, count
             let mut at = 18_usize;
             for _ in some {
@@ -262,14 +277,14 @@ impl<'t> Client<'t> {
             values.try_push(TpmtHa { hash_alg, digest: TpmuHa::Digest(bytes) }).map_err(|_| too_long())?;
         }
         let command = TpmPcrExtendCommand { digests: values, handles: [TpmHandle::new(pcr)] };
-        self.run(&command, true).map(drop)
+        self.run(&command, Auth::Password(&[])).map(drop)
     }
 
     /// Runs a command: the parameters of its response.
-    fn run<C: TpmFrame>(&mut self, command: &C, authorised: bool) -> Result<Vec<u8>, ClientError> {
-        let response = self.response(command, authorised)?;
+    fn run<C: TpmFrame>(&mut self, command: &C, auth: Auth<'_>) -> Result<Vec<u8>, ClientError> {
+        let response = self.response(command, auth)?;
         let read = || {
-            if !authorised {
+            if matches!(auth, Auth::None) {
                 return response.get(SIZEOF_HEADER..);
             }
             let size = index(be32(&response, SIZEOF_HEADER)?);
@@ -279,26 +294,40 @@ impl<'t> Client<'t> {
     }
 
     /// Runs a command: its response, if it is one of success.
-    fn response<C: TpmFrame>(&mut self, command: &C, authorised: bool) -> Result<Vec<u8>, ClientError> {
+    fn response<C: TpmFrame>(&mut self, command: &C, auth: Auth<'_>) -> Result<Vec<u8>, ClientError> {
         let mut buffer = [0; MAX_MESSAGE];
         let mut writer = TpmWriter::new(&mut buffer);
-        let password = TpmsAuthCommand {
-            session_handle: TpmHandle::new(TpmRh::Pw.value()),
-            nonce: TpmBuffer::default(),
-            session_attributes: TpmaSession::default(),
-            hmac: TpmBuffer::default(),
+        let (session, password) = match auth {
+            Auth::None => (None, &[][..]),
+            Auth::Password(password) => (Some(TpmRh::Pw.value()), password),
+            Auth::Session(handle) => (Some(handle), &[][..]),
         };
-        let (tag, sessions): (_, &[_]) = if authorised { (TpmSt::Sessions, &[password]) } else { (TpmSt::NoSessions, &[]) };
-        tpm_marshal_command(command, tag, sessions, &mut writer).map_err(|_| ClientError::TooLong(command.cc()))?;
-        let mut response = self.tpm.exec(writer.as_bytes())?;
+        let hmac = TpmBuffer::try_from(password).map_err(|_| ClientError::TooLong(command.cc()))?;
+        let sessions: Vec<TpmsAuthCommand> = session
+            .map(|handle| TpmsAuthCommand {
+                session_handle: TpmHandle::new(handle),
+                nonce: TpmBuffer::default(),
+                session_attributes: TpmaSession::default(),
+                hmac,
+            })
+            .into_iter()
+            .collect();
+        let tag = if sessions.is_empty() { TpmSt::NoSessions } else { TpmSt::Sessions };
+        tpm_marshal_command(command, tag, &sessions, &mut writer).map_err(|_| ClientError::TooLong(command.cc()))?;
+        self.exec(writer.as_bytes(), command.cc())
+    }
+
+    /// Runs a command as it stands: its response, if it is one of success.
+    fn exec(&mut self, bytes: &[u8], command: TpmCc) -> Result<Vec<u8>, ClientError> {
+        let mut response = self.tpm.exec(bytes)?;
         if be32(&response, 6) == Some(RETRY) {
             // after a stop out of order a TPM asks for the command again, once (T23)
-            response = self.tpm.exec(writer.as_bytes())?;
+            response = self.tpm.exec(bytes)?;
         }
         match be32(&response, 6) {
             Some(0) => Ok(response),
-            Some(code) => Err(ClientError::Refused { code, command: command.cc() }),
-            None => Err(ClientError::Unreadable(command.cc())),
+            Some(code) => Err(ClientError::Refused { code, command }),
+            None => Err(ClientError::Unreadable(command)),
         }
     }
 }

@@ -90,15 +90,7 @@ impl Keeper for Disk {
 }
 
 fn users(lsa: &mut Lsa) -> Vec<String> {
-    let list = lsa.ask(Function::LIST, &[]).unwrap();
-    let mut users = Vec::new();
-    let mut rest = &list[..];
-    while !rest.is_empty() {
-        let [user, domain] = [18, 20].map(|at| usize::from(u16::from_le_bytes([rest[at], rest[at + 1]])));
-        users.push(String::from_utf8(rest[22..22 + user].to_vec()).unwrap());
-        rest = &rest[22 + user + domain..];
-    }
-    users
+    lsa.list().unwrap().into_iter().map(|one| one.user).collect()
 }
 
 fn keep(lsa: &mut Lsa, user: &str, hash: u8) -> u64 {

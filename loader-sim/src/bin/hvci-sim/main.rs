@@ -6,6 +6,7 @@ mod attest_quote;
 mod attest_serve;
 mod bench;
 mod boot;
+mod credential;
 mod eventlog;
 mod explore;
 mod health;
@@ -20,6 +21,7 @@ mod tpm;
 mod trace;
 mod turns;
 mod vars;
+mod vault;
 mod vm;
 mod what_if;
 
@@ -72,6 +74,9 @@ enum Command {
     /// Show and change the UEFI variables of a machine: keys, revocations, Secure Boot
     #[command(subcommand)]
     Vars(vars::VarsCommand),
+    /// Use credentials that no guest can read: a demonstration, and clients of NTLM and Kerberos
+    #[command(subcommand)]
+    Vault(vault::VaultCommand),
     /// Virtual TPMs
     #[cfg(unix)]
     #[command(subcommand)]
@@ -100,6 +105,7 @@ fn main() -> ExitCode {
         Command::Vm(args) => vm::vm(&args),
         Command::Health(args) => health::health(&args),
         Command::Vars(command) => vars::vars(&command),
+        Command::Vault(command) => vault::vault(&command),
         #[cfg(unix)]
         Command::Tpm(command) => tpm::tpm(&command),
         #[cfg(unix)]

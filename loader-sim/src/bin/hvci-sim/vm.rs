@@ -19,7 +19,7 @@ use loader_sim::{
         alert::{self, Alert},
     },
     measure::EventLog,
-    vm::{self, Guest, Host, Options, Profile, Rules, Running, SecurityType, Sources, Started, VmError},
+    vm::{self, Guest, Host, KeyState, Options, Profile, Rules, Running, SecurityType, Sources, Started, VmError},
     vtpm::{Backend, socket::ServeError},
 };
 
@@ -63,6 +63,10 @@ enum VmCommand {
     Start(StartArgs),
     /// Change what a machine is made with
     Set(SetArgs),
+    /// Use, keep and remove credentials of a machine with Credential Guard
+    Credential(super::credential::CredentialArgs),
+    /// Approve how a machine started last, so that its vault's key is released when it starts so again
+    Approve(NameArgs),
     /// Show a machine
     Show(NameArgs),
     /// List the machines
@@ -207,6 +211,15 @@ pub(crate) fn vm(args: &VmArgs) -> Result<ExitCode> {
         VmCommand::Create(args) => create(&host, args),
         VmCommand::Start(args) => start(&host, args),
         VmCommand::Set(args) => set(&host, args),
+        VmCommand::Credential(args) => super::credential::credential(&host, args),
+        VmCommand::Approve(args) => {
+            let approved = vm::approve(&host, &args.name)?;
+            let mut out = anstream::stdout().lock();
+            writeln!(out, "approved: the key of {}'s vault is released at a start with", args.name)?;
+            approved.iter().try_for_each(|(pcr, value)| writeln!(out, "  PCR {pcr:<2} {value}"))?;
+            writeln!(out, "what was approved before is revoked at its next start")?;
+            Ok(ExitCode::SUCCESS)
+        }
         VmCommand::Show(args) => show(&host, &args.name),
         VmCommand::List => list(&host),
         VmCommand::Known => {
@@ -407,6 +420,12 @@ fn write_started(out: &mut impl Write, started: &Started, explain: bool) -> Resu
                 writeln!(out, "                  [{}] {}{}", refusal.code.id(), refusal.code.title(), escape(detail.as_bytes()))?;
             }
         }
+    }
+    match &started.vault_key {
+        None | Some(KeyState::New) => {}
+        Some(KeyState::Released) => writeln!(out, "vault           its key is released")?,
+        Some(KeyState::NotReleased(why)) => writeln!(out, "vault           CLOSED: {why}")?,
+        Some(KeyState::Lost(why)) => writeln!(out, "vault           LOST: {why}; a new one is made when a credential is added")?,
     }
     match &started.appraisal {
         None if started.profile.vtpm => {}
