@@ -117,3 +117,27 @@ fn a_machine_that_is_cut_off_while_it_is_deleted_can_be_made_again() {
     assert!(lab.create("probe", &[]).status.success());
     assert_eq!(lab.start("probe").0, 0);
 }
+
+#[test]
+fn credentials_that_are_cut_off_are_the_old_ones_or_the_new_ones() {
+    let Some(lab) = Lab::new() else { return };
+    if !has_strace() {
+        return;
+    }
+    assert_eq!(lab.add("probe", "alice@EXAMPLE.ORG").0, 0);
+    let password = lab.folder.path().join("password");
+    let add = ["vm", "credential", "probe", "add", "bob@EXAMPLE.ORG", "--password-file", password.to_str().unwrap()];
+    let cuts = cuts(&lab, &add);
+    let handle = |lab: &Lab| {
+        let listed = text(&lab.run(&["vm", "credential", "probe", "list"]));
+        listed.lines().find(|line| line.contains("bob@")).and_then(|line| line.split_whitespace().next()).map(str::to_owned)
+    };
+    for (call, n) in &cuts {
+        if let Some(handle) = handle(&lab) {
+            assert!(lab.run(&["vm", "credential", "probe", "remove", &handle]).status.success());
+        }
+        run(&lab, &add, Some((call, *n)));
+        let users = lab.users("probe").unwrap_or_else(|said| panic!("{call} {n}: {said}"));
+        assert!(users == ["alice"] || users == ["alice", "bob"], "{call} {n}: {users:?}");
+    }
+}

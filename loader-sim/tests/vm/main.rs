@@ -2,12 +2,13 @@
 //!
 //! `HVCI_CORPORA` and `HVCI_OVMF` as for the boot's tests; tests say that they skip where something is missing.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 #[expect(dead_code, reason = "other tests use the rest of it")]
 #[path = "../../../corpus/tests/corpora/mod.rs"]
 mod corpora;
 mod crash;
+mod credential;
 mod guest;
 mod lab;
 mod staying;
