@@ -87,8 +87,8 @@ pub unsafe extern "C" fn hvci_create(host: *const HvciHostV1, config: *const Hvc
     status_of(made.map(|made| unsafe { put(engine, Box::into_raw(Box::new(made))) }))
 }
 
-/// Ends an engine; null is nothing to end. Nobody may be within another function of it. The guest's permissions stay as they are. The pages of a
-/// vault are wiped; what was not kept (hvci_vault_commit) is gone.
+/// Ends an engine; null is nothing to end. Nobody may be within another function of it. The guest's permissions stay as they are. What is in a
+/// vault is gone unless it was kept (hvci_vault_commit), and its pages are wiped, but not those of an engine that a panic ended.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_destroy(engine: *mut HvciEngine) {
     if !engine.is_null() {
@@ -269,7 +269,7 @@ pub unsafe extern "C" fn hvci_replace_blocked(engine: *const HvciEngine, list: *
 
 /// Answers a VTL call of processor `vp`: `block` is a copy of the guest's HVCI_VTL_CALL_SIZE bytes, `time` are seconds since 1970,
 /// `*answer`, if it is not null, is what the function answers. A VMM asks itself in the same way for what has no function here (the end of
-/// a module's initialisation, patches, regions).
+/// a module's initialisation, patches, regions). The vault's functions are not there: hvci_secure_call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_vtl_call(engine: *const HvciEngine, block: *const u8, vp: u32, time: i64, answer: *mut u64) -> u16 {
     // SAFETY: rule 1.
@@ -334,7 +334,8 @@ pub unsafe extern "C" fn hvci_save(engine: *const HvciEngine, sink: HvciSink, si
 /// Takes over a saved state. HV_STATUS_INVALID_PARAMETER for what is none of a known version, HV_STATUS_OPERATION_DENIED for one that is
 /// older than what this machine has reached: nothing is changed then. A status of the host's own comes when it is taken over already, and
 /// leaves permissions narrower than it allows. If only the table of modules is refused, the protection state is taken over and the table is
-/// what it was: destroy the engine then. HV_STATUS_INVALID_PARTITION_STATE with a vault, whose pages the state could give away: open it behind this.
+/// what it was: destroy the engine then. HV_STATUS_INVALID_PARTITION_STATE if there is a vault, whose pages the state could give away: it is
+/// opened behind this.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_restore(engine: *const HvciEngine, state: *const u8, len: usize) -> u16 {
     let run = |engine: &HvciEngine| {

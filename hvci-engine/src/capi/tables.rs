@@ -102,7 +102,7 @@ pub struct HvciGpnRange {
     pub pages: u64,
 }
 
-/// Gets bytes, piece by piece: of hvci_save, or one event of hvci_take_events.
+/// Gets bytes, piece by piece: of hvci_save, or one event of hvci_take_events. A keeper gets one of the engine's, never null, for the call.
 pub type HvciSink = Option<unsafe extern "C" fn(ctx: *mut c_void, bytes: *const u8, len: usize)>;
 
 /// Gets a guest page of a frame; `each_ctx` is what came with it. Anything but HV_STATUS_SUCCESS: there were too many, stop.
@@ -317,8 +317,9 @@ pub struct HvciLoadV1 {
 }
 
 /// Keeps a vault while its machine is off: the machine's TPM with a file, or the host. All functions must be there. Each answers
-/// HV_STATUS_SUCCESS if it has done what it was asked, else HV_STATUS_ACCESS_DENIED if the machine is not in a state in which the key may be had
-/// (it may be later), HV_STATUS_NOT_FOUND if the key is gone for good, any other status if it failed. They are called one at a time, by any thread.
+/// HV_STATUS_SUCCESS if it has done what it was asked; HV_STATUS_ACCESS_DENIED if the machine is not in a state in which the key may be had, but
+/// may be later; HV_STATUS_NOT_FOUND if the key is gone for good: what was sealed under it is given up then; any other status if it failed. They
+/// are called one at a time, by any thread.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct HvciKeeperV1 {
@@ -361,7 +362,7 @@ pub struct HvciVaultV1 {
     pub boot_id: [u8; 16],
     /// HVCI_VAULT_SEED_SIZE random bytes that were used for nothing else. The caller wipes them afterwards.
     pub seed: *const u8,
-    /// What is allowed of every credential, in JSON, as in the documentation of `hvci_engine::vault::UsePolicy`; null for the default.
+    /// What is allowed of every credential: JSON of an `hvci_engine::vault::UsePolicy`.
     pub policy: *const u8,
     /// Bytes of it; 0 for the default.
     pub policy_len: usize,

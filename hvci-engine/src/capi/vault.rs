@@ -24,14 +24,14 @@ use crate::{
     vsm::partition::{OWNER_VAULT, Partition},
 };
 
-/// Opens the engine's vault, before the guest runs and behind hvci_restore: its pages become VTL 1's, which neither the guest nor a device reads.
-/// `vault` and the keeper's table are copied. `*opened`, if it is not null, is HVCI_VAULT_*, or 0 on failure. Pages stay VTL 1's then, without
-/// secrets, and may be named again.
+/// Opens the engine's vault, before the guest runs and behind hvci_restore: its pages become VTL 1's, which neither the guest nor a device
+/// reads, and are wiped. `vault` and the keeper's table are copied. `*opened`, if it is not null, is HVCI_VAULT_*, or 0 on failure. Pages that
+/// were taken by then stay VTL 1's, without secrets, and may be named again.
 ///
 /// HV_STATUS_INVALID_PARTITION_STATE: there is a vault. HV_STATUS_ACCESS_DENIED: what was kept is another machine's, older than what was last
-/// kept, or changed. HV_STATUS_OPERATION_DENIED: the keeper failed, or does not release the key. HV_STATUS_INVALID_PARAMETER: null, a version or
-/// size that is not known, a function that is missing, pages that are no RAM or fewer than what was kept takes, a policy that is none.
-/// HV_STATUS_INSUFFICIENT_MEMORY: no pages. The host's own.
+/// kept, or changed. HV_STATUS_OPERATION_DENIED: the keeper failed, or does not release the key. HV_STATUS_INVALID_PARAMETER: null, a version
+/// or size that is not known, a function that is missing, pages that are no RAM or fewer than what was kept takes, a policy that is none.
+/// HV_STATUS_INSUFFICIENT_MEMORY: no pages. Others for pages that something else has. The host's own.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_vault_open(engine: *const HvciEngine, vault: *const HvciVaultV1, opened: *mut u32) -> u16 {
     let run = |engine: &HvciEngine| {
@@ -60,10 +60,10 @@ pub unsafe extern "C" fn hvci_vault_open(engine: *const HvciEngine, vault: *cons
     }
 }
 
-/// As hvci_vtl_call, and answers the vault's functions too. `code_gpa` is the guest-physical address of the instruction that made the call, as the
-/// VMM itself found it at the exit by the guest's page tables; HVCI_NO_CODE if the instruction lies over the end of a page, or was not found. The
-/// module whose verified code is there is who asks: HV_STATUS_ACCESS_DENIED if it is none, or none that may. HV_STATUS_INSUFFICIENT_MEMORY: the
-/// answer has no room, and `*answer` is how many bytes it takes, or the vault is full, and it is 0.
+/// As hvci_vtl_call, and answers the vault's functions too. `code_gpa` is the guest-physical address of the instruction that made the call, as
+/// the VMM itself found it at the exit by the guest's page tables; HVCI_NO_CODE if the instruction lies over the end of a page, or was not
+/// found. The module whose verified code is there is who asks: HV_STATUS_ACCESS_DENIED if it is none, or none that may.
+/// HV_STATUS_INSUFFICIENT_MEMORY: the answer has no room, and `*answer` is how many bytes it takes, or the vault is full, and it is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_secure_call(
     engine: *const HvciEngine,
@@ -131,8 +131,8 @@ unsafe fn open(engine: &HvciEngine, vault: *const HvciVaultV1) -> Result<(Vault,
     Ok((vault, found))
 }
 
-/// Of these pages, those that are a vault's are the guest's again, zeros: of one that was not opened in the end, or of a restored machine. This
-/// engine has none, so nobody uses them.
+/// Of these pages, those that are a vault's become the guest's again, zeros: of one that was not opened in the end, or of a restored machine.
+/// This engine has none, so nobody uses them; and a vault takes only what is the guest's.
 fn give_back(partition: &Partition, pages: &[Gpn]) -> Answer {
     let of_a_vault = |gpn: &Gpn| partition.state(*gpn).is_some_and(|state| state.kind == Kind::SecureOnly && state.owner == OWNER_VAULT);
     let changes: Vec<(Gpn, Kind)> = pages.iter().copied().filter(of_a_vault).map(|gpn| (gpn, Kind::Data)).collect();
@@ -210,8 +210,8 @@ unsafe extern "C" fn collect(ctx: *mut c_void, bytes: *const u8, len: usize) {
 
 impl Keeper for CKeeper {
     fn read(&mut self) -> Result<Option<Vec<u8>>, KeeperError> {
-        // SAFETY: rule 1, for this and all below: the function is what the header says, and its context lives. The sink gets the context that it
-        // wants, which outlives the call.
+        // SAFETY: rule 1, for this and all below: the function is what the header says, and its context lives. The sink gets the context that
+        // it wants, which outlives the call.
         let read = |sink, sink_ctx| self.table.read.map(|call| unsafe { call(self.table.ctx, sink, sink_ctx) });
         Ok(Some(self.collected("read", read)?).filter(|bytes| !bytes.is_empty()))
     }

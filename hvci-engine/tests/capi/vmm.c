@@ -1,5 +1,5 @@
 /*
- * A small VMM in C: sixteen pages of RAM, two pages that alias others, one signed module, and a driver that a catalog lists. Every
+ * A small VMM in C: sixteen pages of RAM, two pages that alias others, one signed module, a driver that a catalog lists, and a vault. Every
  * step is checked; the first that is not as it must be ends the program with 1.
  *
  * vmm MODULE CERTIFICATE TIME DRIVER CATALOG CERTIFICATE LIST; the list is of version 2 and refuses the driver
@@ -665,11 +665,13 @@ static void a_driver_is_accepted_by_its_catalog(struct HvciConfigV1 config, stru
 #define MODULE 8u
 
 /* what the guest's code at `code` asks for, the words behind the function, zeros behind them */
-static uint16_t ask(const struct HvciEngine *engine, uint64_t code, uint64_t function, const uint64_t *words, size_t count, uint64_t *answer)
+static uint16_t ask(const struct HvciEngine *engine, uint64_t code, uint64_t function, const uint64_t *words, size_t count,
+                    uint64_t *answer)
 {
     uint64_t block[HVCI_VTL_CALL_SIZE / 8] = {function};
     MUST(count < sizeof block / sizeof *block);
-    memcpy(block + 1, words, count * sizeof *words);
+    for (size_t i = 0; i < count; i++)
+        block[1 + i] = words[i];
     return hvci_secure_call(engine, (const uint8_t *)block, 0, code, 1000000, answer);
 }
 
@@ -689,7 +691,7 @@ static void the_vault_answers_the_module_alone(const struct HvciConfigV1 *config
 {
     const uint64_t module_pages[] = {MODULE, MODULE + 1, MODULE + 2, MODULE + 3};
     const uint64_t vault_pages[] = {VAULT, MORE_OF_VAULT};
-    static const uint8_t seeds[3][HVCI_VAULT_SEED_SIZE] = {"random bytes, were it a real VMM", "others, of the second boot", "and others"};
+    static const uint8_t seeds[4][HVCI_VAULT_SEED_SIZE] = {"random, were it a real VMM", "of the second boot", "of the third", "of the last"};
     static const char policy[] = "{\"budget\": 1000}", no_policy[] = "{\"budget\": \"all\"}";
     const uint64_t code = MODULE * PAGE + 16, arguments = ARGUMENTS * PAGE;
     load.pages = module_pages;
@@ -739,9 +741,9 @@ static void the_vault_answers_the_module_alone(const struct HvciConfigV1 *config
     IS(hvci_check(engine, 0, VAULT * PAGE, 16, HVCI_ACCESS_READ), HV_STATUS_ACCESS_DENIED);
     IS(hvci_check(engine, 0, VAULT_ALIAS * PAGE + 128, 1, HVCI_ACCESS_READ), HV_STATUS_ACCESS_DENIED);
     IS(hvci_check(engine, 0, MORE_OF_VAULT * PAGE, PAGE, HVCI_ACCESS_WRITE), HV_STATUS_ACCESS_DENIED);
-    text.len = 0;
-    IS(hvci_save(engine, append, &text), HV_STATUS_SUCCESS);
-    IS(hvci_restore(engine, (const uint8_t *)text.bytes, text.len), HV_STATUS_INVALID_PARTITION_STATE);
+    static struct text saved;
+    IS(hvci_save(engine, append, &saved), HV_STATUS_SUCCESS);
+    IS(hvci_restore(engine, (const uint8_t *)saved.bytes, saved.len), HV_STATUS_INVALID_PARTITION_STATE);
 
     /* who asks from anywhere but a module's code is nobody; what is not the vault's is the loader's */
     uint64_t answer = 1;
@@ -812,10 +814,22 @@ static void the_vault_answers_the_module_alone(const struct HvciConfigV1 *config
     MUST(answer == 8 && memcmp(at_arguments + 256, "a secret", 8) == 0);
     hvci_destroy(engine);
 
-    /* a key that is gone */
-    engine = boot(config, &load);
+    /* a machine that is restored: its vault is what was kept, in the same pages */
+    const struct HvciHostV1 host = host_table();
+    IS(hvci_create(&host, config, &engine), HV_STATUS_SUCCESS);
+    IS(hvci_restore(engine, (const uint8_t *)saved.bytes, saved.len), HV_STATUS_SUCCESS);
     vault.boot_id[0] = 3;
     vault.seed = seeds[2];
+    IS(hvci_vault_open(engine, &vault, &opened), HV_STATUS_SUCCESS);
+    IS(opened, HVCI_VAULT_KEPT);
+    IS(ask(engine, code, DECRYPT, decrypt, 7, &answer), HV_STATUS_SUCCESS);
+    IS(hvci_check(engine, 0, VAULT_ALIAS * PAGE, 1, HVCI_ACCESS_READ), HV_STATUS_ACCESS_DENIED);
+    hvci_destroy(engine);
+
+    /* a key that is gone */
+    engine = boot(config, &load);
+    vault.boot_id[0] = 4;
+    vault.seed = seeds[3];
     keeper.failing = HV_STATUS_NOT_FOUND;
     IS(hvci_vault_open(engine, &vault, &opened), HV_STATUS_SUCCESS);
     IS(opened, HVCI_VAULT_LOST);
