@@ -254,3 +254,40 @@ impl Keeper for CKeeper {
         Key::new(&*key).ok_or_else(|| KeeperError::Io("unseal: a key of another size".into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::ptr;
+
+    use super::*;
+
+    #[test]
+    fn no_more_is_taken_than_a_keeper_keeps() {
+        let piece = vec![7_u8; HVCI_MAX_KEPT / 2];
+        let after = |lens: &[usize]| {
+            let mut collected = Collected { bytes: Vec::new(), whole: true };
+            for len in lens {
+                let from = if *len == usize::MAX { ptr::null() } else { piece.as_ptr() };
+                // SAFETY: the context is the one it wants; null is not read, and the others are no longer than the piece.
+                unsafe { collect((&raw mut collected).cast(), from, *len) };
+            }
+            (collected.bytes.len(), collected.whole)
+        };
+        let half = HVCI_MAX_KEPT / 2;
+        assert_eq!(after(&[]), (0, true));
+        assert_eq!(after(&[half, half, 0]), (HVCI_MAX_KEPT, true));
+        assert!(!after(&[half, half, 1]).1 && !after(&[usize::MAX]).1);
+        // what comes behind a piece that is missing is not taken for the rest
+        assert_eq!(after(&[3, usize::MAX, 4]), (3, false));
+    }
+
+    #[test]
+    fn a_keepers_status_says_what_became_of_the_key() {
+        let of = |status: HvStatus| answer("unseal", Some(status.0));
+        assert_eq!(of(HvStatus::SUCCESS), Ok(()));
+        assert!(matches!(of(HvStatus::ACCESS_DENIED), Err(KeeperError::NotReleased(_))));
+        assert!(matches!(of(HvStatus::NOT_FOUND), Err(KeeperError::Lost(_))));
+        assert!(matches!(of(HvStatus(0x7abc)), Err(KeeperError::Io(why)) if why == "unseal: HV_STATUS 0x7abc"));
+        assert!(matches!(answer("unseal", None), Err(KeeperError::Io(_))));
+    }
+}
