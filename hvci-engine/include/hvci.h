@@ -51,7 +51,7 @@
 
 
 // Edition of this header: a higher one has more functions, or more fields at the ends of tables. See hvci_version.
-#define HVCI_VERSION 2
+#define HVCI_VERSION 3
 
 // The version of every table whose name ends in V1.
 #define HVCI_V1 1
@@ -67,6 +67,18 @@
 
 // Where a processor could be named: none did it.
 #define HVCI_NO_VP 4294967295
+
+// Of hvci_secure_call: it is not known which page the instruction is in, or it is in two.
+#define HVCI_NO_CODE 18446744073709551615ull
+
+// Bytes of HvciVaultV1.seed.
+#define HVCI_VAULT_SEED_SIZE 32
+
+// Bytes of a vault's key, as a keeper seals it.
+#define HVCI_VAULT_KEY_SIZE 32
+
+// Most bytes that a keeper keeps, of the vault or of a sealed key.
+#define HVCI_MAX_KEPT 16777216
 
 // HV_MAP_GPA_FLAGS: loads.
 #define HV_MAP_GPA_READABLE 1
@@ -136,6 +148,15 @@
 
 // Timestamps.
 #define HVCI_PURPOSE_TIMESTAMP 32
+
+// What hvci_vault_open has found: nothing was kept, and the vault is a new one.
+#define HVCI_VAULT_NEW 1
+
+// What was kept, and it is there again.
+#define HVCI_VAULT_KEPT 2
+
+// What was kept, and its key is gone for good: the vault is a new one.
+#define HVCI_VAULT_LOST 3
 
 // An engine: one guest, its frames and its modules.
 typedef struct HvciEngine HvciEngine;
@@ -340,8 +361,58 @@ typedef struct HvciLoadV1 {
   size_t area_count;
 } HvciLoadV1;
 
-// Gets bytes, piece by piece: of hvci_save, or one event of hvci_take_events.
+// Gets bytes, piece by piece: of hvci_save, or one event of hvci_take_events. A keeper gets one of the engine's, never null, for the call.
 typedef void (*HvciSink)(void *ctx, const uint8_t *bytes, size_t len);
+
+// Keeps a vault while its machine is off: the machine's TPM with a file, or the host. All functions must be there. Each answers
+// HV_STATUS_SUCCESS if it has done what it was asked; HV_STATUS_ACCESS_DENIED if the machine is not in a state in which the key may be had, but
+// may be later; HV_STATUS_NOT_FOUND if the key is gone for good: what was sealed under it is given up then; any other status if it failed. They
+// are called one at a time, by any thread.
+typedef struct HvciKeeperV1 {
+  // HVCI_V1.
+  uint32_t version;
+  // Bytes of this table.
+  uint32_t size;
+  // Handed to every function.
+  void *ctx;
+  // Gives `sink` what `replace` was given last, in one or several pieces; nothing if it was given nothing yet.
+  uint16_t (*read)(void *ctx, HvciSink sink, void *sink_ctx);
+  // Keeps these bytes, HVCI_MAX_KEPT at most, instead: all of them or none, whatever happens meanwhile, and lasting when it returns.
+  uint16_t (*replace)(void *ctx, const uint8_t *bytes, size_t len);
+  // How far the machine has come: a number that never goes back, whoever puts an older disk under it.
+  uint16_t (*counter)(void *ctx, uint64_t *value);
+  // Moves it up to `value`.
+  uint16_t (*advance)(void *ctx, uint64_t value);
+  // Seals the HVCI_VAULT_KEY_SIZE bytes of `key`, so that nothing but `unseal` gets them back, and gives `sink` what came of it. No copy of
+  // the key stays.
+  uint16_t (*seal)(void *ctx, const uint8_t *key, HvciSink sink, void *sink_ctx);
+  // Writes the HVCI_VAULT_KEY_SIZE bytes of a sealed key to `key`: once in a boot.
+  uint16_t (*unseal)(void *ctx, const uint8_t *sealed, size_t len, uint8_t *key);
+} HvciKeeperV1;
+
+// What a vault is made for.
+typedef struct HvciVaultV1 {
+  // HVCI_V1.
+  uint32_t version;
+  // Bytes of this table.
+  uint32_t size;
+  // Guest page numbers of its pages, each once: RAM that the guest was told not to use. 32 credentials fit into each.
+  const uint64_t *pages;
+  // How many; one at least.
+  size_t page_count;
+  // The machine's, for all its life.
+  uint8_t vm_id[16];
+  // A new one at each boot, and when the machine's memory is restored.
+  uint8_t boot_id[16];
+  // HVCI_VAULT_SEED_SIZE random bytes that were used for nothing else. The caller wipes them afterwards.
+  const uint8_t *seed;
+  // What is allowed of every credential: JSON of an `hvci_engine::vault::UsePolicy`.
+  const uint8_t *policy;
+  // Bytes of it; 0 for the default.
+  size_t policy_len;
+  // Null: nothing outlives the boot. The table is copied; what it names lives as long as the engine.
+  const struct HvciKeeperV1 *keeper;
+} HvciVaultV1;
 
 #ifdef __cplusplus
 extern "C" {
@@ -359,7 +430,8 @@ uint16_t hvci_create(const struct HvciHostV1 *host,
                      const struct HvciConfigV1 *config,
                      struct HvciEngine **engine);
 
-// Ends an engine; null is nothing to end. Nobody may be within another function of it. The guest's permissions stay as they are.
+// Ends an engine; null is nothing to end. Nobody may be within another function of it. The guest's permissions stay as they are. What is in a
+// vault is gone unless it was kept (hvci_vault_commit), and its pages are wiped, but not those of an engine that a panic ended.
 void hvci_destroy(struct HvciEngine *engine);
 
 // Answers a hypercall of level `vtl`: `control` is the TLFS's control word, `input` what is at the input GPA or in registers, `output`
@@ -427,7 +499,7 @@ uint16_t hvci_replace_blocked(const struct HvciEngine *engine,
 
 // Answers a VTL call of processor `vp`: `block` is a copy of the guest's HVCI_VTL_CALL_SIZE bytes, `time` are seconds since 1970,
 // `*answer`, if it is not null, is what the function answers. A VMM asks itself in the same way for what has no function here (the end of
-// a module's initialisation, patches, regions).
+// a module's initialisation, patches, regions). The vault's functions are not there: hvci_secure_call.
 uint16_t hvci_vtl_call(const struct HvciEngine *engine,
                        const uint8_t *block,
                        uint32_t vp,
@@ -453,10 +525,41 @@ uint16_t hvci_save(const struct HvciEngine *engine,
 // Takes over a saved state. HV_STATUS_INVALID_PARAMETER for what is none of a known version, HV_STATUS_OPERATION_DENIED for one that is
 // older than what this machine has reached: nothing is changed then. A status of the host's own comes when it is taken over already, and
 // leaves permissions narrower than it allows. If only the table of modules is refused, the protection state is taken over and the table is
-// what it was: destroy the engine then.
+// what it was: destroy the engine then. HV_STATUS_INVALID_PARTITION_STATE if there is a vault, whose pages the state could give away: it is
+// opened behind this.
 uint16_t hvci_restore(const struct HvciEngine *engine,
                       const uint8_t *state,
                       size_t len);
+
+// Opens the engine's vault, before the guest runs and behind hvci_restore: its pages become VTL 1's, which neither the guest nor a device
+// reads, and are wiped. `vault` and the keeper's table are copied. `*opened`, if it is not null, is HVCI_VAULT_*, or 0 on failure. Pages that
+// were taken by then stay VTL 1's, without secrets, and may be named again.
+//
+// HV_STATUS_INVALID_PARTITION_STATE: there is a vault. HV_STATUS_ACCESS_DENIED: what was kept is another machine's, older than what was last
+// kept, or changed. HV_STATUS_OPERATION_DENIED: the keeper failed, or does not release the key. HV_STATUS_INVALID_PARAMETER: null, a version
+// or size that is not known, a function that is missing, pages that are no RAM or fewer than what was kept takes, a policy that is none.
+// HV_STATUS_INSUFFICIENT_MEMORY: no pages. Others for pages that something else has. The host's own.
+uint16_t hvci_vault_open(const struct HvciEngine *engine,
+                         const struct HvciVaultV1 *vault,
+                         uint32_t *opened);
+
+// As hvci_vtl_call, and answers the vault's functions too. `code_gpa` is the guest-physical address of the instruction that made the call, as
+// the VMM itself found it at the exit by the guest's page tables; HVCI_NO_CODE if the instruction lies over the end of a page, or was not
+// found. The module whose verified code is there is who asks: HV_STATUS_ACCESS_DENIED if it is none, or none that may.
+// HV_STATUS_INSUFFICIENT_MEMORY: the answer has no room, and `*answer` is how many bytes it takes, or the vault is full, and it is 0.
+uint16_t hvci_secure_call(const struct HvciEngine *engine,
+                          const uint8_t *block,
+                          uint32_t vp,
+                          uint64_t code_gpa,
+                          int64_t time,
+                          uint64_t *answer);
+
+// Has the keeper keep what it does not keep yet; without a keeper nothing is done. HV_STATUS_INVALID_PARTITION_STATE: there is no vault.
+// HV_STATUS_OPERATION_DENIED: the keeper failed; what was kept before, or all of what is there now, is kept then.
+uint16_t hvci_vault_commit(const struct HvciEngine *engine);
+
+// Has the keeper keep everything under a new key. As hvci_vault_commit.
+uint16_t hvci_vault_rotate(const struct HvciEngine *engine);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -37,7 +37,7 @@ fn header() -> String {
     let mut config = cbindgen::Config::from_file(here().join("cbindgen.toml")).unwrap();
     let statuses = HvStatus::NAMED.iter().map(|(status, name, text)| format!("// {text}\n#define HV_STATUS_{name} {:#x}\n", status.0));
     config.after_includes = Some(format!("\n// HV_STATUS (TLFS); others are a host's own\n\n{}", statuses.collect::<String>()));
-    let sources = ["tables.rs", "engine.rs"].map(|name| here().join("src/capi").join(name));
+    let sources = ["tables.rs", "engine.rs", "vault.rs"].map(|name| here().join("src/capi").join(name));
     let builder = sources.iter().fold(cbindgen::Builder::new().with_config(config), |builder, source| builder.with_src(source));
     let mut text = Vec::new();
     builder.generate().unwrap().write(&mut text);
@@ -101,6 +101,8 @@ const EXPECTED: &[&str] = &[
     "restored\n",
     "unloaded\n",
     "placed by sections\n",
+    "the vault has answered\n",
+    "the vault was kept, and lost\n",
     "without a catalog: HVCI-SIG-001",
     "by a catalog of nobody's: HVCI-",
     "accepted by its catalog\n",

@@ -10,8 +10,12 @@ use core::{
     fmt,
     panic::AssertUnwindSafe,
     ptr, slice,
+    sync::atomic::{AtomicBool, Ordering},
 };
-use std::{panic::catch_unwind, sync::Arc};
+use std::{
+    panic::catch_unwind,
+    sync::{Arc, OnceLock},
+};
 
 use super::{
     host::{CHost, CSymbols, CVp},
@@ -36,14 +40,18 @@ use crate::{
     },
     status::HvStatus,
     time::UnixTime,
+    vault::Vault,
     vsm::partition::Partition,
 };
 
 /// An engine: one guest, its frames and its modules.
 pub struct HvciEngine {
     host: Arc<CHost>,
-    partition: Arc<Partition>,
-    loader: Loader,
+    pub(super) partition: Arc<Partition>,
+    pub(super) loader: Loader,
+    pub(super) vault: OnceLock<Vault>,
+    /// There is a vault, or it is being opened.
+    pub(super) vault_taken: AtomicBool,
 }
 
 impl fmt::Debug for HvciEngine {
@@ -52,7 +60,7 @@ impl fmt::Debug for HvciEngine {
     }
 }
 
-type Answer = Result<(), HvStatus>;
+pub(super) type Answer = Result<(), HvStatus>;
 
 /// The edition of the library: HVCI_VERSION of the header that it was built with.
 #[unsafe(no_mangle)]
@@ -79,7 +87,8 @@ pub unsafe extern "C" fn hvci_create(host: *const HvciHostV1, config: *const Hvc
     status_of(made.map(|made| unsafe { put(engine, Box::into_raw(Box::new(made))) }))
 }
 
-/// Ends an engine; null is nothing to end. Nobody may be within another function of it. The guest's permissions stay as they are.
+/// Ends an engine; null is nothing to end. Nobody may be within another function of it. The guest's permissions stay as they are. What is in a
+/// vault is gone unless it was kept (hvci_vault_commit), and its pages are wiped, but not those of an engine that a panic ended.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_destroy(engine: *mut HvciEngine) {
     if !engine.is_null() {
@@ -260,23 +269,11 @@ pub unsafe extern "C" fn hvci_replace_blocked(engine: *const HvciEngine, list: *
 
 /// Answers a VTL call of processor `vp`: `block` is a copy of the guest's HVCI_VTL_CALL_SIZE bytes, `time` are seconds since 1970,
 /// `*answer`, if it is not null, is what the function answers. A VMM asks itself in the same way for what has no function here (the end of
-/// a module's initialisation, patches, regions).
+/// a module's initialisation, patches, regions). The vault's functions are not there: hvci_secure_call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_vtl_call(engine: *const HvciEngine, block: *const u8, vp: u32, time: i64, answer: *mut u64) -> u16 {
-    let run = |engine: &HvciEngine| {
-        // SAFETY: rule 1.
-        let block = unsafe { list(block, HVCI_VTL_CALL_SIZE) }?;
-        let block = block.first_chunk().ok_or(HvStatus::INVALID_PARAMETER)?;
-        let (status, value) = engine.loader.call(block, vp, UnixTime(time));
-        // SAFETY: null or the caller's to write to, by rule 1.
-        unsafe { put(answer, value) };
-        status.ok()
-    };
     // SAFETY: rule 1.
-    unsafe {
-        put(answer, 0);
-        with(engine, run)
-    }
+    unsafe { with_block(engine, block, answer, |engine, block| engine.loader.call(block, vp, UnixTime(time))) }
 }
 
 /// Ends the boot: levels, configuration, pinned registers and keys can be changed no more. There is no way back.
@@ -337,12 +334,16 @@ pub unsafe extern "C" fn hvci_save(engine: *const HvciEngine, sink: HvciSink, si
 /// Takes over a saved state. HV_STATUS_INVALID_PARAMETER for what is none of a known version, HV_STATUS_OPERATION_DENIED for one that is
 /// older than what this machine has reached: nothing is changed then. A status of the host's own comes when it is taken over already, and
 /// leaves permissions narrower than it allows. If only the table of modules is refused, the protection state is taken over and the table is
-/// what it was: destroy the engine then.
+/// what it was: destroy the engine then. HV_STATUS_INVALID_PARTITION_STATE if there is a vault, whose pages the state could give away: it is
+/// opened behind this.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvci_restore(engine: *const HvciEngine, state: *const u8, len: usize) -> u16 {
     let run = |engine: &HvciEngine| {
         // SAFETY: rule 1.
         let state = unsafe { list(state, len) }?;
+        if engine.vault_taken.load(Ordering::SeqCst) {
+            return Err(HvStatus::INVALID_PARTITION_STATE);
+        }
         let (frames, state) = state.split_first_chunk().ok_or(HvStatus::INVALID_PARAMETER)?;
         let frames = usize::try_from(u64::from_le_bytes(*frames)).map_err(|_| HvStatus::INVALID_PARAMETER)?;
         let (frames, modules) = state.split_at_checked(frames).ok_or(HvStatus::INVALID_PARAMETER)?;
@@ -389,7 +390,7 @@ unsafe fn create(host: *const HvciHostV1, config: *const HvciConfigV1) -> Result
     let partition = Arc::new(partition);
     let symbols = Box::new(CSymbols(Arc::clone(&host)));
     let loader = Loader::new(Arc::clone(&partition), trust, catalogs, None, symbols);
-    Ok(HvciEngine { host, partition, loader })
+    Ok(HvciEngine { host, partition, loader, vault: OnceLock::new(), vault_taken: AtomicBool::new(false) })
 }
 
 /// The address of an area's first page, and its pages.
@@ -474,10 +475,36 @@ unsafe fn intercepted(engine: *const HvciEngine, action: *mut u32, run: impl FnO
 ///
 /// # Safety
 /// Rule 1: `engine` is null or of [`hvci_create`] and not destroyed.
-unsafe fn with(engine: *const HvciEngine, run: impl FnOnce(&HvciEngine) -> Answer) -> u16 {
+pub(super) unsafe fn with(engine: *const HvciEngine, run: impl FnOnce(&HvciEngine) -> Answer) -> u16 {
     // SAFETY: this function's contract.
     let Some(engine) = (unsafe { engine.as_ref() }) else { return HvStatus::INVALID_PARAMETER.0 };
     status_of(guarded(&engine.host, || run(engine)))
+}
+
+/// Answers a VTL call by what answers its block.
+///
+/// # Safety
+/// Rule 1.
+pub(super) unsafe fn with_block(
+    engine: *const HvciEngine,
+    block: *const u8,
+    answer: *mut u64,
+    run: impl FnOnce(&HvciEngine, &[u8; HVCI_VTL_CALL_SIZE]) -> (HvStatus, u64),
+) -> u16 {
+    let run = |engine: &HvciEngine| {
+        // SAFETY: this function's contract.
+        let block = unsafe { list(block, HVCI_VTL_CALL_SIZE) }?;
+        let block = block.first_chunk().ok_or(HvStatus::INVALID_PARAMETER)?;
+        let (status, value) = run(engine, block);
+        // SAFETY: null or the caller's to write to, by this function's contract.
+        unsafe { put(answer, value) };
+        status.ok()
+    };
+    // SAFETY: this function's contract.
+    unsafe {
+        put(answer, 0);
+        with(engine, run)
+    }
 }
 
 fn guarded(host: &CHost, run: impl FnOnce() -> Answer) -> Answer {
@@ -515,7 +542,7 @@ fn outermost<T>(run: impl FnOnce() -> T) -> Option<T> {
 
 /// # Safety
 /// Rule 1: `to` is null or the caller's to write to.
-unsafe fn put<T>(to: *mut T, value: T) {
+pub(super) unsafe fn put<T>(to: *mut T, value: T) {
     if !to.is_null() {
         // SAFETY: this function's contract.
         unsafe { to.write(value) };

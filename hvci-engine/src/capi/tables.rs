@@ -9,10 +9,10 @@ use core::{
     ptr,
 };
 
-use crate::{access::MapGpaFlags, event, status::HvStatus, vsm};
+use crate::{access::MapGpaFlags, event, status::HvStatus, vsm::secure_call};
 
 /// Edition of this header: a higher one has more functions, or more fields at the ends of tables. See hvci_version.
-pub const HVCI_VERSION: u32 = 2;
+pub const HVCI_VERSION: u32 = 3;
 /// The version of every table whose name ends in V1.
 pub const HVCI_V1: u32 = 1;
 /// Version of the form of events. Fields are added to them, never changed.
@@ -23,6 +23,14 @@ pub const HVCI_VTL_CALL_SIZE: usize = 104;
 pub const HVCI_MAX_ALIASES: usize = 65536;
 /// Where a processor could be named: none did it.
 pub const HVCI_NO_VP: u32 = 0xffff_ffff;
+/// Of hvci_secure_call: it is not known which page the instruction is in, or it is in two.
+pub const HVCI_NO_CODE: u64 = 0xffff_ffff_ffff_ffff;
+/// Bytes of HvciVaultV1.seed.
+pub const HVCI_VAULT_SEED_SIZE: usize = 32;
+/// Bytes of a vault's key, as a keeper seals it.
+pub const HVCI_VAULT_KEY_SIZE: usize = 32;
+/// Most bytes that a keeper keeps, of the vault or of a sealed key.
+pub const HVCI_MAX_KEPT: usize = 0x100_0000;
 
 /// HV_MAP_GPA_FLAGS: loads.
 pub const HV_MAP_GPA_READABLE: u32 = 0x1;
@@ -77,6 +85,13 @@ pub const HVCI_PURPOSE_MODULE: u32 = 0x8;
 /// Timestamps.
 pub const HVCI_PURPOSE_TIMESTAMP: u32 = 0x20;
 
+/// What hvci_vault_open has found: nothing was kept, and the vault is a new one.
+pub const HVCI_VAULT_NEW: u32 = 1;
+/// What was kept, and it is there again.
+pub const HVCI_VAULT_KEPT: u32 = 2;
+/// What was kept, and its key is gone for good: the vault is a new one.
+pub const HVCI_VAULT_LOST: u32 = 3;
+
 /// Successive guest pages.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +102,7 @@ pub struct HvciGpnRange {
     pub pages: u64,
 }
 
-/// Gets bytes, piece by piece: of hvci_save, or one event of hvci_take_events.
+/// Gets bytes, piece by piece: of hvci_save, or one event of hvci_take_events. A keeper gets one of the engine's, never null, for the call.
 pub type HvciSink = Option<unsafe extern "C" fn(ctx: *mut c_void, bytes: *const u8, len: usize)>;
 
 /// Gets a guest page of a frame; `each_ctx` is what came with it. Anything but HV_STATUS_SUCCESS: there were too many, stop.
@@ -301,6 +316,60 @@ pub struct HvciLoadV1 {
     pub area_count: usize,
 }
 
+/// Keeps a vault while its machine is off: the machine's TPM with a file, or the host. All functions must be there. Each answers
+/// HV_STATUS_SUCCESS if it has done what it was asked; HV_STATUS_ACCESS_DENIED if the machine is not in a state in which the key may be had, but
+/// may be later; HV_STATUS_NOT_FOUND if the key is gone for good: what was sealed under it is given up then; any other status if it failed. They
+/// are called one at a time, by any thread.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HvciKeeperV1 {
+    /// HVCI_V1.
+    pub version: u32,
+    /// Bytes of this table.
+    pub size: u32,
+    /// Handed to every function.
+    pub ctx: *mut c_void,
+    /// Gives `sink` what `replace` was given last, in one or several pieces; nothing if it was given nothing yet.
+    pub read: Option<unsafe extern "C" fn(ctx: *mut c_void, sink: HvciSink, sink_ctx: *mut c_void) -> u16>,
+    /// Keeps these bytes, HVCI_MAX_KEPT at most, instead: all of them or none, whatever happens meanwhile, and lasting when it returns.
+    pub replace: Option<unsafe extern "C" fn(ctx: *mut c_void, bytes: *const u8, len: usize) -> u16>,
+    /// How far the machine has come: a number that never goes back, whoever puts an older disk under it.
+    pub counter: Option<unsafe extern "C" fn(ctx: *mut c_void, value: *mut u64) -> u16>,
+    /// Moves it up to `value`.
+    pub advance: Option<unsafe extern "C" fn(ctx: *mut c_void, value: u64) -> u16>,
+    /// Seals the HVCI_VAULT_KEY_SIZE bytes of `key`, so that nothing but `unseal` gets them back, and gives `sink` what came of it. No copy of
+    /// the key stays.
+    pub seal: Option<unsafe extern "C" fn(ctx: *mut c_void, key: *const u8, sink: HvciSink, sink_ctx: *mut c_void) -> u16>,
+    /// Writes the HVCI_VAULT_KEY_SIZE bytes of a sealed key to `key`: once in a boot.
+    pub unseal: Option<unsafe extern "C" fn(ctx: *mut c_void, sealed: *const u8, len: usize, key: *mut u8) -> u16>,
+}
+
+/// What a vault is made for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HvciVaultV1 {
+    /// HVCI_V1.
+    pub version: u32,
+    /// Bytes of this table.
+    pub size: u32,
+    /// Guest page numbers of its pages, each once: RAM that the guest was told not to use. 32 credentials fit into each.
+    pub pages: *const u64,
+    /// How many; one at least.
+    pub page_count: usize,
+    /// The machine's, for all its life.
+    pub vm_id: [u8; 16],
+    /// A new one at each boot, and when the machine's memory is restored.
+    pub boot_id: [u8; 16],
+    /// HVCI_VAULT_SEED_SIZE random bytes that were used for nothing else. The caller wipes them afterwards.
+    pub seed: *const u8,
+    /// What is allowed of every credential: JSON of an `hvci_engine::vault::UsePolicy`.
+    pub policy: *const u8,
+    /// Bytes of it; 0 for the default.
+    pub policy_len: usize,
+    /// Null: nothing outlives the boot. The table is copied; what it names lives as long as the engine.
+    pub keeper: *const HvciKeeperV1,
+}
+
 /// A table of C.
 ///
 /// # Safety
@@ -331,6 +400,14 @@ unsafe impl Table for HvciMemoryInterceptV1 {
 unsafe impl Table for HvciLoadV1 {
     const LEAST: usize = offset_of!(Self, sections);
 }
+// SAFETY: as above; the arrays of bytes end at multiples of 8.
+unsafe impl Table for HvciVaultV1 {
+    const LEAST: usize = size_of::<Self>();
+}
+// SAFETY: as above.
+unsafe impl Table for HvciKeeperV1 {
+    const LEAST: usize = size_of::<Self>();
+}
 
 /// Sizes that no later edition may change.
 const _: () = {
@@ -338,6 +415,7 @@ const _: () = {
     assert!(HvciConfigV1::LEAST == 72 && size_of::<HvciConfigV1>() == 88);
     assert!(HvciLoadV1::LEAST == 72 && size_of::<HvciLoadV1>() == 104);
     assert!(size_of::<HvciVpV1>() == 48 && size_of::<HvciMemoryInterceptV1>() == 48);
+    assert!(size_of::<HvciVaultV1>() == 88 && size_of::<HvciKeeperV1>() == 64);
     // those without a size of their own
     assert!(size_of::<HvciKey>() == 24 && size_of::<HvciGpnRange>() == 16);
     assert!(size_of::<HvciCatalog>() == 16 && size_of::<HvciSection>() == 16 && size_of::<HvciArea>() == 24);
@@ -345,7 +423,7 @@ const _: () = {
 
 /// The header's numbers are the engine's.
 const _: () = {
-    assert!(HVCI_EVENT_SCHEMA == event::SCHEMA_VERSION && HVCI_VTL_CALL_SIZE == vsm::secure_call::BLOCK);
+    assert!(HVCI_EVENT_SCHEMA == event::SCHEMA_VERSION && HVCI_VTL_CALL_SIZE == secure_call::BLOCK);
     assert!(HV_MAP_GPA_READABLE == MapGpaFlags::READABLE.0 && HV_MAP_GPA_WRITABLE == MapGpaFlags::WRITABLE.0);
     assert!(HV_MAP_GPA_KERNEL_EXECUTABLE == MapGpaFlags::KERNEL_EXECUTABLE.0);
     assert!(HV_MAP_GPA_USER_EXECUTABLE == MapGpaFlags::USER_EXECUTABLE.0);

@@ -1,5 +1,5 @@
 /*
- * A small VMM in C: sixteen pages of RAM, two pages that alias others, one signed module, and a driver that a catalog lists. Every
+ * A small VMM in C: sixteen pages of RAM, two pages that alias others, one signed module, a driver that a catalog lists, and a vault. Every
  * step is checked; the first that is not as it must be ends the program with 1.
  *
  * vmm MODULE CERTIFICATE TIME DRIVER CATALOG CERTIFICATE LIST; the list is of version 2 and refuses the driver
@@ -185,6 +185,81 @@ static void inject(void *ctx, uint8_t vector, bool has_error_code, uint32_t erro
     processor->error_code = error_code;
 }
 
+/* ---- what keeps the vault: a buffer and a counter that outlive a boot ---- */
+
+struct keeper {
+    uint8_t kept[8192];
+    size_t len;
+    uint64_t counter;
+    unsigned replaced;
+    /* what unseal answers */
+    uint16_t failing;
+};
+
+/* no seal at all: a real keeper has the machine's TPM seal the key to what was measured */
+static void seal_or_unseal(uint8_t *to, const uint8_t *from)
+{
+    for (size_t i = 0; i < HVCI_VAULT_KEY_SIZE; i++)
+        to[i] = from[i] ^ 0x5a;
+}
+
+static uint16_t read_kept(void *ctx, HvciSink sink, void *sink_ctx)
+{
+    const struct keeper *keeper = ctx;
+    const size_t half = keeper->len / 2;
+    if (keeper->len > 0) {
+        sink(sink_ctx, keeper->kept, half);
+        sink(sink_ctx, keeper->kept + half, keeper->len - half);
+    }
+    return HV_STATUS_SUCCESS;
+}
+
+static uint16_t replace_kept(void *ctx, const uint8_t *bytes, size_t len)
+{
+    struct keeper *keeper = ctx;
+    if (len > sizeof keeper->kept)
+        return HV_STATUS_INSUFFICIENT_MEMORY;
+    memcpy(keeper->kept, bytes, len);
+    keeper->len = len;
+    keeper->replaced++;
+    return HV_STATUS_SUCCESS;
+}
+
+static uint16_t counter(void *ctx, uint64_t *value)
+{
+    const struct keeper *keeper = ctx;
+    *value = keeper->counter;
+    return HV_STATUS_SUCCESS;
+}
+
+static uint16_t advance(void *ctx, uint64_t value)
+{
+    struct keeper *keeper = ctx;
+    if (value > keeper->counter)
+        keeper->counter = value;
+    return HV_STATUS_SUCCESS;
+}
+
+static uint16_t seal(void *ctx, const uint8_t *key, HvciSink sink, void *sink_ctx)
+{
+    uint8_t sealed[HVCI_VAULT_KEY_SIZE];
+    (void)ctx;
+    seal_or_unseal(sealed, key);
+    sink(sink_ctx, sealed, sizeof sealed);
+    return HV_STATUS_SUCCESS;
+}
+
+static uint16_t unseal(void *ctx, const uint8_t *sealed, size_t len, uint8_t *key)
+{
+    const struct keeper *keeper = ctx;
+    if (keeper->failing != HV_STATUS_SUCCESS)
+        return keeper->failing;
+    if (len != HVCI_VAULT_KEY_SIZE)
+        return HV_STATUS_INVALID_PARAMETER;
+    seal_or_unseal(key, sealed);
+    return HV_STATUS_SUCCESS;
+}
+
 /* ---- sinks ---- */
 
 struct text {
@@ -208,6 +283,7 @@ static void append(void *ctx, const uint8_t *bytes, size_t len)
 static struct machine machine;
 static struct processor cpu;
 static struct text text;
+static struct keeper keeper;
 
 static struct HvciHostV1 host_table(void)
 {
@@ -236,6 +312,21 @@ static struct HvciVpV1 vp_table(void)
     vp.set_register = set_register;
     vp.inject = inject;
     return vp;
+}
+
+static struct HvciKeeperV1 keeper_table(void)
+{
+    struct HvciKeeperV1 table = {0};
+    table.version = HVCI_V1;
+    table.size = sizeof table;
+    table.ctx = &keeper;
+    table.read = read_kept;
+    table.replace = replace_kept;
+    table.counter = counter;
+    table.advance = advance;
+    table.seal = seal;
+    table.unseal = unseal;
+    return table;
 }
 
 static uint8_t *read_file(const char *path, size_t *len)
@@ -378,6 +469,13 @@ static void null_is_refused(const struct HvciEngine *engine, const struct HvciVp
     IS(hvci_replace_blocked(engine, NULL, 0), HV_STATUS_INVALID_PARAMETER);
     IS(hvci_replace_blocked(engine, NULL, 2), HV_STATUS_INVALID_PARAMETER);
     IS(hvci_vtl_call(engine, NULL, 0, 0, NULL), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_secure_call(engine, NULL, 0, HVCI_NO_CODE, 0, NULL), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_secure_call(NULL, block, 0, HVCI_NO_CODE, 0, NULL), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_vault_open(NULL, NULL, NULL), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_vault_open(engine, NULL, NULL), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_vault_commit(NULL), HV_STATUS_INVALID_PARAMETER);
+    IS(hvci_vault_commit(engine), HV_STATUS_INVALID_PARTITION_STATE);
+    IS(hvci_vault_rotate(engine), HV_STATUS_INVALID_PARTITION_STATE);
     IS(hvci_vtl_call(engine, block, 0, 0, NULL), HV_STATUS_FEATURE_UNAVAILABLE);
     IS(hvci_end_of_boot(NULL), HV_STATUS_INVALID_PARAMETER);
     IS(hvci_take_events(engine, NULL, NULL, NULL), HV_STATUS_INVALID_PARAMETER);
@@ -551,6 +649,193 @@ static void a_driver_is_accepted_by_its_catalog(struct HvciConfigV1 config, stru
     IS(hvci_replace_blocked(engine, (const uint8_t *)newer, strlen(newer)), HV_STATUS_SUCCESS);
     IS(hvci_load(engine, &load, &module, reason, sizeof reason), HV_STATUS_SUCCESS);
     hvci_destroy(engine);
+}
+
+/* functions of the vault: `Function` of `hvci_engine::vault` */
+#define ADD_KEY 0x30201u
+#define LIST 0x30204u
+#define ENCRYPT 0x30300u
+#define DECRYPT 0x30301u
+
+/* pages of the vault's, the first of which has an alias, and one that the guest's arguments are in */
+#define VAULT 4u
+#define VAULT_ALIAS ALIAS_OF_TEXT
+#define MORE_OF_VAULT 13u
+#define ARGUMENTS 1u
+#define MODULE 8u
+
+/* what the guest's code at `code` asks for, the words behind the function, zeros behind them */
+static uint16_t ask(const struct HvciEngine *engine, uint64_t code, uint64_t function, const uint64_t *words, size_t count,
+                    uint64_t *answer)
+{
+    uint64_t block[HVCI_VTL_CALL_SIZE / 8] = {function};
+    MUST(count < sizeof block / sizeof *block);
+    for (size_t i = 0; i < count; i++)
+        block[1 + i] = words[i];
+    return hvci_secure_call(engine, (const uint8_t *)block, 0, code, 1000000, answer);
+}
+
+/* an engine with the module, whose code is the only one that there is */
+static struct HvciEngine *boot(const struct HvciConfigV1 *config, const struct HvciLoadV1 *load)
+{
+    struct HvciEngine *engine = NULL;
+    const struct HvciHostV1 host = host_table();
+    uint32_t module = 0;
+    IS(hvci_create(&host, config, &engine), HV_STATUS_SUCCESS);
+    lay_out(MODULE);
+    IS(hvci_load(engine, load, &module, NULL, 0), HV_STATUS_SUCCESS);
+    return engine;
+}
+
+static void the_vault_answers_the_module_alone(const struct HvciConfigV1 *config, struct HvciLoadV1 load)
+{
+    const uint64_t module_pages[] = {MODULE, MODULE + 1, MODULE + 2, MODULE + 3};
+    const uint64_t vault_pages[] = {VAULT, MORE_OF_VAULT};
+    static const uint8_t seeds[4][HVCI_VAULT_SEED_SIZE] = {"random, were it a real VMM", "of the second boot", "of the third", "of the last"};
+    static const char policy[] = "{\"budget\": 1000}", no_policy[] = "{\"budget\": \"all\"}";
+    const uint64_t code = MODULE * PAGE + 16, arguments = ARGUMENTS * PAGE;
+    load.pages = module_pages;
+
+    const struct HvciKeeperV1 keeps = keeper_table();
+    struct HvciVaultV1 vault = {0};
+    vault.version = HVCI_V1;
+    vault.size = sizeof vault;
+    vault.pages = vault_pages;
+    vault.page_count = 2;
+    vault.vm_id[0] = 7;
+    vault.boot_id[0] = 1;
+    vault.seed = seeds[0];
+    vault.policy = (const uint8_t *)policy;
+    vault.policy_len = strlen(policy);
+    vault.keeper = &keeps;
+
+    /* what cannot be opened leaves nothing open */
+    struct HvciEngine *engine = boot(config, &load);
+    uint32_t opened = 99;
+    struct HvciVaultV1 other = vault;
+    other.size = sizeof other - 8;
+    IS(hvci_vault_open(engine, &other, &opened), HV_STATUS_INVALID_PARAMETER);
+    IS(opened, 0);
+    other = vault;
+    other.seed = NULL;
+    IS(hvci_vault_open(engine, &other, NULL), HV_STATUS_INVALID_PARAMETER);
+    other = vault;
+    other.policy = (const uint8_t *)no_policy;
+    other.policy_len = strlen(no_policy);
+    IS(hvci_vault_open(engine, &other, NULL), HV_STATUS_INVALID_PARAMETER);
+    other = vault;
+    other.page_count = 0;
+    IS(hvci_vault_open(engine, &other, NULL), HV_STATUS_INSUFFICIENT_MEMORY);
+    struct HvciKeeperV1 less = keeps;
+    less.unseal = NULL;
+    other = vault;
+    other.keeper = &less;
+    IS(hvci_vault_open(engine, &other, NULL), HV_STATUS_INVALID_PARAMETER);
+    MUST((machine.allowed[0][VAULT] & HV_MAP_GPA_WRITABLE) != 0);
+
+    /* a new one: its pages are nobody's but VTL 1's, by every name */
+    IS(hvci_vault_open(engine, &vault, &opened), HV_STATUS_SUCCESS);
+    IS(opened, HVCI_VAULT_NEW);
+    IS(hvci_vault_open(engine, &vault, &opened), HV_STATUS_INVALID_PARTITION_STATE);
+    MUST(opened == 0 && machine.allowed[0][VAULT] == 0 && machine.allowed[0][VAULT_ALIAS] == 0 && keeper.replaced == 1);
+    IS(hvci_check(engine, 0, VAULT * PAGE, 16, HVCI_ACCESS_READ), HV_STATUS_ACCESS_DENIED);
+    IS(hvci_check(engine, 0, VAULT_ALIAS * PAGE + 128, 1, HVCI_ACCESS_READ), HV_STATUS_ACCESS_DENIED);
+    IS(hvci_check(engine, 0, MORE_OF_VAULT * PAGE, PAGE, HVCI_ACCESS_WRITE), HV_STATUS_ACCESS_DENIED);
+    static struct text saved;
+    IS(hvci_save(engine, append, &saved), HV_STATUS_SUCCESS);
+    IS(hvci_restore(engine, (const uint8_t *)saved.bytes, saved.len), HV_STATUS_INVALID_PARTITION_STATE);
+
+    /* who asks from anywhere but a module's code is nobody; what is not the vault's is the loader's */
+    uint64_t answer = 1;
+    IS(ask(engine, HVCI_NO_CODE, LIST, NULL, 0, &answer), HV_STATUS_ACCESS_DENIED);
+    IS(answer, 0);
+    IS(ask(engine, arguments, LIST, NULL, 0, NULL), HV_STATUS_ACCESS_DENIED);
+    IS(ask(engine, (MODULE + 1) * PAGE, LIST, NULL, 0, NULL), HV_STATUS_ACCESS_DENIED);
+    IS(ask(engine, 1ull << 60, LIST, NULL, 0, NULL), HV_STATUS_ACCESS_DENIED);
+    IS(ask(engine, code, 0x39999, NULL, 0, NULL), HV_STATUS_FEATURE_UNAVAILABLE);
+    const uint64_t list[HVCI_VTL_CALL_SIZE / 8] = {LIST};
+    IS(hvci_vtl_call(engine, (const uint8_t *)list, 0, load.time, NULL), HV_STATUS_FEATURE_UNAVAILABLE);
+
+    /* the module has a key made, and what it encrypts by it comes back; the key never does */
+    uint8_t *at_arguments = machine.ram + arguments;
+    memset(at_arguments, 0, PAGE);
+    memcpy(at_arguments, "disk", 4);
+    memcpy(at_arguments + 64, "a secret", 8);
+    const uint64_t add[] = {1, arguments, 4, arguments, 0, arguments, 0, arguments, 0, 1};
+    uint64_t key = 0;
+    IS(ask(engine, code, ADD_KEY, add, 10, &key), HV_STATUS_SUCCESS);
+    uint64_t encrypt[] = {key, arguments + 64, 8, arguments, 4, arguments + 128, 8};
+    IS(ask(engine, code, ENCRYPT, encrypt, 7, &answer), HV_STATUS_INSUFFICIENT_MEMORY);
+    MUST(answer > 8 && answer < 100);
+    encrypt[6] = 100;
+    IS(ask(engine, code, ENCRYPT, encrypt, 7, &answer), HV_STATUS_SUCCESS);
+    const uint64_t decrypt[] = {key, arguments + 128, answer, arguments, 4, arguments + 256, 16};
+    IS(ask(engine, code, DECRYPT, decrypt, 7, &answer), HV_STATUS_SUCCESS);
+    MUST(answer == 8 && memcmp(at_arguments + 256, "a secret", 8) == 0);
+    const uint64_t into_the_vault[] = {key, arguments + 128, decrypt[2], arguments, 4, VAULT * PAGE, 16};
+    IS(ask(engine, code, DECRYPT, into_the_vault, 7, NULL), HV_STATUS_ACCESS_DENIED);
+    printf("the vault has answered\n");
+
+    /* it is kept, and as often as something is to be kept */
+    static struct keeper older;
+    older = keeper;
+    IS(hvci_vault_commit(engine), HV_STATUS_SUCCESS);
+    IS(keeper.replaced, 2);
+    IS(hvci_vault_commit(engine), HV_STATUS_SUCCESS);
+    IS(keeper.replaced, 2);
+    IS(hvci_vault_rotate(engine), HV_STATUS_SUCCESS);
+    IS(keeper.replaced, 3);
+    text.len = 0;
+    IS(hvci_take_events(engine, append, &text, NULL), HV_STATUS_SUCCESS);
+    MUST(strstr(text.bytes, "\"credential\"") != NULL);
+    MUST(!is_zero(VAULT));
+    hvci_destroy(engine);
+    MUST(is_zero(VAULT) && is_zero(MORE_OF_VAULT));
+
+    /* the next boot: what is older than what was kept is refused, a key that is not released may be later, and the pages are the same */
+    engine = boot(config, &load);
+    vault.boot_id[0] = 2;
+    vault.seed = seeds[1];
+    struct HvciKeeperV1 keeps_older = keeps;
+    older.counter = keeper.counter;
+    keeps_older.ctx = &older;
+    other = vault;
+    other.keeper = &keeps_older;
+    IS(hvci_vault_open(engine, &other, &opened), HV_STATUS_ACCESS_DENIED);
+    keeper.failing = HV_STATUS_ACCESS_DENIED;
+    IS(hvci_vault_open(engine, &vault, &opened), HV_STATUS_OPERATION_DENIED);
+    IS(opened, 0);
+    IS(hvci_check(engine, 0, VAULT * PAGE, 1, HVCI_ACCESS_READ), HV_STATUS_ACCESS_DENIED);
+    keeper.failing = HV_STATUS_SUCCESS;
+    IS(hvci_vault_open(engine, &vault, &opened), HV_STATUS_SUCCESS);
+    IS(opened, HVCI_VAULT_KEPT);
+    memset(at_arguments + 256, 0, 16);
+    IS(ask(engine, code, DECRYPT, decrypt, 7, &answer), HV_STATUS_SUCCESS);
+    MUST(answer == 8 && memcmp(at_arguments + 256, "a secret", 8) == 0);
+    hvci_destroy(engine);
+
+    /* a machine that is restored: its vault is what was kept, in the same pages */
+    const struct HvciHostV1 host = host_table();
+    IS(hvci_create(&host, config, &engine), HV_STATUS_SUCCESS);
+    IS(hvci_restore(engine, (const uint8_t *)saved.bytes, saved.len), HV_STATUS_SUCCESS);
+    vault.boot_id[0] = 3;
+    vault.seed = seeds[2];
+    IS(hvci_vault_open(engine, &vault, &opened), HV_STATUS_SUCCESS);
+    IS(opened, HVCI_VAULT_KEPT);
+    IS(ask(engine, code, DECRYPT, decrypt, 7, &answer), HV_STATUS_SUCCESS);
+    IS(hvci_check(engine, 0, VAULT_ALIAS * PAGE, 1, HVCI_ACCESS_READ), HV_STATUS_ACCESS_DENIED);
+    hvci_destroy(engine);
+
+    /* a key that is gone */
+    engine = boot(config, &load);
+    vault.boot_id[0] = 4;
+    vault.seed = seeds[3];
+    keeper.failing = HV_STATUS_NOT_FOUND;
+    IS(hvci_vault_open(engine, &vault, &opened), HV_STATUS_SUCCESS);
+    IS(opened, HVCI_VAULT_LOST);
+    IS(ask(engine, code, DECRYPT, decrypt, 7, NULL), HV_STATUS_NOT_FOUND);
+    hvci_destroy(engine);
+    printf("the vault was kept, and lost\n");
 }
 
 int main(int argc, char **argv)
@@ -748,6 +1033,7 @@ int main(int argc, char **argv)
     printf("unloaded\n");
 
     sections_are_where_they_are_said_to_be(&config, load);
+    the_vault_answers_the_module_alone(&config, load);
     a_driver_is_accepted_by_its_catalog(config, load, argv + 4);
     printf("%d checks\n", checks);
     return 0;
