@@ -19,9 +19,11 @@
 //! | [`loading`] | the load path beside what it cannot do without: one SHA-256 and one RSA verification |
 //! | [`pages`] | single pages: digests beside that of the whole, first execution |
 //! | [`launching`] | a Trusted Launch start beside what it cannot do without; a TPM beside one signature |
+//! | [`credentials`] | what the vault's operations cost beside their bare cryptography |
 //! | [`guarded`] | what an access costs that the engine is asked about |
 
 pub mod cpu;
+pub mod credentials;
 pub mod forged;
 pub mod goal;
 pub mod guarded;

@@ -29,7 +29,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "addr",
             "bytes",
             "event",
-            "frames::Kind",
             "host",
             "image::pe::Symbol",
             "load",

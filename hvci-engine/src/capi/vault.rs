@@ -17,11 +17,9 @@ use super::{
 };
 use crate::{
     addr::{Gpa, Gpn},
-    frames::Kind,
     status::HvStatus,
     time::UnixTime,
     vault::{Caller, Config, Identity, Keeper, KeeperError, Key, Opened, UsePolicy, Vault, VaultError},
-    vsm::partition::{OWNER_VAULT, Partition},
 };
 
 /// Opens the engine's vault, before the guest runs and behind hvci_restore: its pages become VTL 1's, which neither the guest nor a device
@@ -120,7 +118,6 @@ unsafe fn open(engine: &HvciEngine, vault: *const HvciVaultV1) -> Result<(Vault,
     };
     // SAFETY: as above.
     let keeper: Option<Box<dyn Keeper>> = if keeper.is_null() { None } else { Some(Box::new(unsafe { CKeeper::new(keeper) }?)) };
-    give_back(&engine.partition, &pages)?;
     let config = Config { identity: Identity { vm, boot }, policy, seed };
     let (vault, opened) = Vault::open(engine.partition.clone(), &pages, config, keeper).map_err(|error| error.status())?;
     let found = match opened {
@@ -129,17 +126,6 @@ unsafe fn open(engine: &HvciEngine, vault: *const HvciVaultV1) -> Result<(Vault,
         Opened::Lost(_) => HVCI_VAULT_LOST,
     };
     Ok((vault, found))
-}
-
-/// Of these pages, those that are a vault's become the guest's again, zeros: of one that was not opened in the end, or of a restored machine.
-/// This engine has none, so nobody uses them; and a vault takes only what is the guest's.
-fn give_back(partition: &Partition, pages: &[Gpn]) -> Answer {
-    let of_a_vault = |gpn: &Gpn| partition.state(*gpn).is_some_and(|state| state.kind == Kind::SecureOnly && state.owner == OWNER_VAULT);
-    let changes: Vec<(Gpn, Kind)> = pages.iter().copied().filter(of_a_vault).map(|gpn| (gpn, Kind::Data)).collect();
-    if changes.is_empty() {
-        return Ok(());
-    }
-    partition.transform(OWNER_VAULT, &changes, || Err(HvStatus::OPERATION_DENIED)).map(drop)
 }
 
 /// A keeper written in C.

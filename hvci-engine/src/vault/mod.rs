@@ -17,13 +17,16 @@
 //!
 //! The names of the operations are those of the isolated LSA's interface (`ly4k/PassTheChallenge`, `Protocol.IDL`).
 
-#![deny(
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
 )]
 #![forbid(unsafe_code)]
 
@@ -136,7 +139,7 @@ impl core::fmt::Debug for Vault {
 }
 
 impl Vault {
-    /// Opens the vault of a machine in these pages, which become VTL1's; 32 credentials fit into each. What `keeper` keeps is taken up, or a new vault is made. Without a keeper nothing outlives
+    /// Opens the vault of a machine in these pages, which become VTL1's; 32 credentials fit into each. No other vault of the partition may be in them. What `keeper` keeps is taken up, or a new vault is made. Without a keeper nothing outlives
     /// the boot.
     ///
     /// # Errors
@@ -171,6 +174,14 @@ impl Vault {
     pub fn commit(&self) -> Result<(), VaultError> {
         let mut inner = self.lock();
         if inner.dirty { inner.commit(&self.identity) } else { Ok(()) }
+    }
+
+    /// The same, when a caller that may ask wants it.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit); [`VaultError::Caller`].
+    pub fn commit_for(&self, caller: &Caller) -> Result<(), VaultError> {
+        self.perform(caller, "commit", None, |inner, _| if inner.dirty { inner.commit(&self.identity) } else { Ok(()) })
     }
 
     /// Has everything be kept under a new key.
@@ -258,8 +269,8 @@ impl Inner {
         }
         let mut count = 0_usize;
         sealed::open_store(&key, &store, |handle, credential, record| {
-            self.pages.write(Table::place(handle), &record)?;
             self.table.restore(handle, credential)?;
+            self.pages.write(Table::place(handle), &record)?;
             count = count.saturating_add(1);
             Ok(())
         })?;

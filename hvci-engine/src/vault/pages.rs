@@ -10,7 +10,7 @@ use super::{
 use crate::{
     addr::{Gpa, Gpn, PAGE_SIZE},
     bytes::widen,
-    frames::Kind,
+    frames::{Kind, State},
     status::HvStatus,
     vsm::partition::{OWNER_VAULT, Partition},
 };
@@ -24,8 +24,14 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// Takes these pages from VTL0, and wipes them.
+    /// Takes these pages from VTL0, and wipes them. Pages of a vault that is no more, or was not opened in the end, are given back first, as zeros.
     pub(super) fn take(partition: Arc<Partition>, pages: &[Gpn]) -> Result<Self, VaultError> {
+        let left = State { kind: Kind::SecureOnly, owner: OWNER_VAULT };
+        let left: Vec<(Gpn, Kind)> =
+            pages.iter().filter(|gpn| partition.state(**gpn) == Some(left)).map(|gpn| (*gpn, Kind::Data)).collect();
+        if !left.is_empty() {
+            partition.transform(OWNER_VAULT, &left, || Err(HvStatus::OPERATION_DENIED))?;
+        }
         let changes: Vec<(Gpn, Kind)> = pages.iter().map(|gpn| (*gpn, Kind::SecureOnly)).collect();
         partition.transform(OWNER_VAULT, &changes, || Err(HvStatus::OPERATION_DENIED))?;
         let pages = Self { partition, pages: pages.to_vec() };

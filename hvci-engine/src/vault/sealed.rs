@@ -191,9 +191,8 @@ pub(super) fn store<'c>(
 }
 
 /// Generations below and places in one above do not meet: no store has 2²⁴ credentials.
-const fn nonce_number(generation: u64, place: u32) -> u64 {
-    // lossless: u32 to u64
-    generation << 24 ^ (place as u64)
+fn nonce_number(generation: u64, place: u32) -> u64 {
+    generation << 24 ^ u64::from(place)
 }
 
 fn mac(key: &Key, bytes: &[u8]) -> [u8; MAC] {

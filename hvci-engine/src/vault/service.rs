@@ -277,7 +277,7 @@ impl Call<'_> {
             }
             Function::LIST => bytes(vault.list(caller)?.iter().flat_map(listed).collect()),
             Function::COMMIT => {
-                vault.commit()?;
+                vault.commit_for(caller)?;
                 Answer::Word(0)
             }
             Function::ENCRYPT => {

@@ -210,9 +210,7 @@ impl Guest {
     /// A program that does not assemble or does not halt.
     pub fn run(&mut self, vp: u32, build: Build<'_>) -> Result<u64> {
         self.start(vp, build)?;
-        let stop = self.machine.run(vp, 10_000)?;
-        ensure!(stop == Stop::Exit(Exit::Halt), "the program stopped: {stop:?}");
-        Ok(self.register(vp, R15)?)
+        self.run_again(vp)
     }
 
     /// Has a processor stand before a program.
@@ -225,9 +223,25 @@ impl Guest {
         })?;
         ensure!(code.len() < PAGE, "the program is too long");
         self.write(KERNEL.1, &code)?;
+        self.rewind(vp)
+    }
+
+    /// Has a processor stand before the program that is there.
+    fn rewind(&mut self, vp: u32) -> Result<()> {
         let general = &mut self.machine.cpu(vp).context("no processor")?.registers_mut().general;
         (general.rip, general.gpr[R15], general.gpr[RSP]) = (KERNEL.0, 0, STACK.0 + 0x1F00);
         Ok(())
+    }
+
+    /// Runs the last program again; what R15 holds then.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_again(&mut self, vp: u32) -> Result<u64> {
+        self.rewind(vp)?;
+        let stop = self.machine.run(vp, 10_000)?;
+        ensure!(stop == Stop::Exit(Exit::Halt), "the program stopped: {stop:?}");
+        Ok(self.register(vp, R15)?)
     }
 
     /// The time from now on.

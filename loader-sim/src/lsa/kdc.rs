@@ -59,7 +59,7 @@ impl Kdc {
         let padata = first(&request, 3)?;
         let value = first(padata.children()?, 2)?.content();
         let timestamp = self.open(&Node::parse(&value)?, &self.user_key, &TIMESTAMP).context("the timestamp is not by the user's key")?;
-        let told = first(&Node::parse(&timestamp)?.children()?.to_vec(), 0)?.content();
+        let told = first(Node::parse(&timestamp)?.children()?, 0)?.content();
         ensure!(told == kerberos_time(now).as_bytes(), "the timestamp is of another time");
         self.reply(11, &self.user_key, &AS_REP, (&format!("krbtgt/{}", self.realm), &self.own), &request, now)
     }

@@ -168,8 +168,21 @@ impl Lsa {
             a.mov(rbx, entry)?;
             a.call(rbx)
         })?;
-        ensure!(done == crate::attack::THROUGH, "the VTL call faulted: R15 {done:#x}");
         self.next = HEAP;
+        self.called(done)
+    }
+
+    /// The last call again, with what its arguments point to as it is.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn call_again(&mut self) -> Result<Answered> {
+        let done = self.guest.run_again(0)?;
+        self.called(done)
+    }
+
+    fn called(&mut self, done: u64) -> Result<Answered> {
+        ensure!(done == crate::attack::THROUGH, "the VTL call faulted: R15 {done:#x}");
         Ok((HvStatus(u16::try_from(self.guest.register(0, 0)?)?), self.guest.register(0, 2)?))
     }
 

@@ -38,7 +38,7 @@ impl Needle {
         // whatever stands before it, a third of the text is the same
         for before in 0..3 {
             let text = STANDARD_NO_PAD.encode([&vec![0; before][..], secret].concat());
-            let (from, to) = ((before * 8).div_ceil(6), text.len() - usize::from((before + secret.len()) % 3 != 0));
+            let (from, to) = ((before * 8).div_ceil(6), text.len() - usize::from(!(before + secret.len()).is_multiple_of(3)));
             forms.push(("base64", text.as_bytes().get(from..to).unwrap_or_default().to_vec()));
         }
         // a list of numbers, as a derived Debug writes bytes

@@ -261,7 +261,7 @@ mod tests {
         let read = |options| request_body(&body(options)).map(|body| (body.delegates, body.service)).unwrap();
         // forwardable, renewable, canonicalize; forwarded; proxy
         assert_eq!(read([0x40, 0x81, 0, 0x10]), (false, "cifs/files@R".to_owned()));
-        assert!(read([0x60, 0, 0, 0]).0 && read([0x10, 0, 0, 0]).0 == false && read([0x08, 0, 0, 0]).0);
+        assert!(read([0x60, 0, 0, 0]).0 && !read([0x10, 0, 0, 0]).0 && read([0x08, 0, 0, 0]).0);
     }
 
     proptest! {

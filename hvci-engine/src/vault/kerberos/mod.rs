@@ -1,6 +1,7 @@
 //! What a Kerberos client does with its keys (RFC 4120), as far as it is done in the vault.
 
 mod etype;
+mod fold;
 mod message;
 
 pub(super) use etype::hmac;

@@ -137,7 +137,7 @@ impl Sealing {
     /// Approves how a machine starts, instead of what was approved before. The number is the one after that, or the one that is said.
     pub(super) fn approve(&self, machine: &Machine, (pcrs, values): (&[u32], &[Digest]), number: Option<u64>) -> Result<(), VmError> {
         let before = read::<Approval>(machine, APPROVAL)?.map_or(0, |approval| approval.number);
-        let number = number.unwrap_or(before.saturating_add(1));
+        let number = number.unwrap_or_else(|| before.saturating_add(1));
         let approval = Approval::sign(&self.approver, &self.reference(), self.counter(APPROVALS), (pcrs, values), number);
         let approval = approval.ok_or_else(|| VmError::VaultFile(APPROVAL, "it cannot be signed".to_owned()))?;
         write(machine, APPROVAL, &approval)
