@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use alloc::{collections::VecDeque, string::String, vec::Vec};
+use alloc::{borrow::Cow, collections::VecDeque, string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
@@ -131,7 +131,7 @@ pub enum What {
     /// A credential of the vault was used, or was to be.
     Credential {
         /// What for.
-        operation: String,
+        operation: Cow<'static, str>,
         /// Which.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         credential: Option<u64>,

@@ -30,6 +30,15 @@ impl UnixTime {
         Self(i64::try_from(filetime / 10_000_000).unwrap_or(i64::MAX).saturating_sub(EPOCH))
     }
 
+    /// Year, month, day, hour, minute and second in UTC; zeros outside the years 1 to 9999.
+    pub fn calendar(self) -> [u16; 6] {
+        let Ok(at) = OffsetDateTime::from_unix_timestamp(self.0) else { return [0; 6] };
+        let (year, month, day) = at.to_calendar_date();
+        let (hour, minute, second) = at.to_hms();
+        let year = u16::try_from(year).ok().filter(|year| *year < 10_000);
+        year.map_or([0; 6], |year| [year, u8::from(month).into(), day.into(), hour.into(), minute.into(), second.into()])
+    }
+
     /// From RFC 3339 (`2026-11-24T12:00:00Z`), a plain date (`2026-11-24`, midnight UTC), or whole seconds since the epoch (`@1790000000`).
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(seconds) = text.strip_prefix('@') {

@@ -213,7 +213,7 @@ impl Vault {
     fn perform<T>(
         &self,
         caller: &Caller,
-        operation: &str,
+        operation: &'static str,
         credential: Option<Handle>,
         run: impl FnOnce(&mut Inner, &Digest) -> Result<T, VaultError>,
     ) -> Result<T, VaultError> {
@@ -227,7 +227,7 @@ impl Vault {
             },
         );
         let (status, code) = done.as_ref().err().map_or((HvStatus::SUCCESS, None), |error| (error.status(), Some(error.code())));
-        let (operation, credential) = (operation.to_owned(), credential.map(|handle| handle.0));
+        let (operation, credential) = (operation.into(), credential.map(|handle| handle.0));
         let what = What::Credential { operation, credential, caller: caller.module, target };
         self.partition.record(Some(caller.vp), Vtl::Vtl0, what, status, code);
         done

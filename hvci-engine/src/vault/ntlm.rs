@@ -148,7 +148,9 @@ pub(super) fn signature(session: &Key, by_client: bool, sequence: u32, message: 
 
 /// UTF-16LE.
 pub(super) fn utf16(text: &str) -> Vec<u8> {
-    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+    let mut bytes = Vec::with_capacity(text.len().saturating_mul(2));
+    text.encode_utf16().for_each(|unit| bytes.extend_from_slice(&unit.to_le_bytes()));
+    bytes
 }
 
 #[cfg(test)]

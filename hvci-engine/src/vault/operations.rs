@@ -92,12 +92,12 @@ impl Vault {
             if challenge.target_info.len() > MAX_TARGET_INFO || target.is_empty() || target.len() > MAX_TARGET_INFO {
                 return Err(VaultError::Request("the target's information or name is missing or too long"));
             }
-            let record = self.used(inner, module, (handle, operation, Some(target)), caller.time)?;
+            self.used(inner, module, (handle, operation, Some(target)), caller.time)?;
             let credential = inner.table.get(handle).ok_or(VaultError::NotFound)?;
             if (self.policy.channel_binding || credential.policy.channel_binding) && challenge.channel_binding == [0; 16] {
                 return Err(VaultError::ChannelBinding);
             }
-            let hash = key_at(&record, credential, CredentialKind::Logon, NT_HASH, (0, 16))?;
+            let hash = inner.key_of(handle, CredentialKind::Logon, NT_HASH, (0, 16))?;
             let client = inner.random.bytes::<8>();
             let (user, domain) = (&*credential.user, &*credential.domain);
             let answer = ntlm::respond(&hash, user, domain, challenge, client, filetime(caller.time));
@@ -139,12 +139,11 @@ impl Vault {
     }
 
     /// Messages of a session that was allowed are as many as its protocol has: they are not counted.
-    fn with_session<T>(&self, caller: &Caller, session: Handle, what: &str, run: impl FnOnce(&Key) -> T) -> Result<T, VaultError> {
+    fn with_session<T>(&self, caller: &Caller, session: Handle, what: &'static str, run: impl FnOnce(&Key) -> T) -> Result<T, VaultError> {
         self.perform(caller, what, Some(session), |inner, module| {
             let credential = inner.usable(module, session)?;
             self.policy.allow(Operation::Ntlm, None).and_then(|()| credential.policy.allow(Operation::Ntlm, None))?;
-            let record = inner.pages.read(Table::place(session))?;
-            Ok(run(&key_at(&record, credential, CredentialKind::NtlmSession, 0, (0, 16))?))
+            Ok(run(&inner.key_of(session, CredentialKind::NtlmSession, 0, (0, 16))?))
         })
     }
 
@@ -156,9 +155,8 @@ impl Vault {
         self.perform(caller, "compare", Some(one), |inner, module| {
             let mut hashes = Vec::with_capacity(2);
             for handle in [one, other] {
-                let record = self.used(inner, module, (handle, Operation::Compare, None), caller.time)?;
-                let credential = inner.table.get(handle).ok_or(VaultError::NotFound)?;
-                hashes.push(key_at(&record, credential, CredentialKind::Logon, NT_HASH, (0, 16))?);
+                self.used(inner, module, (handle, Operation::Compare, None), caller.time)?;
+                hashes.push(inner.key_of(handle, CredentialKind::Logon, NT_HASH, (0, 16))?);
             }
             let [one, other] = &*hashes else { return Err(VaultError::NotFound) };
             Ok(one.as_bytes().ct_eq(other.as_bytes()).into())
@@ -171,9 +169,8 @@ impl Vault {
     /// [`VaultError`].
     pub fn kerberos_timestamp(&self, caller: &Caller, handle: Handle, etype: Etype) -> Result<Vec<u8>, VaultError> {
         self.perform(caller, "kerberos-timestamp", Some(handle), |inner, module| {
-            let record = self.used(inner, module, (handle, Operation::Kerberos, None), caller.time)?;
-            let credential = inner.table.get(handle).ok_or(VaultError::NotFound)?;
-            let key = key_at(&record, credential, CredentialKind::Logon, etype_bit(etype), (etype_place(etype), etype.key_len()))?;
+            self.used(inner, module, (handle, Operation::Kerberos, None), caller.time)?;
+            let key = inner.key_of(handle, CredentialKind::Logon, etype_bit(etype), (etype_place(etype), etype.key_len()))?;
             let plain = encrypted_timestamp(inner.instant(caller.time));
             Ok(etype.encrypt(&key, &usage::AS_REQ_TIMESTAMP, &inner.random.bytes(), &plain))
         })
@@ -189,15 +186,15 @@ impl Vault {
             if cipher.len() > MAX_MESSAGE {
                 return Err(VaultError::Request("the reply is too long"));
             }
-            let record = self.used(inner, module, (handle, Operation::Kerberos, None), caller.time)?;
+            self.used(inner, module, (handle, Operation::Kerberos, None), caller.time)?;
             let credential = inner.table.get(handle).ok_or(VaultError::NotFound)?;
             let (key, usage) = match credential.kind {
                 CredentialKind::Session(own) if own == etype && credential.is_with_kdc() => {
-                    (key_at(&record, credential, credential.kind, 0, (0, etype.key_len()))?, &usage::TGS_REP)
+                    (inner.key_of(handle, credential.kind, 0, (0, etype.key_len()))?, &usage::TGS_REP)
                 }
                 _ => {
                     let place = (etype_place(etype), etype.key_len());
-                    (key_at(&record, credential, CredentialKind::Logon, etype_bit(etype), place)?, &usage::AS_REP)
+                    (inner.key_of(handle, CredentialKind::Logon, etype_bit(etype), place)?, &usage::AS_REP)
                 }
             };
             let plain = etype.decrypt(&key, usage, cipher).ok_or(VaultError::Authentic)?;
@@ -228,10 +225,10 @@ impl Vault {
                 Authenticator::Service(..) => credential.service.clone().unwrap_or_default(),
                 Authenticator::Tgs(_) => return Err(VaultError::Kind),
             };
-            let record = self.used(inner, module, (session, Operation::Kerberos, Some(&target)), caller.time)?;
+            self.used(inner, module, (session, Operation::Kerberos, Some(&target)), caller.time)?;
             let (now, confounder) = (inner.instant(caller.time), inner.random.bytes());
             let credential = inner.table.get(session).ok_or(VaultError::NotFound)?;
-            let key = key_at(&record, credential, credential.kind, 0, (0, etype.key_len()))?;
+            let key = inner.key_of(session, credential.kind, 0, (0, etype.key_len()))?;
             let client = Principal { realm: &credential.domain, name: &credential.user };
             let (plain, usage) = match purpose {
                 Authenticator::Tgs(body) => {
@@ -259,9 +256,9 @@ impl Vault {
                 return Err(VaultError::Kind);
             }
             let target = wanted(body)?;
-            let record = self.used(inner, module, (session, Operation::Kerberos, Some(&target)), caller.time)?;
+            self.used(inner, module, (session, Operation::Kerberos, Some(&target)), caller.time)?;
             let credential = inner.table.get(session).ok_or(VaultError::NotFound)?;
-            let key = key_at(&record, credential, credential.kind, 0, (0, etype.key_len()))?;
+            let key = inner.key_of(session, credential.kind, 0, (0, etype.key_len()))?;
             Ok(etype.checksum_of(&key, &usage::TGS_REQ_CHECKSUM, body))
         })
     }
@@ -273,7 +270,8 @@ impl Vault {
     pub fn protect(&self, caller: &Caller, handle: Handle) -> Result<Vec<u8>, VaultError> {
         self.perform(caller, "protect", Some(handle), |inner, module| {
             inner.owned(module, handle)?;
-            let record = self.used(inner, module, (handle, Operation::Protect, None), caller.time)?;
+            self.used(inner, module, (handle, Operation::Protect, None), caller.time)?;
+            let record = inner.pages.read(Table::place(handle))?;
             let number = inner.blobs.checked_add(1).ok_or(VaultError::Full)?;
             let key = inner.own_key()?;
             let credential = inner.table.get(handle).ok_or(VaultError::NotFound)?;
@@ -339,9 +337,8 @@ impl Vault {
         if len > MAX_MESSAGE {
             return Err(VaultError::Request("the message is too long"));
         }
-        let record = self.used(inner, module, (handle, Operation::Aead, None), now)?;
-        let credential = inner.table.get(handle).ok_or(VaultError::NotFound)?;
-        let key = key_at(&record, credential, CredentialKind::Aead, 0, (0, 32))?;
+        self.used(inner, module, (handle, Operation::Aead, None), now)?;
+        let key = inner.key_of(handle, CredentialKind::Aead, 0, (0, 32))?;
         Aes256GcmSiv::new_from_slice(key.as_bytes()).map_err(|_| VaultError::Kind)
     }
 
@@ -354,12 +351,12 @@ impl Vault {
             if message.len() > MAX_MESSAGE {
                 return Err(VaultError::Request("the message is too long"));
             }
-            let record = self.used(inner, module, (handle, Operation::Sign, None), caller.time)?;
+            self.used(inner, module, (handle, Operation::Sign, None), caller.time)?;
             let credential = inner.table.get(handle).ok_or(VaultError::NotFound)?;
             if credential.prefix.is_empty() || !message.starts_with(&credential.prefix) {
                 return Err(VaultError::Target("a message that does not begin as this key's do".to_owned()));
             }
-            let key = key_at(&record, credential, credential.kind, 0, (0, 32))?;
+            let key = inner.key_of(handle, credential.kind, 0, (0, 32))?;
             Ok(match signing_key(credential.kind, &key)? {
                 SigningKey::Ed25519(key) => key.sign(message).to_bytes(),
                 SigningKey::P256(key) => {
@@ -377,8 +374,7 @@ impl Vault {
     pub fn public_key(&self, caller: &Caller, handle: Handle) -> Result<Vec<u8>, VaultError> {
         self.perform(caller, "public-key", Some(handle), |inner, module| {
             let credential = inner.usable(module, handle)?;
-            let record = inner.pages.read(Table::place(handle))?;
-            let key = key_at(&record, credential, credential.kind, 0, (0, 32))?;
+            let key = inner.key_of(handle, credential.kind, 0, (0, 32))?;
             Ok(match signing_key(credential.kind, &key)? {
                 SigningKey::Ed25519(key) => key.verifying_key().to_bytes().to_vec(),
                 SigningKey::P256(key) => key.verifying_key().to_encoded_point(false).as_bytes().to_vec(),
@@ -386,26 +382,25 @@ impl Vault {
         })
     }
 
-    /// The secret of a credential that this module may use so now; the use is counted.
+    /// Whether this module may use a credential so now; the use is counted.
     fn used(
         &self,
         inner: &mut Inner,
         module: &Digest,
         (handle, operation, target): (Handle, Operation, Option<&str>),
         now: UnixTime,
-    ) -> Result<Record, VaultError> {
+    ) -> Result<(), VaultError> {
         inner.target = target.map(str::to_owned);
         let credential = inner.usable(module, handle)?;
         for (policy, meter) in [(&self.policy, &credential.meter), (&*credential.policy, &credential.own_meter)] {
             policy.allow(operation, target)?;
             policy.allow_again(meter, now)?;
         }
-        let record = inner.pages.read(Table::place(handle))?;
         if let Some(credential) = inner.table.get_mut(handle) {
             credential.meter.count(self.policy.rate, now);
             credential.own_meter.count(credential.policy.rate, now);
         }
-        Ok(record)
+        Ok(())
     }
 }
 
@@ -435,6 +430,15 @@ impl Inner {
             return Err(VaultError::NotFound);
         }
         if credential.out.is_some() { Err(VaultError::Out) } else { Ok(credential) }
+    }
+
+    /// The key at a place of a credential of this kind; of a logon, if it has that one.
+    fn key_of(&self, handle: Handle, kind: CredentialKind, bit: u8, (at, len): (usize, usize)) -> Result<Key, VaultError> {
+        let credential = self.table.get(handle).ok_or(VaultError::NotFound)?;
+        if credential.kind != kind || credential.keys & bit != bit {
+            return Err(VaultError::Kind);
+        }
+        self.pages.key(Table::place(handle), at, len)
     }
 
     /// Keeps a session's key: the session is whose the credential is, and goes with it.
@@ -468,14 +472,6 @@ impl Inner {
         let random = u32::from_le_bytes(self.random.bytes());
         Instant { time, microseconds: random.checked_rem(1_000_000).unwrap_or(0) }
     }
-}
-
-/// The key at a place of a credential of this kind; of a logon, if it has that one.
-fn key_at(record: &Record, credential: &Credential, kind: CredentialKind, bit: u8, (at, len): (usize, usize)) -> Result<Key, VaultError> {
-    if credential.kind != kind || credential.keys & bit != bit {
-        return Err(VaultError::Kind);
-    }
-    record.key(at, len).ok_or(VaultError::Kind)
 }
 
 /// Which service a request to the KDC is for; nobody may get a ticket for somebody else.

@@ -3,9 +3,11 @@
 
 use alloc::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::{
     error::VaultError,
-    secret::{RECORD, Record},
+    secret::{Key, MAX_KEY, RECORD, Record},
 };
 use crate::{
     addr::{Gpa, Gpn, PAGE_SIZE},
@@ -51,6 +53,15 @@ impl Pages {
         let mut record = Record::empty();
         self.partition.host().read(self.place(slot)?, &mut *record.0)?;
         Ok(record)
+    }
+
+    /// A key of a record, and nothing else of it.
+    pub(super) fn key(&self, slot: usize, at: usize, len: usize) -> Result<Key, VaultError> {
+        let mut bytes = Zeroizing::new([0; MAX_KEY]);
+        let key = bytes.get_mut(..len).filter(|_| at.saturating_add(len) <= RECORD).ok_or(VaultError::Kind)?;
+        let place = Gpa(self.place(slot)?.0.saturating_add(widen(at)));
+        self.partition.host().read(place, key)?;
+        Key::new(key).ok_or(VaultError::Kind)
     }
 
     pub(super) fn write(&self, slot: usize, record: &Record) -> Result<(), VaultError> {

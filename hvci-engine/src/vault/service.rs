@@ -168,7 +168,7 @@ impl Call<'_> {
                     return Err(VaultError::Room(len));
                 }
                 // all of it: nothing that was there before is taken for a part of the answer
-                let mut bytes = Zeroizing::new(bytes);
+                let mut bytes = bytes;
                 bytes.resize(index(u32::try_from(room).unwrap_or(0)), 0);
                 self.vault.partition.write_vtl0(to, &mut bytes)?;
                 Ok(widen(len))

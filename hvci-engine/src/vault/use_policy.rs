@@ -64,8 +64,7 @@ pub struct UsePolicy {
     /// How often, as long as the credential is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<u64>,
-    /// How often at a time.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// How often at a time. Written as `null` for no limit: what is left out is the default.
     pub rate: Option<Rate>,
     /// For which services, in any case; `*` at the end for all that begin so. None: every one.
     pub targets: Vec<String>,
@@ -180,6 +179,16 @@ mod tests {
         assert!(!allows("cifs/files.example.org.evil") && !allows("htt") && !allows(""));
         let none = UsePolicy { operations: vec![Operation::Sign], ..UsePolicy::default() };
         assert_eq!(none.allow(Operation::Ntlm, None), Err(VaultError::Operation));
+    }
+
+    #[test]
+    fn a_policy_is_the_same_when_it_was_written_down() {
+        for rate in [None, Some(Rate { uses: 1, seconds: 2 })] {
+            let policy = UsePolicy { rate, budget: Some(7), targets: vec!["x".into()], ..UsePolicy::default() };
+            assert_eq!(serde_json::from_str::<UsePolicy>(&serde_json::to_string(&policy).unwrap()).unwrap(), policy);
+        }
+        assert_eq!(serde_json::from_str::<UsePolicy>("{}").unwrap(), UsePolicy::default());
+        assert!(serde_json::from_str::<UsePolicy>(r#"{"caller":[]}"#).is_err(), "a key that is not known");
     }
 
     #[test]

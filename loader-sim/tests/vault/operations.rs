@@ -105,7 +105,7 @@ fn each_use_is_recorded_with_who_and_what_for() {
     let digest = lsa.module.1;
     let events = lsa.events();
     let used = events.iter().find_map(|event| match &event.what {
-        What::Credential { operation, credential, caller, target } => Some((operation.clone(), *credential, *caller, target.clone())),
+        What::Credential { operation, credential, caller, target } => Some((operation.to_string(), *credential, *caller, target.clone())),
         _ => None,
     });
     assert_eq!(used, Some(("ntlm-response".to_owned(), Some(credential), Some(digest), Some("cifs/files".to_owned()))));

@@ -55,7 +55,12 @@ pub(in crate::vault) struct RequestBody {
 
 /// PA-ENC-TS-ENC (§5.2.7.2).
 pub(in crate::vault) fn encrypted_timestamp(now: Instant) -> Vec<u8> {
-    sequence(&[field(0, &time(now.time)), field(1, &integer(u64::from(now.microseconds)))])
+    let mut out = Backwards::new();
+    out.element(tag::SEQUENCE, |out| {
+        out.field(1, |out| out.integer(u64::from(now.microseconds)));
+        out.field(0, |out| out.time(now.time));
+    });
+    out.finish()
 }
 
 /// Authenticator (§5.5.1).
@@ -66,16 +71,26 @@ pub(in crate::vault) fn authenticator(
     sequence_number: Option<u32>,
 ) -> Vec<u8> {
     let (kind, value) = checksum;
-    let mut fields = vec![
-        field(0, &integer(5)),
-        field(1, &element(GENERAL_STRING, client.realm.as_bytes())),
-        field(2, &principal_name(1, client.name)),
-        field(3, &sequence(&[field(0, &integer(u64::from(kind))), field(1, &element(tag::OCTET_STRING, value))])),
-        field(4, &integer(u64::from(now.microseconds))),
-        field(5, &time(now.time)),
-    ];
-    fields.extend(sequence_number.map(|number| field(7, &integer(u64::from(number)))));
-    element(application(2), &sequence(&fields))
+    let mut out = Backwards::new();
+    out.element(application(2), |out| {
+        out.element(tag::SEQUENCE, |out| {
+            if let Some(number) = sequence_number {
+                out.field(7, |out| out.integer(u64::from(number)));
+            }
+            out.field(5, |out| out.time(now.time));
+            out.field(4, |out| out.integer(u64::from(now.microseconds)));
+            out.field(3, |out| {
+                out.element(tag::SEQUENCE, |out| {
+                    out.field(1, |out| out.primitive(tag::OCTET_STRING, value));
+                    out.field(0, |out| out.integer(u64::from(kind)));
+                });
+            });
+            out.field(2, |out| out.principal(1, client.name));
+            out.field(1, |out| out.primitive(GENERAL_STRING, client.realm.as_bytes()));
+            out.field(0, |out| out.integer(5));
+        });
+    });
+    out.finish()
 }
 
 /// Reads EncASRepPart or EncTGSRepPart (§5.4.2). `None` for what is none, and for a key of a kind that is refused.
@@ -170,36 +185,76 @@ fn inner_of<'a>(element: &Tlv<'a>, expected: u8) -> Option<Reader<'a>> {
     element.expect(expected).ok()?.reader().ok()
 }
 
-fn element(tag: u8, content: &[u8]) -> Vec<u8> {
-    let (header, len) = der_header(tag, content.len());
-    [header.get(..len).unwrap_or_default(), content].concat()
-}
+/// DER from its end to its beginning: a length is known when it is written, and nothing is copied.
+struct Backwards(Vec<u8>);
 
-fn field(n: u8, content: &[u8]) -> Vec<u8> {
-    element(tag::context_constructed(n), content)
-}
+impl Backwards {
+    fn new() -> Self {
+        Self(Vec::with_capacity(256))
+    }
 
-fn sequence(fields: &[Vec<u8>]) -> Vec<u8> {
-    element(tag::SEQUENCE, &fields.concat())
-}
+    fn finish(mut self) -> Vec<u8> {
+        self.0.reverse();
+        self.0
+    }
 
-fn integer(value: u64) -> Vec<u8> {
-    let bytes = value.to_be_bytes();
-    let zeros = bytes.iter().take_while(|byte| **byte == 0).count().min(7);
-    let digits = bytes.get(zeros..).unwrap_or_default();
-    let sign: &[u8] = if digits.first().is_some_and(|first| *first > 0x7F) { &[0] } else { &[] };
-    element(tag::INTEGER, &[sign, digits].concat())
-}
+    fn primitive(&mut self, tag: u8, content: &[u8]) {
+        self.0.extend(content.iter().rev());
+        self.header(tag, content.len());
+    }
 
-/// KerberosTime (§5.2.3): GeneralizedTime without a fraction.
-fn time(time: UnixTime) -> Vec<u8> {
-    let text: String = time.to_string().chars().filter(|c| c.is_ascii_digit() || *c == 'Z').collect();
-    element(tag::GENERALIZED_TIME, text.as_bytes())
-}
+    /// What `write` writes, the last part first.
+    fn element(&mut self, tag: u8, write: impl FnOnce(&mut Self)) {
+        let before = self.0.len();
+        write(self);
+        self.header(tag, self.0.len().saturating_sub(before));
+    }
 
-fn principal_name(kind: u64, name: &str) -> Vec<u8> {
-    let parts: Vec<Vec<u8>> = name.split('/').map(|part| element(GENERAL_STRING, part.as_bytes())).collect();
-    sequence(&[field(0, &integer(kind)), field(1, &sequence(&parts))])
+    fn field(&mut self, n: u8, write: impl FnOnce(&mut Self)) {
+        self.element(tag::context_constructed(n), write);
+    }
+
+    fn header(&mut self, tag: u8, len: usize) {
+        let (header, len) = der_header(tag, len);
+        self.0.extend(header.get(..len).unwrap_or_default().iter().rev());
+    }
+
+    fn integer(&mut self, value: u64) {
+        let bytes = value.to_be_bytes();
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count().min(7);
+        let digits = bytes.get(zeros..).unwrap_or_default();
+        // a first bit that is set would make it negative
+        let sign = usize::from(digits.first().is_some_and(|first| *first > 0x7F));
+        self.0.extend(digits.iter().rev());
+        self.0.extend(core::iter::repeat_n(0, sign));
+        self.header(tag::INTEGER, digits.len().saturating_add(sign));
+    }
+
+    /// KerberosTime (§5.2.3): GeneralizedTime without a fraction.
+    fn time(&mut self, time: UnixTime) {
+        let [year, month, day, hour, minute, second] = time.calendar();
+        let mut digits = [b'0'; 15];
+        let mut put = |at: usize, len: usize, mut value: u16| {
+            for place in digits.iter_mut().skip(at).take(len).rev() {
+                *place = b'0'.saturating_add(u8::try_from(value % 10).unwrap_or(0));
+                value /= 10;
+            }
+        };
+        for (at, len, value) in [(0, 4, year), (4, 2, month), (6, 2, day), (8, 2, hour), (10, 2, minute), (12, 2, second)] {
+            put(at, len, value);
+        }
+        digits[14] = b'Z';
+        self.primitive(tag::GENERALIZED_TIME, &digits);
+    }
+
+    fn principal(&mut self, kind: u64, name: &str) {
+        self.element(tag::SEQUENCE, |out| {
+            out.field(1, |out| {
+                out.element(tag::SEQUENCE, |out| name.rsplit('/').for_each(|part| out.primitive(GENERAL_STRING, part.as_bytes())));
+            });
+            out.field(0, |out| out.integer(kind));
+        });
+    }
 }
 
 #[cfg(test)]
@@ -208,19 +263,32 @@ mod tests {
 
     use super::*;
 
+    fn written(write: impl FnOnce(&mut Backwards)) -> Vec<u8> {
+        let mut out = Backwards::new();
+        write(&mut out);
+        out.finish()
+    }
+
     fn reply(application_tag: u8, etype: u64, key: &[u8]) -> Vec<u8> {
-        let key = sequence(&[field(0, &integer(etype)), field(1, &element(tag::OCTET_STRING, key))]);
-        let fields = [
-            field(0, &key),
-            field(1, &sequence(&[])),
-            field(2, &integer(0x1234_5678)),
-            field(4, &element(tag::BIT_STRING, &[0, 0x40, 0, 0, 0])),
-            field(5, &time(UnixTime(1_790_000_000))),
-            field(7, &time(UnixTime(1_790_036_000))),
-            field(9, &element(GENERAL_STRING, b"EXAMPLE.ORG")),
-            field(10, &principal_name(2, "krbtgt/EXAMPLE.ORG")),
-        ];
-        element(application(application_tag), &sequence(&fields))
+        written(|out| {
+            out.element(application(application_tag), |out| {
+                out.element(tag::SEQUENCE, |out| {
+                    out.field(10, |out| out.principal(2, "krbtgt/EXAMPLE.ORG"));
+                    out.field(9, |out| out.primitive(GENERAL_STRING, b"EXAMPLE.ORG"));
+                    out.field(7, |out| out.time(UnixTime(1_790_036_000)));
+                    out.field(5, |out| out.time(UnixTime(1_790_000_000)));
+                    out.field(4, |out| out.primitive(tag::BIT_STRING, &[0, 0x40, 0, 0, 0]));
+                    out.field(2, |out| out.integer(0x1234_5678));
+                    out.field(1, |out| out.element(tag::SEQUENCE, |_| ()));
+                    out.field(0, |out| {
+                        out.element(tag::SEQUENCE, |out| {
+                            out.field(1, |out| out.primitive(tag::OCTET_STRING, key));
+                            out.field(0, |out| out.integer(etype));
+                        });
+                    });
+                });
+            });
+        })
     }
 
     #[test]
@@ -241,22 +309,24 @@ mod tests {
 
     #[test]
     fn numbers_and_times_are_der() {
-        assert_eq!(hex::encode(integer(0)), "020100");
-        assert_eq!(hex::encode(integer(0x80)), "02020080");
-        assert_eq!(hex::encode(integer(999_999)), "02030f423f");
-        assert_eq!(time(UnixTime(1_790_000_000))[2..], *b"20260921141320Z");
+        let integer = |value| hex::encode(written(|out| out.integer(value)));
+        assert_eq!([integer(0), integer(0x80), integer(999_999)], ["020100", "02020080", "02030f423f"]);
+        assert_eq!(integer(u64::MAX), "020900ffffffffffffffff");
+        assert_eq!(written(|out| out.time(UnixTime(1_790_000_000)))[2..], *b"20260921141320Z");
     }
 
     #[test]
     fn requests_that_delegate_are_told() {
         let body = |options: [u8; 4]| {
             let bits = [&[0][..], &options].concat();
-            sequence(&[
-                field(0, &element(tag::BIT_STRING, &bits)),
-                field(2, &element(GENERAL_STRING, b"R")),
-                field(3, &principal_name(2, "cifs/files")),
-                field(7, &integer(5)),
-            ])
+            written(|out| {
+                out.element(tag::SEQUENCE, |out| {
+                    out.field(7, |out| out.integer(5));
+                    out.field(3, |out| out.principal(2, "cifs/files"));
+                    out.field(2, |out| out.primitive(GENERAL_STRING, b"R"));
+                    out.field(0, |out| out.primitive(tag::BIT_STRING, &bits));
+                });
+            })
         };
         let read = |options| request_body(&body(options)).map(|body| (body.delegates, body.service)).unwrap();
         // forwardable, renewable, canonicalize; forwarded; proxy
