@@ -28,6 +28,7 @@ const STATE: &str = "frames/state.rs";
 
 const HYPERCALLS: &str = "vsm/partition/hypercalls.rs";
 const I9: &str = "load::races::i9_every_byte_that_executes_has_a_provenance";
+const I11: &str = "vault::isolation::i11_no_long_term_secret_is_outside_the_vaults_frames";
 const I8: &str = "i8_the_end_of_boot_is_one_way";
 
 const MUTANTS: &[Mutant] = &[
@@ -191,6 +192,34 @@ const MUTANTS: &[Mutant] = &[
         original: "row(\"discard or unload code\", Kind::Code, Kind::Data, Content::Zero)",
         mutated: "row(\"discard or unload code\", Kind::Code, Kind::Data, Content::Keep)",
         killer: "i10_unloading_removes_execution_then_waits_then_scrubs_then_gives_back",
+    },
+    Mutant {
+        wrong: "the vault's frames can be read by VTL0",
+        file: "vault/pages.rs",
+        original: "map(|gpn| (*gpn, Kind::SecureOnly)).collect();",
+        mutated: "map(|gpn| (*gpn, Kind::KernelData)).collect();",
+        killer: I11,
+    },
+    Mutant {
+        wrong: "a secret stays where VTL0 handed it over",
+        file: "vault/service.rs",
+        original: "self.vault.partition.write_vtl0(gpa, &mut vec![0; secret.len()])?;",
+        mutated: "",
+        killer: I11,
+    },
+    Mutant {
+        wrong: "the secret of a credential that is removed stays in its frame",
+        file: "vault/credential.rs",
+        original: "self.pages.wipe(Table::place(handle))?;",
+        mutated: "",
+        killer: I11,
+    },
+    Mutant {
+        wrong: "the secret of a credential that is out in a blob stays in its frame",
+        file: "vault/operations.rs",
+        original: "inner.pages.wipe(Table::place(handle))?;",
+        mutated: "",
+        killer: I11,
     },
 ];
 

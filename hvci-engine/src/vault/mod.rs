@@ -35,6 +35,8 @@ use std::sync::PoisonError;
 
 mod credential;
 mod error;
+#[cfg(test)]
+mod isolation;
 mod keeper;
 mod kerberos;
 mod ntlm;
@@ -51,7 +53,7 @@ pub use credential::{NewCredential, Secret};
 pub use error::VaultError;
 pub use keeper::{Keeper, KeeperError};
 pub use kerberos::{Etype, Usage};
-pub use ntlm::{Challenge, MAX_TARGET_INFO};
+pub use ntlm::{Challenge, MAX_TARGET_INFO, nt_hash};
 pub use operations::{Authenticator, Listed};
 pub use sealed::Identity;
 pub use secret::{Key, MAX_KEY};

@@ -45,8 +45,8 @@ pub struct Challenge<'c> {
     pub channel_binding: [u8; 16],
 }
 
-/// The NT hash of a password.
-pub(super) fn nt_hash(password: &str) -> Key {
+/// The NT hash of a password: MD4 of it in UTF-16LE (MS-NLMP §3.3.1, NTOWFv1).
+pub fn nt_hash(password: &str) -> Key {
     let utf16 = Zeroizing::new(utf16(password));
     let hash: [u8; 16] = Md4::digest(&*utf16).into();
     Key::from(hash)

@@ -75,8 +75,9 @@ impl Sealer {
     }
 }
 
-fn associated(identity: &Identity, handle: Handle, credential: &Credential) -> Vec<u8> {
-    let mut bytes = [&identity.vm[..], &identity.boot, &handle.0.to_le_bytes(), &[credential.kind.number()]].concat();
+fn associated(identity: &Identity, handle: Handle, credential: &Credential, number: u64) -> Vec<u8> {
+    let kind = [credential.kind.number()];
+    let mut bytes = [&identity.vm[..], &identity.boot, &handle.0.to_le_bytes(), &number.to_le_bytes(), &kind].concat();
     for part in [credential.owner.as_bytes(), credential.user.as_bytes(), credential.domain.as_bytes()] {
         put(&mut bytes, part);
     }
@@ -98,7 +99,7 @@ pub(super) fn blob(
     bytes.extend(handle.0.to_le_bytes());
     bytes.extend(number.to_le_bytes());
     let mut secret = record.0.clone();
-    let tag = Sealer::new(key, b"blob").seal(number, &associated(identity, handle, credential), &mut *secret)?;
+    let tag = Sealer::new(key, b"blob").seal(number, &associated(identity, handle, credential, number), &mut *secret)?;
     bytes.extend_from_slice(&*secret);
     bytes.extend(tag);
     Ok(bytes)
@@ -125,7 +126,7 @@ pub(super) fn open_blob(
     let mut record = Record::empty();
     record.0.copy_from_slice(slice(bytes, 22, RECORD)?);
     let tag = array(bytes, RECORD.checked_add(22)?)?;
-    Sealer::new(key, b"blob").open(number, &associated(identity, handle, credential), &mut *record.0, &tag)?;
+    Sealer::new(key, b"blob").open(number, &associated(identity, handle, credential, number), &mut *record.0, &tag)?;
     Some(record)
 }
 

@@ -10,7 +10,7 @@ use hvci_engine::{
 };
 use md5::Md5;
 
-use super::{ANSWER, Found, HEAP, Lsa, MemoryKeeper, Needle, Options, RAM, kdc::Kdc, kerberos, ntlm, search};
+use super::{ANSWER, Found, HEAP, Lsa, MemoryKeeper, Needle, Options, RAM, kdc::Kdc, kerberos, ntlm, search, secrets_of};
 use crate::{attack::Guest, memory::PAGE, vmm::Snapshot};
 
 /// The user.
@@ -61,13 +61,7 @@ impl Shown {
 
 /// The user's secrets.
 pub fn secrets() -> Vec<Needle> {
-    let salt = [REALM, USER].concat();
-    let mut needles = vec![Needle::new("password", PASSWORD.as_bytes()), Needle::new("NT hash", &NT_HASH)];
-    for etype in Etype::ALL {
-        let key = etype.of_password(PASSWORD.as_bytes(), salt.as_bytes());
-        needles.push(Needle::new(&format!("Kerberos key {}", etype.number()), key.as_bytes()));
-    }
-    needles
+    secrets_of(USER, REALM, PASSWORD)
 }
 
 /// Runs it.

@@ -32,7 +32,7 @@ pub mod ntlm;
 mod search;
 
 pub use kept::MemoryKeeper;
-pub use search::{Found, Needle, search};
+pub use search::{Found, Needle, search, secrets_of};
 
 /// Pages that the vault gets.
 pub(crate) const VAULT: std::ops::Range<u64> = 0xA0..0xB0;

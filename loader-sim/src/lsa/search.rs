@@ -1,6 +1,7 @@
 //! Looking for secrets in memory and in text: as they are, in UTF-16, in hexadecimal and in base64.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use hvci_engine::vault::{Etype, nt_hash};
 
 /// A secret that is looked for.
 #[derive(Clone)]
@@ -45,6 +46,17 @@ impl Needle {
         forms.push(("decimal", secret.iter().map(u8::to_string).collect::<Vec<_>>().join(", ").into_bytes()));
         Self { name: name.to_owned(), forms }
     }
+}
+
+/// What a user's password comes to: the password, its NT hash, its Kerberos keys.
+pub fn secrets_of(user: &str, domain: &str, password: &str) -> Vec<Needle> {
+    let salt = [domain, user].concat();
+    let mut needles = vec![Needle::new("password", password.as_bytes()), Needle::new("NT hash", nt_hash(password).as_bytes())];
+    for etype in Etype::ALL {
+        let key = etype.of_password(password.as_bytes(), salt.as_bytes());
+        needles.push(Needle::new(&format!("Kerberos key {}", etype.number()), key.as_bytes()));
+    }
+    needles
 }
 
 /// Every place of every secret.

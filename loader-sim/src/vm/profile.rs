@@ -1,5 +1,6 @@
 //! What a machine is made with: a TOML file, `vm.toml`, the same as the options of `vm create`.
 
+use hvci_engine::vault::UsePolicy;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -35,6 +36,13 @@ pub struct Profile {
     /// Which TPM it has.
     #[serde(default)]
     pub tpm: Backend,
+    /// What is allowed of its credentials.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub vault: UsePolicy,
+}
+
+fn is_default(policy: &UsePolicy) -> bool {
+    *policy == UsePolicy::default()
 }
 
 fn second() -> u8 {

@@ -6,20 +6,10 @@ use hvci_engine::{
     status::HvStatus,
     vault::{Content, Etype, Function, Output, UsePolicy},
 };
-use loader_sim::lsa::{Lsa, Needle, kdc::Kdc, kerberos, search};
+use loader_sim::lsa::{Lsa, kdc::Kdc, kerberos, search, secrets_of};
 use proptest::prelude::*;
 
 use super::{PASSWORD, boot};
-
-/// Every secret of one user.
-pub(crate) fn needles(password: &str, user: &str, domain: &str, nt_hash: &str) -> Vec<Needle> {
-    let salt = [domain, user].concat();
-    let mut needles = vec![Needle::new("password", password.as_bytes()), Needle::new("NT hash", &hex::decode(nt_hash).unwrap())];
-    for etype in Etype::ALL {
-        needles.push(Needle::new(&format!("key {}", etype.number()), etype.of_password(password.as_bytes(), salt.as_bytes()).as_bytes()));
-    }
-    needles
-}
 
 /// Every eight bytes of the frames that secrets are in, which are no zeros.
 fn records(lsa: &Lsa) -> Vec<Vec<u8>> {
@@ -148,7 +138,7 @@ fn arguments(lsa: &mut Lsa, function: Function, handle: u64, body: &[u8]) -> Vec
 #[test]
 fn nothing_is_told_by_debug_errors_or_events() {
     let mut lsa = boot();
-    let needles = needles(PASSWORD, "alice", "EXAMPLE.ORG", NT_HASH);
+    let needles = secrets_of("alice", "EXAMPLE.ORG", PASSWORD);
     let alice = lsa.log_on("alice", "EXAMPLE.ORG", PASSWORD).unwrap();
     // the search finds what is there
     assert!(search(&lsa.secret_pages().unwrap(), &needles).len() >= 5);
@@ -162,9 +152,6 @@ fn nothing_is_told_by_debug_errors_or_events() {
     said += &serde_json::to_string(&lsa.events()).unwrap();
     assert_eq!(search(said.as_bytes(), &needles), []);
 }
-
-/// MD4 of the password in UTF-16LE, by another implementation (pycryptodome).
-pub(crate) const NT_HASH: &str = "1b9d5effd34ac283c8efe2eacaea8bbc";
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]

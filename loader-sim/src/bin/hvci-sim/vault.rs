@@ -10,12 +10,13 @@ use std::{
 use anyhow::{Context, Result, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::{Args, Subcommand};
+use corpus::source::escape;
 use hvci_engine::vault::{Etype, UsePolicy};
 use loader_sim::{
     lsa::{
         Lsa, Options,
         demo::{self, Searched},
-        kerberos, ntlm,
+        kerberos, ntlm, search, secrets_of,
     },
     vm,
 };
@@ -35,6 +36,14 @@ session, and is answered with its signature.
 Example:
   hvci-sim vault ntlm alice@EXAMPLE --password-file password.txt --target cifs/files.example.org";
 
+const SEARCH_EXAMPLES: &str = "\
+The password, its NT hash and its Kerberos keys are looked for as they are, in UTF-16, hexadecimal and base64, and as a list of numbers.
+
+Example:
+  hvci-sim vault search alice@EXAMPLE.ORG --password-file password.txt lsass.dmp test.log
+
+Exit status: 0 nothing is found, 1 something is, 2 usage or I/O.";
+
 const KERBEROS_EXAMPLES: &str = "\
 Writes an AS-REQ in base64, a line; reads the AS-REP; writes a TGS-REQ for the target; reads the TGS-REP; writes the AP-REQ.
 
@@ -46,12 +55,28 @@ pub(crate) enum VaultCommand {
     /// Log a user on, use the credential, and look for it everywhere
     #[command(after_help = DEMO_EXAMPLES)]
     Demo,
+    /// Look for what a user's password comes to in files: dumps, logs, whatever may have it
+    #[command(after_help = SEARCH_EXAMPLES)]
+    Search(SearchArgs),
     /// The client of NTLM, with a credential in a vault
     #[command(after_help = NTLM_EXAMPLES)]
     Ntlm(NtlmArgs),
     /// The client of Kerberos, with a credential in a vault
     #[command(after_help = KERBEROS_EXAMPLES)]
     Kerberos(KerberosArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SearchArgs {
+    /// USER@DOMAIN
+    #[arg(value_name = "USER@DOMAIN")]
+    user: String,
+    /// A file with the password and nothing else
+    #[arg(long, value_name = "FILE")]
+    password_file: PathBuf,
+    /// Where to look
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -96,6 +121,7 @@ fn etype(text: &str) -> Result<Etype> {
 pub(crate) fn vault(command: &VaultCommand) -> Result<ExitCode> {
     match command {
         VaultCommand::Demo => show(),
+        VaultCommand::Search(args) => search_files(args),
         VaultCommand::Ntlm(args) => ntlm(&args.client),
         VaultCommand::Kerberos(args) => kerberos(&args.client, args.etype),
     }
@@ -124,6 +150,24 @@ fn show() -> Result<ExitCode> {
         writeln!(out, "\nNOT as promised: a secret is where none may be, or the search does not find those that are there")?;
     }
     Ok(ExitCode::from(u8::from(!as_promised)))
+}
+
+fn search_files(args: &SearchArgs) -> Result<ExitCode> {
+    let (user, domain) = user_of(&args.user)?;
+    let password = fs::read_to_string(&args.password_file).with_context(|| format!("cannot read {}", args.password_file.display()))?;
+    let needles = secrets_of(user, domain, &password);
+    let mut out = anstream::stdout().lock();
+    let (mut bytes, mut places) = (0, 0);
+    for path in &args.files {
+        let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        bytes += content.len();
+        for one in search(&content, &needles) {
+            places += 1;
+            writeln!(out, "{}: {} ({}) at {:#x}", escape(path.display().to_string().as_bytes()), one.name, one.form, one.at)?;
+        }
+    }
+    writeln!(out, "{} secrets, {bytes} bytes: found in {places} places", needles.len())?;
+    Ok(ExitCode::from(u8::from(places > 0)))
 }
 
 fn found(searched: &Searched) -> String {

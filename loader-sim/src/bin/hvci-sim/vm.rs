@@ -268,6 +268,7 @@ fn create(host: &Host, args: &CreateArgs) -> Result<ExitCode> {
                 guest: Guest::default(),
                 behaviour: Rules::default(),
                 tpm: Backend::default(),
+                vault: hvci_engine::vault::UsePolicy::default(),
             }
         }
     };

@@ -21,7 +21,7 @@ use hvci_engine::{
     crypto,
     digest::{Digest, DigestAlg},
     time::UnixTime,
-    vault::{Keeper, KeeperError, Key, UsePolicy, Vault},
+    vault::{Keeper, KeeperError, Key, Vault},
 };
 use zeroize::Zeroizing;
 
@@ -164,7 +164,7 @@ pub(super) fn with_credentials<T>(
     } else {
         Box::new(HostKeeper::new(machine.clone(), released))
     };
-    let options = Options { vm: machine.id(), policy: UsePolicy::default(), keeper: Some(keeper), time };
+    let options = Options { vm: machine.id(), policy: profile.vault.clone(), keeper: Some(keeper), time };
     let mut lsa = Lsa::boot(options).map_err(|error| match error.downcast() {
         Ok(refused) => VmError::Vault(refused),
         Err(error) => VmError::Program(error),
