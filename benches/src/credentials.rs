@@ -1,5 +1,5 @@
-//! What the vault's operations cost: beside the bare cryptography, which is the same arithmetic with the same crates over a key at hand and a random number; a secure
-//! call beside the operation that it asks for; and many credentials beside few.
+//! What the vault's operations cost: beside the bare cryptography, which is the same arithmetic with the same crates over a key at hand and
+//! a random number; a secure call beside the operation that it asks for; and many credentials beside few.
 
 use std::{hint::black_box, sync::Arc};
 

@@ -96,7 +96,8 @@ impl Vault {
         })
     }
 
-    /// Gives a credential of the caller's a new secret of the same kind, such as a user's new password. What was out in a blob is of no use any more.
+    /// Gives a credential of the caller's a new secret of the same kind, such as a user's new password. What was out in a blob is of no use
+    /// any more.
     ///
     /// # Errors
     /// [`VaultError::NotFound`], [`VaultError::Kind`], [`VaultError::Request`].
@@ -174,6 +175,7 @@ impl Inner {
             return Err(error);
         }
         self.dirty |= credential.persistent;
+        self.added = Some(handle);
         self.table.put(handle, credential);
         Ok(handle)
     }

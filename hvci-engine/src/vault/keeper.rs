@@ -4,8 +4,8 @@ use super::secret::Key;
 
 /// Keeps what the vault gives it, and its key: the machine's TPM with a file, or the host.
 ///
-/// The order of a change is [`replace`](Self::replace), then [`advance`](Self::advance). A crash between the two leaves a store that is one ahead of the counter:
-/// it is taken, and the counter moved. One that is behind is an older one, and refused.
+/// The order of a change is [`replace`](Self::replace), then [`advance`](Self::advance). A crash between the two leaves a store that is one
+/// ahead of the counter: it is taken, and the counter moved. One that is behind is an older one, and refused.
 pub trait Keeper: Send {
     /// What was last given to [`replace`](Self::replace); `None` if nothing ever was.
     ///

@@ -6,14 +6,14 @@
 //!                          commit ─► sealed ─► keeper: the machine's TPM and a file, or the host
 //! ```
 //!
-//! - Long-term secrets, session keys and the vault's own key are in frames that are [`SecureOnly`](crate::frames::Kind::SecureOnly). For the length of one operation the engine has a copy on
-//!   its own stack, which is at no guest-physical address, and wipes it.
-//! - No operation answers a key, a hash, or what a hash could be found from: no NTLMv1, MS-CHAPv2, LM, DES or RC4 Kerberos. What a key signs begins as it was said
-//!   when the key was made.
+//! - Long-term secrets, session keys and the vault's own key are in frames that are [`SecureOnly`](crate::frames::Kind::SecureOnly). For
+//!   the length of one operation the engine has a copy on its own stack, which is at no guest-physical address, and wipes it.
+//! - No operation answers a key, a hash, or what a hash could be found from: no NTLMv1, MS-CHAPv2, LM, DES or RC4 Kerberos. What a key
+//!   signs begins as it was said when the key was made.
 //! - Who asks is the module whose verified code makes the call, by its authentihash, not what the guest says of it.
 //!
-//! **Invariant I11** of `docs/invariants.md`. **Boundary:** what code that runs *within* a caller that may ask does with the answers. Its uses are bound to a service, counted
-//! and recorded: that is reduced, not removed.
+//! **Invariant I11** of `docs/invariants.md`. **Boundary:** what code that runs *within* a caller that may ask does with the answers. Its
+//! uses are bound to a service, counted and recorded: that is reduced, not removed.
 //!
 //! The names of the operations are those of the isolated LSA's interface (`ly4k/PassTheChallenge`, `Protocol.IDL`).
 
@@ -86,7 +86,8 @@ pub struct Config {
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
-    /// The module whose code makes the call, by authentihash ([`Loader::module_at`](crate::load::Loader::module_at)); `None` if it is of no module that is loaded.
+    /// The module whose code makes the call, by authentihash ([`Loader::module_at`](crate::load::Loader::module_at)); `None` if it is of no
+    /// module that is loaded.
     pub module: Option<Digest>,
     /// `HV_VP_INDEX`.
     pub vp: u32,
@@ -124,8 +125,9 @@ struct Inner {
     blobs: u64,
     /// Whether something is to be kept that is not.
     dirty: bool,
-    /// For which service the credential is used that is used now, for the event.
+    /// For which service the credential is used that is used now, and which one was added, for the event.
     target: Option<String>,
+    added: Option<Handle>,
 }
 
 /// Where the vault's own key is.
@@ -141,11 +143,12 @@ impl core::fmt::Debug for Vault {
 }
 
 impl Vault {
-    /// Opens the vault of a machine in these pages, which become VTL1's; 32 credentials fit into each. No other vault of the partition may be in them. What `keeper` keeps is taken up, or a new vault is made. Without a keeper nothing outlives
-    /// the boot.
+    /// Opens the vault of a machine in these pages, which become VTL1's; 32 credentials fit into each. No other vault of the partition may
+    /// be in them. What `keeper` keeps is taken up, or a new vault is made. Without a keeper nothing outlives the boot.
     ///
     /// # Errors
-    /// [`VaultError::Store`] for what was kept of another machine, is older than what was last kept, or was changed; [`VaultError::Keeper`]; the partition's, for pages that cannot become VTL1's.
+    /// [`VaultError::Store`] for what was kept of another machine, is older than what was last kept, or was changed;
+    /// [`VaultError::Keeper`]; the partition's, for pages that cannot become VTL1's.
     pub fn open(
         partition: Arc<Partition>,
         pages: &[Gpn],
@@ -159,12 +162,13 @@ impl Vault {
         let Config { identity, policy, seed } = config;
         let random = Random::new(seed.as_bytes().first_chunk().ok_or(VaultError::Request("the seed has not 32 bytes"))?);
         let table = Table::new(pages.capacity());
-        let mut inner = Inner { pages, table, random, keeper, sealed_key: Vec::new(), blobs: 0, dirty: false, target: None };
+        let mut inner = Inner { pages, table, random, keeper, sealed_key: Vec::new(), blobs: 0, dirty: false, target: None, added: None };
         let opened = inner.take_up(&identity)?;
         Ok((Self { inner: Mutex::new(inner), partition, identity, policy }, opened))
     }
 
-    /// The sealed key in what is kept of a vault: a keeper may have it released before the vault is opened. Nothing of the store is believed by it.
+    /// The sealed key in what is kept of a vault: a keeper may have it released before the vault is opened. Nothing of the store is
+    /// believed by it.
     pub fn sealed_key(store: &[u8]) -> Option<&[u8]> {
         Some(sealed::header(store).ok()?.sealed_key)
     }
@@ -220,16 +224,16 @@ impl Vault {
         run: impl FnOnce(&mut Inner, &Digest) -> Result<T, VaultError>,
     ) -> Result<T, VaultError> {
         let asks = caller.module.as_ref().filter(|module| self.policy.allows_caller(module, true)).ok_or(VaultError::Caller);
-        let (done, target) = asks.map_or_else(
-            |refused| (Err(refused), None),
+        let (done, target, added) = asks.map_or_else(
+            |refused| (Err(refused), None, None),
             |module| {
                 let mut inner = self.lock();
                 let done = run(&mut inner, module);
-                (done, inner.target.take())
+                (done, inner.target.take(), inner.added.take())
             },
         );
         let (status, code) = done.as_ref().err().map_or((HvStatus::SUCCESS, None), |error| (error.status(), Some(error.code())));
-        let (operation, credential) = (operation.into(), credential.map(|handle| handle.0));
+        let (operation, credential) = (operation.into(), credential.or(added).map(|handle| handle.0));
         let what = What::Credential { operation, credential, caller: caller.module, target };
         self.partition.record(Some(caller.vp), Vtl::Vtl0, what, status, code);
         done
@@ -281,7 +285,7 @@ impl Inner {
             return Err(VaultError::Store("it is of a machine that has come further than this one"));
         }
         keeper.advance(header.generation)?;
-        self.table.next = header.next;
+        self.table.restored(header.next);
         self.sealed_key = header.sealed_key.to_vec();
         self.pages.write(OWN, &Record::of(&key))?;
         Ok(Opened::Kept(count))

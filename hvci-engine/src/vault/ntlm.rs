@@ -6,8 +6,9 @@
 //! proof   = HMAC-MD5(NTOWFv2, server's challenge | temp);  session key = HMAC-MD5(NTOWFv2, proof)
 //! ```
 //!
-//! What the server says of itself is the guest's word. It is read so that the response names the service that the caller said and the channel
-//! that it is for, and says that the exchange has an integrity code: a response is of no use elsewhere. NTLMv1 and LMv2 are not here.
+//! What the server says of itself is the guest's word. It is read so that the response names the service that the caller said and the
+//! channel that it is for, and says that the exchange has an integrity code: a response is of no use elsewhere. NTLMv1 and LMv2 are not
+//! here.
 
 use hmac::Hmac;
 use md4::{Digest, Md4};
@@ -123,8 +124,8 @@ fn target_pairs(challenge: &Challenge<'_>) -> Option<(Vec<u8>, Option<[u8; 8]>)>
     Some((pairs, time))
 }
 
-/// The integrity code of the three messages (MS-NLMP §3.1.5.1.2): without key exchange the session's base key is the exported one. The code's own
-/// place in the AUTHENTICATE_MESSAGE holds zeros.
+/// The integrity code of the three messages (MS-NLMP §3.1.5.1.2): without key exchange the session's base key is the exported one. The
+/// code's own place in the AUTHENTICATE_MESSAGE holds zeros.
 pub(super) fn message_integrity(session: &Key, messages: &[&[u8]]) -> [u8; 16] {
     hmac::<Hmac<Md5>>(session.as_bytes(), messages).into()
 }

@@ -75,8 +75,8 @@ const GSS_DELEGATION: u32 = 1;
 const GSS_CHECKSUM: u32 = 0x8003;
 
 impl Vault {
-    /// `NtlmIumLm20GetNtlm3ChallengeResponse`: the NtChallengeResponse for a server's challenge, bound to the service and channel that are said. The session's key stays here, under
-    /// the handle, if one is wanted: a real isolated LSA gives it out.
+    /// `NtlmIumLm20GetNtlm3ChallengeResponse`: the NtChallengeResponse for a server's challenge, bound to the service and channel that are
+    /// said. The session's key stays here, under the handle, if one is wanted: a real isolated LSA gives it out.
     ///
     /// # Errors
     /// [`VaultError`].
@@ -107,7 +107,8 @@ impl Vault {
         })
     }
 
-    /// `NtlmIumCalculateNtResponse`, and what is like it: refused. A DES or RC4 response gives the hash away to whoever searches long enough.
+    /// `NtlmIumCalculateNtResponse`, and what is like it: refused. A DES or RC4 response gives the hash away to whoever searches long
+    /// enough.
     ///
     /// # Errors
     /// [`VaultError::Legacy`], always.
@@ -163,7 +164,8 @@ impl Vault {
         })
     }
 
-    /// The cipher of PA-ENC-TIMESTAMP, the pre-authentication of an AS-REQ (RFC 4120 §5.2.7.2). The time is the host's, so none can be had in advance.
+    /// The cipher of PA-ENC-TIMESTAMP, the pre-authentication of an AS-REQ (RFC 4120 §5.2.7.2). The time is the host's, so none can be had
+    /// in advance.
     ///
     /// # Errors
     /// [`VaultError`].
@@ -176,8 +178,8 @@ impl Vault {
         })
     }
 
-    /// Decrypts the encrypted part of a KDC's reply, and keeps the session's key: of an AS-REP with a user's key, of a TGS-REP with that of the session with the KDC. Answers the session and the part, with zeros
-    /// where the key was.
+    /// Decrypts the encrypted part of a KDC's reply, and keeps the session's key: of an AS-REP with a user's key, of a TGS-REP with that of
+    /// the session with the KDC. Answers the session and the part, with zeros where the key was.
     ///
     /// # Errors
     /// [`VaultError`].
@@ -263,7 +265,8 @@ impl Vault {
         })
     }
 
-    /// `NtlmIumProtectCredential`: has a credential be out in a blob, which VTL0 keeps. It is of use in this boot, once, and for this credential alone; there is no other copy of the secret then.
+    /// `NtlmIumProtectCredential`: has a credential be out in a blob, which VTL0 keeps. It is of use in this boot, once, and for this
+    /// credential alone; there is no other copy of the secret then.
     ///
     /// # Errors
     /// [`VaultError`]; [`VaultError::Operation`] for one that is kept when the machine is off.
@@ -342,7 +345,8 @@ impl Vault {
         Aes256GcmSiv::new_from_slice(key.as_bytes()).map_err(|_| VaultError::Kind)
     }
 
-    /// Signs a message that begins as was said when the key was made: Ed25519 (RFC 8032), or ECDSA on P-256 with SHA-256 in the form of IEEE P1363.
+    /// Signs a message that begins as was said when the key was made: Ed25519 (RFC 8032), or ECDSA on P-256 with SHA-256 in the form of
+    /// IEEE P1363.
     ///
     /// # Errors
     /// [`VaultError`]; [`VaultError::Target`] for a message that begins otherwise.
@@ -399,6 +403,8 @@ impl Vault {
         if let Some(credential) = inner.table.get_mut(handle) {
             credential.meter.count(self.policy.rate, now);
             credential.own_meter.count(credential.policy.rate, now);
+            // a budget is for all of its life
+            inner.dirty |= credential.persistent && (self.policy.budget.is_some() || credential.policy.budget.is_some());
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Frames of VTL1 that secrets are in: [`Kind::SecureOnly`], so that no processor, device, emulator, hypercall, debugger or snapshot of VTL0's reads
-//! them (invariants I3, I11).
+//! Frames of VTL1 that secrets are in: [`Kind::SecureOnly`], so that no processor, device, emulator, hypercall, debugger or snapshot of
+//! VTL0's reads them (invariants I3, I11).
 
 use alloc::sync::Arc;
 
@@ -26,7 +26,8 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// Takes these pages from VTL0, and wipes them. Pages of a vault that is no more, or was not opened in the end, are given back first, as zeros.
+    /// Takes these pages from VTL0, and wipes them. Pages of a vault that is no more, or was not opened in the end, are given back first,
+    /// as zeros.
     pub(super) fn take(partition: Arc<Partition>, pages: &[Gpn]) -> Result<Self, VaultError> {
         let left = State { kind: Kind::SecureOnly, owner: OWNER_VAULT };
         let left: Vec<(Gpn, Kind)> =

@@ -1,4 +1,5 @@
-//! Random bytes from a seed of the host's: ChaCha20 that replaces its key with each block, so that what was given out cannot be found again.
+//! Random bytes from a seed of the host's: ChaCha20 that replaces its key with each block, so that what was given out cannot be found
+//! again.
 
 use chacha20::{
     ChaCha20,

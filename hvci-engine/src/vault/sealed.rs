@@ -1,4 +1,5 @@
-//! Credentials where the vault does not have them: in a blob that VTL0 keeps for a boot, and in what is kept of the vault while the machine is off.
+//! Credentials where the vault does not have them: in a blob that VTL0 keeps for a boot, and in what is kept of the vault while the machine
+//! is off.
 //!
 //! ```text
 //! blob    "HVBL" | version u16 | handle u64 | number u64 | secret, encrypted | tag
@@ -6,8 +7,9 @@
 //!         | credentials: count u32, each: length u32, encrypted, tag | HMAC-SHA-256 of everything before
 //! ```
 //!
-//! Encryption is AES-256-GCM-SIV (RFC 8452): a nonce that repeats, as after a crash or where a machine's memory was restored, says only whether two texts are
-//! equal. What a text belongs to is associated data: the machine, the boot, the credential, its owner, its account, a number that only grows.
+//! Encryption is AES-256-GCM-SIV (RFC 8452): a nonce that repeats, as after a crash or where a machine's memory was restored, says only
+//! whether two texts are equal. What a text belongs to is associated data: the machine, the boot, the credential, its owner, its account, a
+//! number that only grows.
 
 use alloc::{collections::BTreeSet, sync::Arc};
 

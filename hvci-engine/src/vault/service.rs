@@ -1,8 +1,8 @@
-//! What VTL0 asks of the vault by a VTL call: an argument block, with function numbers of the engine's own; the names are those of the isolated LSA's interface where it has
-//! the operation.
+//! What VTL0 asks of the vault by a VTL call: an argument block, with function numbers of the engine's own; the names are those of the
+//! isolated LSA's interface where it has the operation.
 //!
-//! Bytes come and go by GPA and length. What an answer leaves free of the place it goes to is filled with zeros, so nothing of the engine's memory ever gets there. A secret
-//! that is handed over is wiped where it was.
+//! Bytes come and go by GPA and length. What an answer leaves free of the place it goes to is filled with zeros, so nothing of the engine's
+//! memory ever gets there. A secret that is handed over is wiped where it was.
 
 use zeroize::Zeroizing;
 
@@ -76,9 +76,11 @@ macro_rules! functions {
 functions! {
     /// Credential; answer: GPA, room.
     NTLM_PROTECT_CREDENTIAL 0x3_0001 "NtlmIumProtectCredential" Output::Bytes(Content::Blob);
-    /// Credential, server's challenge (the 8 bytes as they stand), target information: GPA, length, target's name: GPA, length, GPA of the 16 bytes of the channel's binding or 0, whether a session is wanted; answer: GPA, room.
+    /// Credential, server's challenge (the 8 bytes as they stand), target information: GPA, length, target's name: GPA, length, GPA of the
+    /// 16 bytes of the channel's binding or 0, whether a session is wanted; answer: GPA, room.
     NTLM_RESPONSE 0x3_0002 "NtlmIumLm20GetNtlm3ChallengeResponse" Output::SessionAndBytes(Content::Response);
-    /// Refused always, as are all of the kind: credential, protocol (1 NTLMv1, 2 MS-CHAPv2, 3 LM, 4 Kerberos with DES, 5 Kerberos with RC4).
+    /// Refused always, as are all of the kind: credential, protocol (1 NTLMv1, 2 MS-CHAPv2, 3 LM, 4 Kerberos with DES, 5 Kerberos with
+    /// RC4).
     NTLM_CALCULATE_NT_RESPONSE 0x3_0003 "NtlmIumCalculateNtResponse" Output::Nothing;
     /// Two credentials.
     NTLM_COMPARE_CREDENTIALS 0x3_0009 "NtlmIumCompareCredentials" Output::Truth;
@@ -90,15 +92,20 @@ functions! {
     KERB_TIMESTAMP 0x3_0100 "KerbPreauthTimestamp" Output::Bytes(Content::Cipher);
     /// Credential or session with the KDC, encryption type, cipher: GPA, length; answer: GPA, room.
     KERB_REPLY 0x3_0101 "KerbUnwrapKdcReply" Output::SessionAndBytes(Content::Plain);
-    /// Session, sequence number or 2⁶⁴ - 1 for none, KDC-REQ-BODY (for a service: the 16 bytes of the channel's binding): GPA, length, flags of GSS-API; answer: GPA, room.
+    /// Session, sequence number or 2⁶⁴ - 1 for none, KDC-REQ-BODY (for a service: the 16 bytes of the channel's binding): GPA, length,
+    /// flags of GSS-API; answer: GPA, room.
     KERB_AUTHENTICATOR 0x3_0102 "KerbIumCreateApReqAuthenticator" Output::Bytes(Content::Cipher);
     /// Session with the KDC, KDC-REQ-BODY: GPA, length; answer: GPA, room.
     KERB_CHECKSUM 0x3_0103 "KerbIumComputeTgsChecksum" Output::Bytes(Content::Code);
-    /// User: GPA, length, domain: GPA, length, kind of secret (0 password, 1 NT hash, 17 to 20 Kerberos key of that encryption type), secret: GPA, length, salt: GPA, length, policy in JSON: GPA, length or 0, whether it is kept when the machine is off. The secret is wiped.
+    /// User: GPA, length, domain: GPA, length, kind of secret (0 password, 1 NT hash, 17 to 20 Kerberos key of that encryption type),
+    /// secret: GPA, length, salt: GPA, length, policy in JSON: GPA, length or 0, whether it is kept when the machine is off. The secret is
+    /// wiped.
     ADD_LOGON 0x3_0200 "AddLogon" Output::Handle;
-    /// Kind (1 AES-256-GCM-SIV, 2 Ed25519, 3 P-256), name: GPA, length, secret: GPA, length (0: it is made in the vault), what messages begin with: GPA, length, policy in JSON: GPA, length or 0, whether it is kept. The secret is wiped.
+    /// Kind (1 AES-256-GCM-SIV, 2 Ed25519, 3 P-256), name: GPA, length, secret: GPA, length (0: it is made in the vault), what messages
+    /// begin with: GPA, length, policy in JSON: GPA, length or 0, whether it is kept. The secret is wiped.
     ADD_KEY 0x3_0201 "AddKey" Output::Handle;
-    /// Credential, kind of secret as a logon's is added (100: a key that the vault makes, 101: a key), secret: GPA, length, salt: GPA, length. The secret is wiped.
+    /// Credential, kind of secret as a logon's is added (100: a key that the vault makes, 101: a key), secret: GPA, length, salt: GPA,
+    /// length. The secret is wiped.
     REPLACE 0x3_0202 "ReplaceSecret" Output::Nothing;
     /// Credential.
     REMOVE 0x3_0203 "RemoveCredential" Output::Nothing;
@@ -134,7 +141,8 @@ impl Vault {
         Function::ALL.iter().any(|(known, ..)| *known == function)
     }
 
-    /// Answers a VTL call of the caller's: a status, and a word. Where the answer has bytes and they do not fit, the word is how many there are.
+    /// Answers a VTL call of the caller's: a status, and a word. Where the answer has bytes and they do not fit, the word is how many there
+    /// are.
     pub fn call(&self, block: &[u8; BLOCK], caller: &Caller) -> (HvStatus, u64) {
         let mut call = Call { vault: self, caller, words: Words::of(block) };
         match call.answer() {

@@ -170,16 +170,21 @@ impl Table {
         }
     }
 
-    /// Puts one back that was kept. `Full` for a place that there is not.
+    /// Puts one back that was kept, until all [are](Self::restored). `Full` for a place that there is not.
     pub(super) fn restore(&mut self, handle: Handle, credential: Credential) -> Result<(), VaultError> {
         let at = Self::place(handle).checked_sub(1).filter(|at| *at < self.capacity).ok_or(VaultError::Full)?;
         while self.slots.len() <= at {
-            self.free.push(u32::try_from(self.slots.len()).map_err(|_| VaultError::Full)?);
             self.slots.push(Slot { number: 0, credential: None });
         }
-        self.free.retain(|free| usize::try_from(*free) != Ok(at));
         self.put(handle, credential);
         Ok(())
+    }
+
+    /// All are put back that were kept, and the next gets this number: what is between them is free.
+    pub(super) fn restored(&mut self, next: u32) {
+        let free = (0..).zip(&self.slots).filter(|(_, slot)| slot.credential.is_none());
+        self.free = free.map(|(at, _)| at).collect();
+        self.next = next;
     }
 
     /// Takes one out; its place may have another from now on.

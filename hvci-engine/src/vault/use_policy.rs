@@ -1,6 +1,7 @@
 //! Who may use a credential, for what, and how often.
 //!
-//! A machine has a policy, and a credential may have one of its own: what is done must be allowed by both. Code that runs in a caller that is allowed can ask whatever the caller can; so uses are counted, bound to a service, and recorded.
+//! A machine has a policy, and a credential may have one of its own: what is done must be allowed by both. Code that runs in a caller that
+//! is allowed can ask whatever the caller can; so uses are counted, bound to a service, and recorded.
 
 use serde::{Deserialize, Serialize};
 
@@ -56,8 +57,8 @@ pub struct Rate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct UsePolicy {
-    /// The modules whose code may ask, by authentihash (of a Linux module, the digest that is signed). None: of a machine every module that is loaded; of a credential the one
-    /// that added it.
+    /// The modules whose code may ask, by authentihash (of a Linux module, the digest that is signed). None: of a machine every module that
+    /// is loaded; of a credential the one that added it.
     pub callers: Vec<Digest>,
     /// What for.
     pub operations: Vec<Operation>,
@@ -211,7 +212,8 @@ mod tests {
     }
 
     proptest! {
-        /// However the clock runs, no window of the rate's length has more than its uses twice (two windows may touch), and the budget holds.
+        /// However the clock runs, no window of the rate's length has more than its uses twice (two windows may touch), and the budget
+        /// holds.
         #[test]
         fn no_clock_makes_more_of_it(steps in prop::collection::vec((-5_i64..30, 1_u8..4), 1..60), uses in 1_u32..5, seconds in 1_u32..20) {
             let policy = UsePolicy { rate: Some(Rate { uses, seconds }), budget: Some(40), ..UsePolicy::default() };

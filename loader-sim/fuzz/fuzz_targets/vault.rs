@@ -1,5 +1,5 @@
-//! A vault that is asked anything, with anything in the guest's memory, by blobs and replies of a KDC that nobody made: nothing panics, and no secret is in
-//! memory of VTL0's afterwards.
+//! A vault that is asked anything, with anything in the guest's memory, by blobs and replies of a KDC that nobody made: nothing panics, and
+//! no secret is in memory of VTL0's afterwards.
 #![no_main]
 
 use std::sync::Arc;

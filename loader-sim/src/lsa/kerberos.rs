@@ -74,7 +74,8 @@ pub fn as_request(lsa: &mut Lsa, credential: u64, (user, realm): (&str, &str), e
     Ok(request(10, (2, timestamp), body(Some(user), realm, &format!("krbtgt/{realm}"), etype, nonce)))
 }
 
-/// Reads an AS-REP or TGS-REP: its session's key goes to the vault. `with` is the user's credential, or the session that the request was made in.
+/// Reads an AS-REP or TGS-REP: its session's key goes to the vault. `with` is the user's credential, or the session that the request was
+/// made in.
 ///
 /// # Errors
 /// A message that is none; the vault's.

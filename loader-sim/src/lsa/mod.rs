@@ -1,6 +1,8 @@
-//! A program of the guest's that uses credentials, as LSASS does: a signed module that makes VTL calls, and memory of VTL0 that requests and answers are in.
+//! A program of the guest's that uses credentials, as LSASS does: a signed module that makes VTL calls, and memory of VTL0 that requests
+//! and answers are in.
 //!
-//! What it is handed over, it hands over to the vault; what it has is handles and answers. [`ntlm`] and [`kerberos`] are the messages that it makes of them.
+//! What it is handed over, it hands over to the vault; what it has is handles and answers. [`ntlm`] and [`kerberos`] are the messages that
+//! it makes of them.
 
 use std::sync::Arc;
 
@@ -273,7 +275,8 @@ impl Lsa {
         Ok(listed)
     }
 
-    /// Everything of the guest that is VTL0's, as a debugger or a driver of the attacker's dumps it: its RAM, and what cannot be read of it.
+    /// Everything of the guest that is VTL0's, as a debugger or a driver of the attacker's dumps it: its RAM, and what cannot be read of
+    /// it.
     ///
     /// # Errors
     /// None that occurs.

@@ -6,8 +6,8 @@ use hvci_engine::vault::Function;
 use super::Lsa;
 
 const SIGNATURE: &[u8; 8] = b"NTLMSSP\0";
-/// Flags of NEGOTIATE_MESSAGE: Unicode, target wanted, signing, NTLM, always sign, extended session security, target information, version, 128 bits.
-/// No key exchange: its key would be wrapped with RC4.
+/// Flags of NEGOTIATE_MESSAGE: Unicode, target wanted, signing, NTLM, always sign, extended session security, target information, version,
+/// 128 bits. No key exchange: its key would be wrapped with RC4.
 const FLAGS: u32 =
     0x0000_0001 | 0x0000_0004 | 0x0000_0010 | 0x0000_0200 | 0x0000_8000 | 0x0008_0000 | 0x0080_0000 | 0x0200_0000 | 0x2000_0000;
 /// Windows 10, NTLM revision 15.

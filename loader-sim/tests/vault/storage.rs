@@ -126,6 +126,27 @@ fn what_is_kept_comes_back_under_its_handle_and_the_rest_is_gone() {
     assert!(new != kept && new != gone && new != key);
 }
 
+/// What is between those that are kept is used again, and a budget outlives a boot.
+#[test]
+fn places_are_used_again_and_budgets_go_on() {
+    let disk = Disk::default();
+    let mut lsa = disk.boot().unwrap();
+    let policy = UsePolicy { budget: Some(3), ..UsePolicy::default() };
+    let handles: Vec<u64> = (0..5).map(|n| lsa.add_logon(&format!("u{n}"), "D", (1, &[n; 16]), &policy, true).unwrap()).collect();
+    lsa.word(Function::REMOVE, &[&[handles[1]]]).unwrap();
+    lsa.word(Function::REMOVE, &[&[handles[3]]]).unwrap();
+    assert!(response(&mut lsa, handles[4]) && response(&mut lsa, handles[4]));
+    lsa.vault().commit().unwrap();
+    drop(lsa);
+    let mut lsa = disk.boot().unwrap();
+    assert_eq!(users(&mut lsa), ["u0", "u2", "u4"]);
+    assert!(response(&mut lsa, handles[4]) && !response(&mut lsa, handles[4]), "two of three were used before");
+    // the response's session took one place
+    let places: Vec<u64> = (0..2).map(|n| keep(&mut lsa, "new", 0x40 + n) & 0xFFFF_FFFF).collect();
+    assert!(places.iter().all(|place| [1, 3, 5].contains(place)), "{places:?}");
+    assert!(response(&mut lsa, handles[0]));
+}
+
 #[test]
 fn what_is_old_changed_or_anothers_is_refused() {
     let disk = Disk::default();

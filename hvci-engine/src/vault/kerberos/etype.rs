@@ -1,5 +1,5 @@
-//! Encryption types 17 to 20: AES-CBC with ciphertext stealing, authenticated by HMAC (RFC 3961 §5.3, RFC 3962, RFC 8009). DES (1 to 3), triple DES
-//! (16) and RC4 (23, 24) are not here (RFC 6649, RFC 8429).
+//! Encryption types 17 to 20: AES-CBC with ciphertext stealing, authenticated by HMAC (RFC 3961 §5.3, RFC 3962, RFC 8009). DES (1 to 3),
+//! triple DES (16) and RC4 (23, 24) are not here (RFC 6649, RFC 8429).
 //!
 //! ```text
 //! 17, 18   E(Ke, confounder | plain) | HMAC-SHA1-96(Ki, confounder | plain)

@@ -1,7 +1,7 @@
 //! What the host approves: with which PCRs the vault's key is released, until it approves others.
 //!
-//! The approver's key is the host's, derived from what it keeps for itself; the machine's TPM knows its public half by the sealed object's policy. An
-//! approval that is newer than the TPM's counter moves the counter, and so revokes every one before it.
+//! The approver's key is the host's, derived from what it keeps for itself; the machine's TPM knows its public half by the sealed object's
+//! policy. An approval that is newer than the TPM's counter moves the counter, and so revokes every one before it.
 
 use hvci_engine::{
     bytes::array,

@@ -4,8 +4,8 @@
 //! settings measured ─► key released, if PCRs 7, 4 or 11, 12, 14 are as approved ─► boundary measured: not again in this boot
 //! ```
 //!
-//! With a TPM the key is sealed to it, under what the host approves ([`approval`]); without one the host's own key seals it. The first start of a
-//! machine is approved as it is; a later one that differs is not, until its owner [approves](approve) it.
+//! With a TPM the key is sealed to it, under what the host approves ([`approval`]); without one the host's own key seals it. The first
+//! start of a machine is approved as it is; a later one that differs is not, until its owner [approves](approve) it.
 
 mod approval;
 mod keepers;

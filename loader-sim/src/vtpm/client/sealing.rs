@@ -1,4 +1,5 @@
-//! Secrets sealed to a TPM, and released while PCRs are what somebody approved: PolicyAuthorize over PolicyPCR and PolicyNV (TPM 2.0 Part 3 §23).
+//! Secrets sealed to a TPM, and released while PCRs are what somebody approved: PolicyAuthorize over PolicyPCR and PolicyNV (TPM 2.0 Part 3
+//! §23).
 //!
 //! ```text
 //! static, in the object   PolicyAuthorize(approver's name, reference)
