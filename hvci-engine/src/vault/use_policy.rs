@@ -67,7 +67,7 @@ pub struct UsePolicy {
     pub budget: Option<u64>,
     /// How often at a time. Written as `null` for no limit: what is left out is the default.
     pub rate: Option<Rate>,
-    /// For which services, in any case; `*` at the end for all that begin so. None: every one.
+    /// For which services, in any case; with or without `@` and a realm; `*` at the end for all that begin so. None: every one.
     pub targets: Vec<String>,
     /// Whether an NTLM response must be for a channel.
     pub channel_binding: bool,
@@ -160,6 +160,8 @@ impl Meter {
 }
 
 fn matches(pattern: &str, target: &str) -> bool {
+    // Kerberos names services with their realm, NTLM without
+    let target = if pattern.contains('@') { target } else { target.rsplit_once('@').map_or(target, |(service, _)| service) };
     match pattern.strip_suffix('*') {
         Some(start) => target.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start)),
         None => target.eq_ignore_ascii_case(pattern),
@@ -177,6 +179,7 @@ mod tests {
         let policy = UsePolicy { targets: vec!["cifs/files.example.org".into(), "HTTP/*".into()], ..UsePolicy::default() };
         let allows = |target| policy.allow(Operation::Ntlm, Some(target)).is_ok();
         assert!(allows("CIFS/files.example.org") && allows("http/anything"));
+        assert!(allows("cifs/files.example.org@EXAMPLE.ORG"));
         assert!(!allows("cifs/files.example.org.evil") && !allows("htt") && !allows(""));
         let none = UsePolicy { operations: vec![Operation::Sign], ..UsePolicy::default() };
         assert_eq!(none.allow(Operation::Ntlm, None), Err(VaultError::Operation));

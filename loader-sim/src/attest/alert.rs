@@ -50,6 +50,8 @@ pub enum Kind {
     BootRefused,
     /// The machine runs, and its TPM answers no more.
     TpmFailed,
+    /// The machine runs, and its credentials stay closed, or are lost.
+    VaultClosed,
     /// An alert is expected that did not come, or is expected no more.
     ExpectationUnmatched,
 }
@@ -202,6 +204,11 @@ pub fn boot_refused(vm: &str, time: UnixTime, code: Code, report: ComponentRepor
 /// The alert of a machine whose TPM failed, which cannot attest either: by its host, in words.
 pub fn tpm_failed(vm: &str, time: UnixTime, how: String) -> Alert {
     by_host(vm, time, Kind::TpmFailed, Code::TpmFailed, "", how)
+}
+
+/// The alert of a machine whose vault's key was not released: by its host, in words. What it guards is guarded all the same.
+pub fn vault_closed(vm: &str, time: UnixTime, why: String) -> Alert {
+    Alert { severity: Severity::Low, ..by_host(vm, time, Kind::VaultClosed, Code::VaultKey, "", why) }
 }
 
 fn by_host(vm: &str, time: UnixTime, kind: Kind, code: Code, subject: &str, detail: String) -> Alert {

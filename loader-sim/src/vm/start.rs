@@ -12,7 +12,7 @@ use super::{
     drivers::{self, Decided},
     read_flash, read_known, refused,
     tpm::{self, Device},
-    vault::{self, Released},
+    vault::{self, KeyState, Released},
 };
 use crate::{
     attest::{
@@ -65,7 +65,7 @@ pub struct Started {
     /// What was decided about its drivers.
     pub drivers: Vec<DriverEvent>,
     /// What came of asking for its vault's key, if it has one.
-    pub vault_key: Option<vault::KeyState>,
+    pub vault_key: Option<KeyState>,
     /// What it said of itself when it was last challenged.
     pub evidence: Option<Vec<u8>>,
     /// What the verifier thought of it last; nothing of a machine that has no TPM, or that did not start.
@@ -163,7 +163,10 @@ impl<'r> Running<'r> {
             loaded.extend(decided.into_iter().map(|driver| driver.event));
         }
         folder.write("boot.eventlog", &boot.log)?;
-        let refused = refused::of_boot(name, &boot, options.time).into_iter().collect();
+        let mut refused: Vec<Alert> = refused::of_boot(name, &boot, options.time).into_iter().collect();
+        if let Some(KeyState::NotReleased(why) | KeyState::Lost(why)) = released.as_ref().map(Released::state) {
+            refused.push(alert::vault_closed(name, options.time, why));
+        }
         let (evidence, appraisal, alerts) = (None, None, Vec::new());
         let (known, endorsement_key) = (known.machine(&profile, reset_count), known.endorsement_key);
         let (host, drivers) = (host.clone(), loaded);
@@ -186,7 +189,7 @@ impl<'r> Running<'r> {
     }
 
     /// What came of the release of its vault's key; `None` for a machine without Credential Guard, or whose boot was ended before.
-    pub fn vault_key(&self) -> Option<vault::KeyState> {
+    pub fn vault_key(&self) -> Option<KeyState> {
         self.released.as_ref().map(Released::state)
     }
 
@@ -243,7 +246,7 @@ impl<'r> Running<'r> {
         new.extend(self.device.failure().map(|failure| alert::tpm_failed(&name, time, failure.to_string())));
         let health = match &self.appraisal {
             Some(appraisal) => Some(Health::from(appraisal)),
-            None if new.is_empty() => None,
+            None if !new.iter().any(Alert::needs_attention) => None,
             None => Some(Health {
                 time,
                 vm: name,

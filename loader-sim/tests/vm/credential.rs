@@ -51,6 +51,10 @@ fn credentials_are_kept_whichever_tpm_seals_them() {
         assert_eq!(lab.add(name, ALICE), (0, "added alice@EXAMPLE.ORG: 0x100000000\n".to_owned()));
         assert_eq!(lab.add(name, "bob@EXAMPLE.ORG").0, 0);
         assert_eq!(lab.users(name).unwrap(), ["alice", "bob"]);
+        let sealed = |lab: &Lab| Vault::sealed_key(&fs::read(lab.path(name, "vault.store")).unwrap()).unwrap().to_vec();
+        let before = sealed(&lab);
+        assert!(lab.run(&["vm", "credential", name, "rotate"]).status.success());
+        assert_ne!(sealed(&lab), before, "another key");
         let removed = lab.run(&["vm", "credential", name, "remove", "0x100000000"]);
         assert!(removed.status.success(), "{}", text(&removed));
         assert_eq!(lab.users(name).unwrap(), ["bob"]);
@@ -76,7 +80,9 @@ fn the_key_is_released_as_it_was_approved() {
     let refused = lab.users("probe").unwrap_err();
     assert!(refused.contains("PCR 12") && refused.contains("vm approve"), "{refused}");
     let (code, said) = lab.start("probe");
-    assert!(said.contains("vault           CLOSED"), "{code} {said}");
+    assert!(said.contains("vault           CLOSED") && said.contains("alert [low]: vault-key"), "{code} {said}");
+    let alerts = fs::read_to_string(lab.path("probe", "alerts.ndjson")).unwrap();
+    assert!(alerts.contains(r#""kind":"vault-closed""#) && alerts.contains("PCR 12"), "{alerts}");
     assert!(lab.run(&["vm", "approve", "probe"]).status.success());
     assert_eq!(lab.users("probe").unwrap(), ["alice"]);
     // nothing is left to approve

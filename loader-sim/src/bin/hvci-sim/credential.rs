@@ -1,6 +1,11 @@
 //! `hvci-sim vm credential`: credentials that a machine keeps.
 
-use std::{env, fs, io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    env, fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -11,6 +16,7 @@ use loader_sim::{
     lsa::Lsa,
     vm::{self, Host, Options},
 };
+use zeroize::Zeroizing;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,12 +44,14 @@ enum Command {
         /// USER@DOMAIN
         #[arg(value_name = "USER@DOMAIN")]
         user: String,
-        /// A file with the password and nothing else
+        /// A file with the password; a newline at its end is no part of it
         #[arg(long, value_name = "FILE")]
         password_file: PathBuf,
     },
     /// List them
     List,
+    /// Keep them under a new key
+    Rotate,
     /// Remove one
     Remove {
         /// Its handle, as the list shows it
@@ -76,8 +84,8 @@ fn run(lsa: &mut Lsa, command: &Command, out: &mut impl Write) -> Result<()> {
     match command {
         Command::Add { user, password_file } => {
             let (user, domain) = user_of(user)?;
-            let password = fs::read(password_file).with_context(|| format!("cannot read {}", password_file.display()))?;
-            let handle = lsa.add_logon(user, domain, (0, &password), &UsePolicy::default(), true)?;
+            let password = password_of(password_file)?;
+            let handle = lsa.add_logon(user, domain, (0, password.as_bytes()), &UsePolicy::default(), true)?;
             writeln!(out, "added {}@{}: {handle:#x}", escape(user.as_bytes()), escape(domain.as_bytes()))?;
         }
         Command::List => {
@@ -90,12 +98,24 @@ fn run(lsa: &mut Lsa, command: &Command, out: &mut impl Write) -> Result<()> {
                 writeln!(out, "no credentials")?;
             }
         }
+        Command::Rotate => {
+            lsa.vault().rotate()?;
+            writeln!(out, "kept under a new key")?;
+        }
         Command::Remove { handle } => {
             lsa.word(Function::REMOVE, &[&[*handle]])?;
             writeln!(out, "removed {handle:#x}")?;
         }
     }
     Ok(())
+}
+
+/// The password in a file, without the newline that editors and `echo` put behind it.
+pub(crate) fn password_of(file: &Path) -> Result<Zeroizing<String>> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = Zeroizing::new(text);
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(Zeroizing::new(line.strip_suffix('\r').unwrap_or(line).to_owned()))
 }
 
 /// USER@DOMAIN.

@@ -21,7 +21,7 @@ use loader_sim::{
     vm,
 };
 
-use super::credential::user_of;
+use super::credential::{password_of, user_of};
 
 const DEMO_EXAMPLES: &str = "\
 A guest's program logs a user on and answers NTLM and Kerberos with a vault. Then everything that is not VTL1's is searched for every secret, as it is, in
@@ -71,7 +71,7 @@ pub(crate) struct SearchArgs {
     /// USER@DOMAIN
     #[arg(value_name = "USER@DOMAIN")]
     user: String,
-    /// A file with the password and nothing else
+    /// A file with the password; a newline at its end is no part of it
     #[arg(long, value_name = "FILE")]
     password_file: PathBuf,
     /// Where to look
@@ -84,7 +84,7 @@ struct ClientArgs {
     /// USER@DOMAIN
     #[arg(value_name = "USER@DOMAIN")]
     user: String,
-    /// A file with the password and nothing else
+    /// A file with the password; a newline at its end is no part of it
     #[arg(long, value_name = "FILE")]
     password_file: PathBuf,
     /// The service's principal name
@@ -154,7 +154,7 @@ fn show() -> Result<ExitCode> {
 
 fn search_files(args: &SearchArgs) -> Result<ExitCode> {
     let (user, domain) = user_of(&args.user)?;
-    let password = fs::read_to_string(&args.password_file).with_context(|| format!("cannot read {}", args.password_file.display()))?;
+    let password = password_of(&args.password_file)?;
     let needles = secrets_of(user, domain, &password);
     let mut out = anstream::stdout().lock();
     let (mut bytes, mut places) = (0, 0);
@@ -180,9 +180,9 @@ fn found(searched: &Searched) -> String {
 /// A guest with the user's credential in its vault.
 fn logged_on(args: &ClientArgs) -> Result<(Lsa, u64)> {
     let (user, domain) = user_of(&args.user)?;
-    let password = fs::read(&args.password_file).with_context(|| format!("cannot read {}", args.password_file.display()))?;
+    let password = password_of(&args.password_file)?;
     let mut lsa = Lsa::boot(Options { time: vm::now()?, ..Options::default() })?;
-    let credential = lsa.add_logon(user, domain, (0, &password), &UsePolicy::default(), false)?;
+    let credential = lsa.add_logon(user, domain, (0, password.as_bytes()), &UsePolicy::default(), false)?;
     Ok((lsa, credential))
 }
 

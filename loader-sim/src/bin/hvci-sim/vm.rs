@@ -465,7 +465,7 @@ fn write_alert(out: &mut impl Write, alert: &Alert) -> Result<()> {
     for expected in &alert.suppressed_by {
         writeln!(out, "  {} is expected until {}: {}", expected.code, expected.until, escape(expected.reason.as_bytes()))?;
     }
-    if matches!(alert.kind, alert::Kind::TpmFailed | alert::Kind::ExpectationUnmatched) {
+    if matches!(alert.kind, alert::Kind::TpmFailed | alert::Kind::VaultClosed | alert::Kind::ExpectationUnmatched) {
         for finding in &alert.findings {
             writeln!(out, "  [{}] {}: {}", finding.code.id(), finding.code.title(), escape(finding.detail.as_bytes()))?;
         }
