@@ -161,11 +161,16 @@ impl Ring {
         Self { records: VecDeque::new(), capacity: capacity.max(1), next: 0, dropped: 0 }
     }
 
-    /// Appends a record; its `sequence` is set here. The oldest makes room.
+    /// Appends a record; its `sequence` is set here. The oldest makes room, but not for a use of a credential that was refused: whoever is refused
+    /// could flush out the records of what was not.
     pub fn push(&mut self, event: Event) {
         if self.records.len() == self.capacity {
-            self.records.pop_front();
             self.dropped = self.dropped.saturating_add(1);
+            if event.code.is_some() && matches!(event.what, What::Credential { .. }) {
+                self.next = self.next.saturating_add(1);
+                return;
+            }
+            self.records.pop_front();
         }
         self.records.push_back(Event { sequence: self.next, ..event });
         self.next = self.next.saturating_add(1);
@@ -208,6 +213,20 @@ mod tests {
         assert_eq!(ring.drain().iter().map(|e| e.sequence).collect::<Vec<_>>(), [2, 3, 4]);
         ring.push(event(What::EndOfBoot));
         assert_eq!(ring.iter().map(|e| e.sequence).collect::<Vec<_>>(), [5]);
+    }
+
+    #[test]
+    fn refused_uses_of_credentials_flush_nothing_out() {
+        let mut ring = Ring::new(2);
+        let used = |code| Event {
+            code,
+            ..event(What::Credential { operation: "ntlm-response".into(), credential: Some(1), caller: None, target: None })
+        };
+        ring.push(used(None));
+        (0..5).for_each(|_| ring.push(used(Some(Code::VaultCaller))));
+        assert_eq!((ring.dropped(), ring.drain().iter().map(|e| e.sequence).collect::<Vec<_>>()), (4, vec![0, 1]));
+        ring.push(used(None));
+        assert_eq!(ring.drain()[0].sequence, 6);
     }
 
     #[test]

@@ -70,9 +70,9 @@ impl Vault {
     /// [`VaultError::Caller`], [`VaultError::Full`], [`VaultError::Request`].
     pub fn add(&self, caller: &Caller, new: &NewCredential<'_>) -> Result<Handle, VaultError> {
         // a password's keys take milliseconds: not under the lock
-        let made = material(new);
+        let made = self.may_ask(caller).map(|_| material(new));
         self.perform(caller, "add", None, |inner, owner| {
-            let (kind, keys, record) = made?;
+            let (kind, keys, record) = made.ok_or(VaultError::Caller)??;
             let record = record.map_or_else(|| inner.made(kind), Ok)?;
             inner.insert(
                 Credential {
@@ -117,13 +117,15 @@ impl Vault {
                 return Err(VaultError::Kind);
             }
             let record = record.map_or_else(|| inner.made(kind), Ok)?;
+            // what came of the old secret goes first
+            let sessions = inner.table.get(handle).map_or_else(Vec::new, |credential| credential.sessions.iter().copied().collect());
+            inner.remove_all(sessions)?;
             inner.pages.write(Table::place(handle), &record)?;
-            let sessions = inner.table.get_mut(handle).map_or_else(BTreeSet::new, |credential| {
+            if let Some(credential) = inner.table.get_mut(handle) {
                 (credential.keys, credential.out) = (keys, None);
-                core::mem::take(&mut credential.sessions)
-            });
-            inner.dirty |= inner.table.get(handle).is_some_and(|credential| credential.persistent);
-            inner.remove_all(sessions.into_iter().collect())
+                inner.dirty |= credential.persistent;
+            }
+            Ok(())
         })
     }
 
@@ -181,7 +183,7 @@ impl Inner {
     }
 
     /// Removes these and the sessions that came of them, however long the line of descent is.
-    fn remove_all(&mut self, mut handles: Vec<Handle>) -> Result<(), VaultError> {
+    pub(super) fn remove_all(&mut self, mut handles: Vec<Handle>) -> Result<(), VaultError> {
         while let Some(handle) = handles.pop() {
             if self.table.get(handle).is_none() {
                 continue;
@@ -206,7 +208,8 @@ fn material(new: &NewCredential<'_>) -> Result<(CredentialKind, u8, Option<Recor
     let mut record = Record::empty();
     match new.secret {
         Secret::Password(password, salt) => {
-            let default = [new.domain, new.user].concat();
+            // the components of a name without what stands between them
+            let default = [new.domain, &new.user.replace('/', "")].concat();
             let salt = if salt.is_empty() { default.as_bytes() } else { salt };
             record.put(0, &ntlm::nt_hash(password));
             for etype in Etype::ALL {

@@ -123,6 +123,8 @@ struct Inner {
     sealed_key: Vec<u8>,
     /// Of blobs in this boot.
     blobs: u64,
+    /// The generation that the keeper was last given.
+    given: u64,
     /// Whether something is to be kept that is not.
     dirty: bool,
     /// For which service the credential is used that is used now, and which one was added, for the event.
@@ -130,8 +132,9 @@ struct Inner {
     added: Option<Handle>,
 }
 
-/// Where the vault's own key is.
+/// Where the vault's own keys are: first that of what is kept, then that of blobs, which is another at each boot.
 const OWN: usize = 0;
+const BLOB_KEY: usize = 32;
 
 impl core::fmt::Debug for Vault {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -160,9 +163,13 @@ impl Vault {
             return Err(VaultError::Full);
         }
         let Config { identity, policy, seed } = config;
-        let random = Random::new(seed.as_bytes().first_chunk().ok_or(VaultError::Request("the seed has not 32 bytes"))?);
+        let mut random = Random::new(seed.as_bytes().first_chunk().ok_or(VaultError::Request("the seed has not 32 bytes"))?);
         let table = Table::new(pages.capacity());
-        let mut inner = Inner { pages, table, random, keeper, sealed_key: Vec::new(), blobs: 0, dirty: false, target: None, added: None };
+        let mut own = Record::empty();
+        own.put(BLOB_KEY, &Key::from(random.bytes::<32>()));
+        pages.write(OWN, &own)?;
+        let mut inner =
+            Inner { pages, table, random, keeper, sealed_key: Vec::new(), blobs: 0, given: 0, dirty: false, target: None, added: None };
         let opened = inner.take_up(&identity)?;
         Ok((Self { inner: Mutex::new(inner), partition, identity, policy }, opened))
     }
@@ -199,8 +206,8 @@ impl Vault {
         let old = (inner.pages.read(OWN)?, inner.sealed_key.clone());
         let rotated = inner.new_key().and_then(|()| inner.commit(&self.identity));
         if rotated.is_err() {
-            inner.pages.write(OWN, &old.0)?;
             inner.sealed_key = old.1;
+            inner.pages.write(OWN, &old.0)?;
         }
         rotated
     }
@@ -223,7 +230,7 @@ impl Vault {
         credential: Option<Handle>,
         run: impl FnOnce(&mut Inner, &Digest) -> Result<T, VaultError>,
     ) -> Result<T, VaultError> {
-        let asks = caller.module.as_ref().filter(|module| self.policy.allows_caller(module, true)).ok_or(VaultError::Caller);
+        let asks = self.may_ask(caller).ok_or(VaultError::Caller);
         let (done, target, added) = asks.map_or_else(
             |refused| (Err(refused), None, None),
             |module| {
@@ -237,6 +244,11 @@ impl Vault {
         let what = What::Credential { operation, credential, caller: caller.module, target };
         self.partition.record(Some(caller.vp), Vtl::Vtl0, what, status, code);
         done
+    }
+
+    /// The module that asks, if any may and this one does.
+    fn may_ask<'c>(&self, caller: &'c Caller) -> Option<&'c Digest> {
+        caller.module.as_ref().filter(|module| self.policy.allows_caller(module, true))
     }
 
     /// A panic of another thread leaves every credential as sound as any: each is replaced whole.
@@ -287,7 +299,7 @@ impl Inner {
         keeper.advance(header.generation)?;
         self.table.restored(header.next);
         self.sealed_key = header.sealed_key.to_vec();
-        self.pages.write(OWN, &Record::of(&key))?;
+        self.put_own(&key)?;
         Ok(Opened::Kept(count))
     }
 
@@ -297,24 +309,46 @@ impl Inner {
         if let Some(keeper) = &mut self.keeper {
             self.sealed_key = keeper.seal(&key)?;
         }
-        self.pages.write(OWN, &Record::of(&key))
+        self.put_own(&key)
+    }
+
+    /// The key of what is kept; that of blobs stays.
+    fn put_own(&self, key: &Key) -> Result<(), VaultError> {
+        let mut own = self.pages.read(OWN)?;
+        own.put(0, key);
+        self.pages.write(OWN, &own)
     }
 
     fn own_key(&self) -> Result<Key, VaultError> {
-        self.pages.read(OWN)?.key(0, 32).ok_or(VaultError::Request("no key"))
+        self.pages.key(OWN, 0, 32)
+    }
+
+    fn blob_key(&self) -> Result<Key, VaultError> {
+        self.pages.key(OWN, BLOB_KEY, 32)
     }
 
     fn commit(&mut self, identity: &Identity) -> Result<(), VaultError> {
+        let Some(keeper) = &mut self.keeper else { return Ok(()) };
+        let reached = keeper.counter()?;
+        if self.given > reached {
+            // what was given last may be kept, or not: it is followed, so that whoever has a copy of it has an older one
+            self.keep(identity, self.given)?;
+        }
+        self.keep(identity, reached.max(self.given).checked_add(1).ok_or(VaultError::Full)?)?;
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// Has the keeper keep everything as this generation, the one after its counter.
+    fn keep(&mut self, identity: &Identity, generation: u64) -> Result<(), VaultError> {
         let key = self.own_key()?;
         let Some(keeper) = &mut self.keeper else { return Ok(()) };
-        let generation = keeper.counter()?.checked_add(1).ok_or(VaultError::Full)?;
         let kept = self.table.iter().filter(|(_, credential)| credential.persistent);
         let pages = &self.pages;
         let head = (generation, self.table.next, &*self.sealed_key);
         let store = sealed::store(&key, identity, head, kept, |handle| pages.read(Table::place(handle)))?;
+        self.given = generation;
         keeper.replace(&store)?;
-        keeper.advance(generation)?;
-        self.dirty = false;
-        Ok(())
+        Ok(keeper.advance(generation)?)
     }
 }

@@ -84,28 +84,40 @@ pub(super) fn respond(
 }
 
 fn owf_v2(nt_hash: &Key, user: &str, domain: &str) -> Key {
-    let name = utf16(&(user.to_uppercase() + domain));
+    let name = utf16(&(upper(user) + domain));
     let owf: [u8; 16] = hmac::<Hmac<Md5>>(nt_hash.as_bytes(), &[&name]).into();
     Key::from(owf)
+}
+
+/// As Windows has it: character by character, those alone whose upper case is one character.
+fn upper(text: &str) -> String {
+    let one = |c: char| {
+        let mut upper = c.to_uppercase();
+        upper.next().filter(|_| upper.next().is_none()).unwrap_or(c)
+    };
+    text.chars().map(one).collect()
 }
 
 /// The server's pairs, and behind them those that bind the response; and the server's time, if it said one.
 fn target_pairs(challenge: &Challenge<'_>) -> Option<(Vec<u8>, Option<[u8; 8]>)> {
     let mut rest = challenge.target_info;
     let mut pairs = Vec::with_capacity(rest.len().saturating_add(64));
-    let (mut time, mut flags) = (None, 0);
+    let (mut time, mut flags) = (None, None);
     while !rest.is_empty() {
         let (kind, len) = (le16(rest, 0)?, usize::from(le16(rest, 2)?));
         let value = slice(rest, 4, len)?;
         let whole = slice(rest, 0, len.checked_add(4)?)?;
         rest = rest.get(whole.len()..)?;
         match kind {
+            // one with a length would end the list for a server that does not look at it, before what is added below
             av::EOL if len == 0 => break,
-            av::FLAGS => flags |= u32::from_le_bytes(value.try_into().ok()?),
-            av::TIMESTAMP => {
+            av::EOL => return None,
+            av::FLAGS if flags.is_none() => flags = Some(u32::from_le_bytes(value.try_into().ok()?)),
+            av::TIMESTAMP if time.is_none() => {
                 time = Some(value.try_into().ok()?);
                 pairs.extend(whole);
             }
+            av::FLAGS | av::TIMESTAMP => return None,
             // no server says these of itself
             av::TARGET_NAME | av::CHANNEL_BINDINGS => {}
             _ => pairs.extend(whole),
@@ -117,7 +129,7 @@ fn target_pairs(challenge: &Challenge<'_>) -> Option<(Vec<u8>, Option<[u8; 8]>)>
         pairs.extend(value);
         Some(())
     };
-    add(av::FLAGS, &(flags | HAS_MIC).to_le_bytes())?;
+    add(av::FLAGS, &(flags.unwrap_or(0) | HAS_MIC).to_le_bytes())?;
     add(av::CHANNEL_BINDINGS, &challenge.channel_binding)?;
     add(av::TARGET_NAME, &utf16(challenge.target))?;
     add(av::EOL, &[])?;
@@ -197,6 +209,18 @@ mod tests {
             &[0; 8],
         ];
         assert_eq!(pairs, wanted.concat());
+    }
+
+    #[test]
+    fn lists_that_end_twice_or_say_something_twice_are_refused() {
+        let respond = |target_info: &[u8]| {
+            let challenge = Challenge { server: [1; 8], target_info, target: "x", channel_binding: [0; 16] };
+            respond(&Key::from([1; 16]), "u", "d", &challenge, [0; 8], 0).is_some()
+        };
+        let (flags, time) = ([6, 0, 4, 0, 0, 0, 0, 0], [7, 0, 8, 0, 1, 1, 1, 1, 1, 1, 1, 1]);
+        assert!(respond(&[&flags[..], &time, &[0; 4]].concat()));
+        assert!(!respond(&[0, 0, 2, 0, 9, 9]) && !respond(&[flags, flags].concat()) && !respond(&[time, time].concat()));
+        assert_eq!(upper("straße é"), "STRAßE É");
     }
 
     proptest! {

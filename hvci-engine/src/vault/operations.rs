@@ -60,6 +60,9 @@ impl Listed {
     }
 }
 
+/// Characters of a service's name in an event.
+const MAX_TOLD: usize = 256;
+
 /// What the authenticator of an AP-REQ is for.
 #[derive(Clone, Copy, Debug)]
 pub enum Authenticator<'a> {
@@ -92,11 +95,14 @@ impl Vault {
             if challenge.target_info.len() > MAX_TARGET_INFO || target.is_empty() || target.len() > MAX_TARGET_INFO {
                 return Err(VaultError::Request("the target's information or name is missing or too long"));
             }
-            self.used(inner, module, (handle, operation, Some(target)), caller.time)?;
-            let credential = inner.table.get(handle).ok_or(VaultError::NotFound)?;
+            let credential = inner.usable(module, handle)?;
+            inner.has(handle, CredentialKind::Logon, NT_HASH)?;
             if (self.policy.channel_binding || credential.policy.channel_binding) && challenge.channel_binding == [0; 16] {
+                inner.target = Some(target.chars().take(MAX_TOLD).collect());
                 return Err(VaultError::ChannelBinding);
             }
+            self.used(inner, module, (handle, operation, Some(target)), caller.time)?;
+            let credential = inner.table.get(handle).ok_or(VaultError::NotFound)?;
             let hash = inner.key_of(handle, CredentialKind::Logon, NT_HASH, (0, 16))?;
             let client = inner.random.bytes::<8>();
             let (user, domain) = (&*credential.user, &*credential.domain);
@@ -156,6 +162,10 @@ impl Vault {
         self.perform(caller, "compare", Some(one), |inner, module| {
             let mut hashes = Vec::with_capacity(2);
             for handle in [one, other] {
+                inner.usable(module, handle)?;
+                inner.has(handle, CredentialKind::Logon, NT_HASH)?;
+            }
+            for handle in [one, other] {
                 self.used(inner, module, (handle, Operation::Compare, None), caller.time)?;
                 hashes.push(inner.key_of(handle, CredentialKind::Logon, NT_HASH, (0, 16))?);
             }
@@ -171,6 +181,8 @@ impl Vault {
     /// [`VaultError`].
     pub fn kerberos_timestamp(&self, caller: &Caller, handle: Handle, etype: Etype) -> Result<Vec<u8>, VaultError> {
         self.perform(caller, "kerberos-timestamp", Some(handle), |inner, module| {
+            inner.usable(module, handle)?;
+            inner.has(handle, CredentialKind::Logon, etype_bit(etype))?;
             self.used(inner, module, (handle, Operation::Kerberos, None), caller.time)?;
             let key = inner.key_of(handle, CredentialKind::Logon, etype_bit(etype), (etype_place(etype), etype.key_len()))?;
             let plain = encrypted_timestamp(inner.instant(caller.time));
@@ -187,6 +199,11 @@ impl Vault {
         self.perform(caller, "kerberos-reply", Some(handle), |inner, module| {
             if cipher.len() > MAX_MESSAGE {
                 return Err(VaultError::Request("the reply is too long"));
+            }
+            let credential = inner.usable(module, handle)?;
+            match credential.kind {
+                CredentialKind::Session(own) if own == etype && credential.is_with_kdc() => {}
+                _ => inner.has(handle, CredentialKind::Logon, etype_bit(etype))?,
             }
             self.used(inner, module, (handle, Operation::Kerberos, None), caller.time)?;
             let credential = inner.table.get(handle).ok_or(VaultError::NotFound)?;
@@ -272,15 +289,14 @@ impl Vault {
     /// [`VaultError`]; [`VaultError::Operation`] for one that is kept when the machine is off.
     pub fn protect(&self, caller: &Caller, handle: Handle) -> Result<Vec<u8>, VaultError> {
         self.perform(caller, "protect", Some(handle), |inner, module| {
-            inner.owned(module, handle)?;
+            if inner.owned(module, handle)?.persistent {
+                return Err(VaultError::Operation);
+            }
             self.used(inner, module, (handle, Operation::Protect, None), caller.time)?;
             let record = inner.pages.read(Table::place(handle))?;
             let number = inner.blobs.checked_add(1).ok_or(VaultError::Full)?;
-            let key = inner.own_key()?;
+            let key = inner.blob_key()?;
             let credential = inner.table.get(handle).ok_or(VaultError::NotFound)?;
-            if credential.persistent {
-                return Err(VaultError::Operation);
-            }
             let blob = sealed::blob(&key, &self.identity, handle, credential, number, &record)?;
             inner.pages.wipe(Table::place(handle))?;
             inner.blobs = number;
@@ -301,13 +317,18 @@ impl Vault {
             let handle = claimed.ok_or(VaultError::Blob)?;
             let credential = inner.owned(module, handle).map_err(|_| VaultError::Blob)?;
             let number = credential.out.ok_or(VaultError::Blob)?;
-            let record = sealed::open_blob(&inner.own_key()?, &self.identity, handle, credential, number, blob).ok_or(VaultError::Blob)?;
+            let record = sealed::open_blob(&inner.blob_key()?, &self.identity, handle, credential, number, blob).ok_or(VaultError::Blob)?;
             inner.pages.write(Table::place(handle), &record)?;
             if let Some(credential) = inner.table.get_mut(handle) {
                 credential.out = None;
             }
             Ok(handle)
         })
+    }
+
+    /// Takes back a session that nobody was told of.
+    pub(super) fn forget(&self, session: Handle) -> Result<(), VaultError> {
+        self.lock().remove_all(vec![session])
     }
 
     /// Encrypts with AES-256-GCM-SIV; the nonce stands before the text.
@@ -340,6 +361,8 @@ impl Vault {
         if len > MAX_MESSAGE {
             return Err(VaultError::Request("the message is too long"));
         }
+        inner.usable(module, handle)?;
+        inner.has(handle, CredentialKind::Aead, 0)?;
         self.used(inner, module, (handle, Operation::Aead, None), now)?;
         let key = inner.key_of(handle, CredentialKind::Aead, 0, (0, 32))?;
         Aes256GcmSiv::new_from_slice(key.as_bytes()).map_err(|_| VaultError::Kind)
@@ -355,11 +378,15 @@ impl Vault {
             if message.len() > MAX_MESSAGE {
                 return Err(VaultError::Request("the message is too long"));
             }
-            self.used(inner, module, (handle, Operation::Sign, None), caller.time)?;
-            let credential = inner.table.get(handle).ok_or(VaultError::NotFound)?;
+            let credential = inner.usable(module, handle)?;
+            if !matches!(credential.kind, CredentialKind::Ed25519 | CredentialKind::P256) {
+                return Err(VaultError::Kind);
+            }
             if credential.prefix.is_empty() || !message.starts_with(&credential.prefix) {
                 return Err(VaultError::Target("a message that does not begin as this key's do".to_owned()));
             }
+            self.used(inner, module, (handle, Operation::Sign, None), caller.time)?;
+            let credential = inner.table.get(handle).ok_or(VaultError::NotFound)?;
             let key = inner.key_of(handle, credential.kind, 0, (0, 32))?;
             Ok(match signing_key(credential.kind, &key)? {
                 SigningKey::Ed25519(key) => key.sign(message).to_bytes(),
@@ -394,17 +421,21 @@ impl Vault {
         (handle, operation, target): (Handle, Operation, Option<&str>),
         now: UnixTime,
     ) -> Result<(), VaultError> {
-        inner.target = target.map(str::to_owned);
+        inner.target = target.map(|target| target.chars().take(MAX_TOLD).collect());
         let credential = inner.usable(module, handle)?;
-        for (policy, meter) in [(&self.policy, &credential.meter), (&*credential.policy, &credential.own_meter)] {
+        // a session is a use of what it came of: otherwise each would have the whole budget again
+        let root = credential.parent.unwrap_or(handle);
+        let metered = inner.table.get(root).ok_or(VaultError::NotFound)?;
+        for (policy, meter) in [(&self.policy, &metered.meter), (&*credential.policy, &metered.own_meter)] {
             policy.allow(operation, target)?;
             policy.allow_again(meter, now)?;
         }
-        if let Some(credential) = inner.table.get_mut(handle) {
-            credential.meter.count(self.policy.rate, now);
-            credential.own_meter.count(credential.policy.rate, now);
-            // a budget is for all of its life
-            inner.dirty |= credential.persistent && (self.policy.budget.is_some() || credential.policy.budget.is_some());
+        let metered = inner.table.get_mut(root).ok_or(VaultError::NotFound)?;
+        metered.meter.count(self.policy.rate, now);
+        metered.own_meter.count(metered.policy.rate, now);
+        if metered.persistent && (self.policy.budget.is_some() || metered.policy.budget.is_some()) {
+            // before there is an answer: a crash gives nothing of the budget back
+            inner.commit(&self.identity)?;
         }
         Ok(())
     }
@@ -438,18 +469,22 @@ impl Inner {
         if credential.out.is_some() { Err(VaultError::Out) } else { Ok(credential) }
     }
 
+    /// Whether a credential is of this kind; of a logon, whether it has these keys.
+    fn has(&self, handle: Handle, kind: CredentialKind, bit: u8) -> Result<(), VaultError> {
+        let credential = self.table.get(handle).ok_or(VaultError::NotFound)?;
+        if credential.kind == kind && credential.keys & bit == bit { Ok(()) } else { Err(VaultError::Kind) }
+    }
+
     /// The key at a place of a credential of this kind; of a logon, if it has that one.
     fn key_of(&self, handle: Handle, kind: CredentialKind, bit: u8, (at, len): (usize, usize)) -> Result<Key, VaultError> {
-        let credential = self.table.get(handle).ok_or(VaultError::NotFound)?;
-        if credential.kind != kind || credential.keys & bit != bit {
-            return Err(VaultError::Kind);
-        }
+        self.has(handle, kind, bit)?;
         self.pages.key(Table::place(handle), at, len)
     }
 
-    /// Keeps a session's key: the session is whose the credential is, and goes with it.
+    /// Keeps a session's key: the session is whose the logon is that it came of, and goes with it.
     fn session(&mut self, parent: Handle, kind: CredentialKind, service: String, key: &Key) -> Result<Handle, VaultError> {
         let of = self.table.get(parent).ok_or(VaultError::NotFound)?;
+        let root = of.parent.unwrap_or(parent);
         let session = Credential {
             kind,
             owner: of.owner,
@@ -463,11 +498,11 @@ impl Inner {
             own_meter: Meter::default(),
             persistent: false,
             out: None,
-            parent: Some(parent),
+            parent: Some(root),
             sessions: BTreeSet::new(),
         };
         let handle = self.insert(session, &Record::of(key))?;
-        if let Some(of) = self.table.get_mut(parent) {
+        if let Some(of) = self.table.get_mut(root) {
             of.sessions.insert(handle);
         }
         Ok(handle)
@@ -482,7 +517,7 @@ impl Inner {
 
 /// Which service a request to the KDC is for; nobody may get a ticket for somebody else.
 fn wanted(body: &[u8]) -> Result<String, VaultError> {
-    let body = request_body(body).ok_or(VaultError::Request("this is no KDC-REQ-BODY"))?;
+    let body = request_body(body).ok_or(VaultError::Request("this is no KDC-REQ-BODY in DER"))?;
     if body.delegates { Err(VaultError::Delegation) } else { Ok(body.service) }
 }
 

@@ -132,6 +132,10 @@ const LEGACY: [&str; 5] = ["NTLMv1", "MS-CHAPv2", "LM", "Kerberos with DES", "Ke
 enum Answer {
     Word(u64),
     Bytes(Vec<u8>),
+    /// The handle of a session before them; nobody knows of it if they do not get where they are to go.
+    Session(Option<Handle>, Vec<u8>),
+    /// A blob, which is the only copy of a secret.
+    Blob(Vec<u8>),
 }
 
 impl Vault {
@@ -166,22 +170,38 @@ impl Call<'_> {
         let function = Function(self.word());
         match self.run(function)? {
             Answer::Word(word) => Ok(word),
-            Answer::Bytes(bytes) => {
-                let (to, room) = (Gpa(self.word()), self.word());
-                let len = bytes.len();
-                if room > MAX_ANSWER {
-                    return Err(VaultError::Request("there is more room for the answer than any takes"));
+            Answer::Bytes(bytes) => self.put(bytes),
+            Answer::Session(session, bytes) => {
+                let handle = session.map_or(0, |session| session.0);
+                let put = self.put([&handle.to_le_bytes()[..], &bytes].concat());
+                if let (Err(_), Some(session)) = (&put, session) {
+                    self.vault.forget(session)?;
                 }
-                if widen(len) > room {
-                    return Err(VaultError::Room(len));
+                put
+            }
+            Answer::Blob(blob) => {
+                let put = self.put(blob.clone());
+                if put.is_err() {
+                    self.vault.unprotect(self.caller, &blob)?;
                 }
-                // all of it: nothing that was there before is taken for a part of the answer
-                let mut bytes = bytes;
-                bytes.resize(index(u32::try_from(room).unwrap_or(0)), 0);
-                self.vault.partition.write_vtl0(to, &mut bytes)?;
-                Ok(widen(len))
+                put
             }
         }
+    }
+
+    /// Puts bytes where the caller says, and zeros behind them: nothing that was there before is taken for a part of the answer.
+    fn put(&mut self, mut bytes: Vec<u8>) -> Result<u64, VaultError> {
+        let (to, room) = (Gpa(self.word()), self.word());
+        let len = bytes.len();
+        if room > MAX_ANSWER {
+            return Err(VaultError::Request("there is more room for the answer than any takes"));
+        }
+        if widen(len) > room {
+            return Err(VaultError::Room(len));
+        }
+        bytes.resize(index(u32::try_from(room).unwrap_or(0)), 0);
+        self.vault.partition.write_vtl0(to, &mut bytes)?;
+        Ok(widen(len))
     }
 
     fn run(&mut self, function: Function) -> Result<Answer, VaultError> {
@@ -196,7 +216,7 @@ impl Call<'_> {
                 let channel_binding = if binding == 0 { [0; 16] } else { self.at(binding)? };
                 let challenge = Challenge { server, target_info: &info, target: &target, channel_binding };
                 let (session, response) = vault.ntlm_response(caller, handle, &challenge, session)?;
-                bytes([&session.map_or(0, |session| session.0).to_le_bytes()[..], &response].concat())
+                Answer::Session(session, response)
             }
             Function::NTLM_CALCULATE_NT_RESPONSE => {
                 let (handle, protocol) = (self.handle(), self.word());
@@ -216,7 +236,7 @@ impl Call<'_> {
                 let message = self.message()?;
                 bytes(vault.ntlm_signature(caller, session, by_client, sequence, &message)?.to_vec())
             }
-            Function::NTLM_PROTECT_CREDENTIAL => bytes(vault.protect(caller, self.handle())?),
+            Function::NTLM_PROTECT_CREDENTIAL => Answer::Blob(vault.protect(caller, self.handle())?),
             Function::UNPROTECT => {
                 let blob = self.message()?;
                 Answer::Word(vault.unprotect(caller, &blob)?.0)
@@ -231,7 +251,7 @@ impl Call<'_> {
                 let etype = self.etype(handle)?;
                 let cipher = self.message()?;
                 let (session, plain) = vault.kerberos_reply(caller, handle, etype, &cipher)?;
-                bytes([&session.0.to_le_bytes()[..], &plain].concat())
+                Answer::Session(Some(session), plain)
             }
             Function::KERB_AUTHENTICATOR => {
                 let (session, sequence) = (self.handle(), self.word());

@@ -49,7 +49,7 @@ impl Operation {
 pub struct Rate {
     /// Uses.
     pub uses: u32,
-    /// Seconds.
+    /// Seconds, at least one.
     pub seconds: u32,
 }
 
@@ -57,8 +57,8 @@ pub struct Rate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct UsePolicy {
-    /// The modules whose code may ask, by authentihash (of a Linux module, the digest that is signed). None: of a machine every module that
-    /// is loaded; of a credential the one that added it.
+    /// The modules whose code may ask, by authentihash (of a Linux module, the digest that is signed). None: of a machine every module that is
+    /// loaded. Of a credential these are beside the one that added it.
     pub callers: Vec<Digest>,
     /// What for.
     pub operations: Vec<Operation>,
@@ -143,7 +143,7 @@ impl Meter {
 
     /// Uses since the window began. A clock that goes back opens no new one.
     fn in_window(&self, rate: Rate, now: UnixTime) -> u32 {
-        if now.0 >= self.window.saturating_add(i64::from(rate.seconds)) { 0 } else { self.in_window }
+        if now.0 >= self.window.saturating_add(i64::from(rate.seconds.max(1))) { 0 } else { self.in_window }
     }
 
     /// Counts a use.

@@ -20,6 +20,8 @@ pub(super) struct Known {
     /// TPM2B_PUBLIC of its endorsement key, by which the ledger knows its TPM.
     #[serde(with = "hex::serde")]
     pub(super) endorsement_key: Vec<u8>,
+    /// A random number, which tells it from an earlier machine of its name.
+    pub(super) id: String,
     /// The start that was predicted when it was made.
     pub(super) baseline: Baseline,
 }

@@ -158,7 +158,8 @@ pub fn create(host: &Host, name: &str, profile: &Profile, sources: &Sources<'_>)
         let predicted = boot(start::machine(profile, &disk, &mut variables, &start::BANKS), &mut ())?;
         let log = EventLog::read(&predicted.log).map_err(|e| VmError::Known(e.to_string()))?;
         folder.write("reference.toml", reference(&predicted, &log).as_bytes())?;
-        let mut known = Known { ak_name: Vec::new(), endorsement_key: Vec::new(), baseline: Baseline::of(&log) };
+        let id = hex::encode(tpm::random::<16>());
+        let mut known = Known { ak_name: Vec::new(), endorsement_key: Vec::new(), id, baseline: Baseline::of(&log) };
         if profile.vtpm {
             let mut tpm = manufacture(profile.tpm, sources.program)?;
             let mut client = Client::new(tpm.as_mut());

@@ -155,7 +155,7 @@ impl<'r> Running<'r> {
             let log = measure_start(&profile, &banks, log, &mut device)?;
             if profile.credential_guard {
                 // while PCR 12 has the settings and nothing else: after the boundary nobody gets it
-                let machine = vault::Machine::of(host, &folder, &known.endorsement_key)?;
+                let machine = vault::Machine::of(host, &folder, &known)?;
                 released = Some(vault::release(&machine, profile.vtpm, &mut device, &platform_auth, &log)?);
             }
             boot.log = measure_rest(&profile, &banks, log, &decided, &mut device)?;
@@ -199,7 +199,7 @@ impl<'r> Running<'r> {
     /// [`VmError::NoVault`] without Credential Guard, or where nothing runs; [`VmError::Vault`]; what `run` says.
     pub fn with_credentials<T>(&mut self, run: impl FnOnce(&mut Lsa) -> anyhow::Result<T>) -> Result<T, VmError> {
         let released = self.released.take().ok_or(VmError::NoVault)?;
-        let machine = vault::Machine::of(&self.host, &self.folder, &self.endorsement_key)?;
+        let machine = vault::Machine::of(&self.host, &self.folder, &read_known(&self.folder)?)?;
         let device = Arc::new(Mutex::new(std::mem::take(&mut self.device)));
         let done = vault::with_credentials(&machine, &self.profile, &released, &device, self.options.time, run);
         // the keeper is gone with the program

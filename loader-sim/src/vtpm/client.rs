@@ -25,7 +25,7 @@ use tpm2_protocol::{
 
 mod sealing;
 
-pub use sealing::{Approval, CounterIndex, Sealed, approver_name, counter_name, pcr_policy, static_policy};
+pub use sealing::{Approval, CounterIndex, Sealed, Terms, approver_name, counter_name, pcr_policy, static_policy};
 
 use super::{MAX_MESSAGE, Tpm, TpmFailed};
 use crate::{

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use hvci_engine::{
     status::HvStatus,
-    vault::{Function, Keeper, KeeperError, Key, Opened, UsePolicy, VaultError},
+    vault::{Etype, Function, Keeper, KeeperError, Key, Opened, UsePolicy, VaultError},
 };
-use loader_sim::lsa::{Lsa, Options, ntlm};
+use loader_sim::lsa::{Lsa, Options, kdc::Kdc, kerberos, ntlm};
 
 use super::PASSWORD;
 
@@ -283,6 +283,83 @@ fn a_crash_leaves_the_old_state_or_the_new_one() {
         }
         assert!(seen.len() >= 6, "{name}: stopped at {} places", seen.len());
     }
+}
+
+/// A store that was given and then followed is an older one, though the counter had not moved when it was given.
+#[test]
+fn what_was_given_and_followed_is_older() {
+    let disk = Disk::default();
+    let mut lsa = disk.boot().unwrap();
+    let alice = keep(&mut lsa, "alice", 7);
+    lsa.vault().commit().unwrap();
+    keep(&mut lsa, "bob", 8);
+    // the store is replaced, the counter does not move
+    let next = disk.0.lock().unwrap().calls + 1;
+    disk.0.lock().unwrap().crash = Some((next, false));
+    assert!(lsa.vault().commit().is_err());
+    disk.0.lock().unwrap().crash = None;
+    let copied = disk.0.lock().unwrap().kept.clone();
+    lsa.word(Function::REMOVE, &[&[alice]]).unwrap();
+    lsa.vault().commit().unwrap();
+    drop(lsa);
+    let good = disk.0.lock().unwrap().kept.clone();
+    disk.0.lock().unwrap().kept = copied;
+    assert!(disk.boot().is_err(), "with alice in it");
+    disk.0.lock().unwrap().kept = good;
+    assert_eq!(users(&mut disk.boot().unwrap()), ["bob"]);
+}
+
+/// A budget that is kept is used up before there is an answer; sessions are uses of what they came of.
+#[test]
+fn budgets_are_neither_crashed_nor_multiplied_away() {
+    let disk = Disk::default();
+    let mut lsa = disk.boot().unwrap();
+    let policy = UsePolicy { budget: Some(4), ..UsePolicy::default() };
+    let password = lsa.add_logon("alice", "EXAMPLE.ORG", (0, PASSWORD.as_bytes()), &policy, true).unwrap();
+    lsa.vault().commit().unwrap();
+    let etype = Etype::Aes128Sha2;
+    let kdc = Kdc::new("EXAMPLE.ORG", "alice", PASSWORD, etype);
+    let now = lsa.guest.engine.time;
+    let request = kerberos::as_request(&mut lsa, password, ("alice", "EXAMPLE.ORG"), etype, 1).unwrap();
+    let reply = kdc.as_reply(&request, now).unwrap();
+    let tgt = kerberos::reply(&mut lsa, password, &reply).unwrap();
+    kerberos::tgs_request(&mut lsa, &tgt, "EXAMPLE.ORG", "cifs/x", etype, 1).unwrap();
+    kerberos::tgs_request(&mut lsa, &tgt, "EXAMPLE.ORG", "cifs/y", etype, 2).unwrap();
+    // four uses: the timestamp, the reply, two requests
+    assert!(kerberos::tgs_request(&mut lsa, &tgt, "EXAMPLE.ORG", "cifs/z", etype, 3).is_err());
+    assert!(kerberos::reply(&mut lsa, password, &reply).is_err(), "the same reply again");
+    // the machine stops without a word
+    drop(lsa);
+    let mut lsa = disk.boot().unwrap();
+    assert!(kerberos::as_request(&mut lsa, password, ("alice", "EXAMPLE.ORG"), etype, 1).is_err());
+}
+
+#[test]
+fn an_answer_that_has_no_room_leaves_nothing_behind() {
+    let disk = Disk::default();
+    let mut lsa = disk.boot().unwrap();
+    let alice = lsa.add_logon("alice", "D", (1, &[7; 16]), &UsePolicy::default(), false).unwrap();
+    for place in [[0, 0], [0xE0_000, 16], [0xA0_000, 0x1000], [u64::MAX - 8, 0x1000]] {
+        let (status, _) = lsa.call(Function::NTLM_PROTECT_CREDENTIAL, &[alice, place[0], place[1]]).unwrap();
+        assert!(status != HvStatus::SUCCESS, "{place:x?}");
+        assert!(response(&mut lsa, alice), "it is still there: {place:x?}");
+        let before = lsa.vault().len();
+        let target = lsa.put(b"cifs/x").unwrap();
+        let (status, _) = lsa.call(Function::NTLM_RESPONSE, &[alice, 1, 0, 0, target[0], target[1], 0, 1, place[0], place[1]]).unwrap();
+        assert!(status != HvStatus::SUCCESS && lsa.vault().len() == before, "no session that nobody knows: {place:x?}");
+    }
+}
+
+/// Blobs are opened by a key of the boot: a new key of what is kept is nothing to them.
+#[test]
+fn what_is_out_comes_back_after_a_new_key() {
+    let mut lsa = Disk::default().boot().unwrap();
+    let alice = lsa.add_logon("alice", "D", (1, &[7; 16]), &UsePolicy::default(), false).unwrap();
+    let blob = lsa.ask(Function::NTLM_PROTECT_CREDENTIAL, &[&[alice]]).unwrap();
+    lsa.vault().rotate().unwrap();
+    let blob = lsa.put(&blob).unwrap();
+    assert_eq!(lsa.call(Function::UNPROTECT, &blob).unwrap(), (HvStatus::SUCCESS, alice));
+    assert!(response(&mut lsa, alice));
 }
 
 #[test]

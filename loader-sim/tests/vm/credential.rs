@@ -6,7 +6,7 @@ use hvci_engine::vault::Vault;
 use loader_sim::{
     attest::DbxInfo,
     vm::{self, Host, Options, VmError},
-    vtpm::client::{Approval, Client, ClientError, CounterIndex, Sealed, counter_name},
+    vtpm::client::{Approval, Client, ClientError, CounterIndex, Sealed, Terms, counter_name},
 };
 use p256::ecdsa::SigningKey;
 use sha2::{Digest, Sha256};
@@ -34,6 +34,17 @@ impl Lab {
         }
         Ok(said.lines().filter_map(|line| Some(line.split_whitespace().nth(1)?.split_once('@')?.0.to_owned())).collect())
     }
+}
+
+/// A line of `vault.approval`.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+struct OfKey {
+    key: String,
+    approval: Approval,
+}
+
+fn approvals(lab: &Lab, name: &str) -> Vec<OfKey> {
+    serde_json::from_slice(&fs::read(lab.path(name, "vault.approval")).unwrap()).unwrap()
 }
 
 const ALICE: &str = "alice@EXAMPLE.ORG";
@@ -89,16 +100,59 @@ fn the_key_is_released_as_it_was_approved() {
     assert_eq!(lab.run(&["vm", "approve", "probe"]).status.code(), Some(2));
     // what was approved before is revoked, also for a machine that starts so again
     assert!(lab.run(&["vm", "set", "probe", "--hvci", "on"]).status.success());
-    let second = fs::read(lab.path("probe", "vault.approval")).unwrap();
+    let second = approvals(&lab, "probe");
     fs::write(lab.path("probe", "vault.approval"), &first).unwrap();
     let refused = lab.users("probe").unwrap_err();
     assert!(refused.contains("revoked"), "{refused}");
     // nor is a forged one believed
-    let mut forged: Approval = serde_json::from_slice(&second).unwrap();
-    forged.values = serde_json::from_slice::<Approval>(&first).unwrap().values;
-    fs::write(lab.path("probe", "vault.approval"), serde_json::to_vec(&forged).unwrap()).unwrap();
+    let old: Vec<OfKey> = serde_json::from_slice(&first).unwrap();
+    let forge = |change: &dyn Fn(&mut Approval)| {
+        let mut forged = second.clone();
+        change(&mut forged[0].approval);
+        fs::write(lab.path("probe", "vault.approval"), serde_json::to_vec(&forged).unwrap()).unwrap();
+        let refused = lab.users("probe").unwrap_err();
+        assert!(refused.contains("not signed by this host"), "{refused}");
+    };
+    forge(&|approval| approval.values = old[0].approval.values.clone());
+    // a number that nobody signed moves no counter
+    forge(&|approval| approval.number += 500);
+    fs::write(lab.path("probe", "vault.approval"), serde_json::to_vec(&second).unwrap()).unwrap();
+    assert!(lab.run(&["vm", "set", "probe", "--hvci", "off"]).status.success());
+    assert_eq!(lab.users("probe").unwrap(), ["alice"]);
+}
+
+/// Who has the machine's folder for a while: the store taken away or spoilt, while the machine starts otherwise, gets the key of no earlier vault released; and
+/// what waits to be approved is the host's own.
+#[test]
+fn a_new_vaults_approval_releases_no_earlier_key() {
+    let Some(lab) = Lab::new() else { return };
+    lab.add("probe", ALICE);
+    let (store, aside) = (lab.path("probe", "vault.store"), lab.folder.path().join("aside"));
+    let good = fs::read(&store).unwrap();
+    fs::rename(&store, &aside).unwrap();
+    assert!(lab.run(&["vm", "set", "probe", "--hvci", "off"]).status.success());
+    lab.start("probe");
+    fs::copy(&aside, &store).unwrap();
     let refused = lab.users("probe").unwrap_err();
-    assert!(refused.contains("not signed by this host"), "{refused}");
+    assert!(refused.contains("PCR 12"), "{refused}");
+    // a key that was changed is refused, and left as it is
+    let mut changed = good.clone();
+    changed[54 + 60] ^= 1;
+    fs::write(&store, &changed).unwrap();
+    let refused = lab.users("probe").unwrap_err();
+    assert!(refused.contains("not as this host wrote it"), "{refused}");
+    assert_eq!(fs::read(&store).unwrap(), changed);
+    // nor does a new vault, with credentials of its own, open the old one
+    fs::remove_file(&store).unwrap();
+    assert_eq!(lab.add("probe", "mallory@EXAMPLE.ORG").0, 0);
+    assert_eq!(lab.users("probe").unwrap(), ["mallory"]);
+    fs::write(&store, &good).unwrap();
+    assert!(lab.users("probe").unwrap_err().contains("PCR 12"));
+
+    let pending = fs::read_to_string(lab.path("probe", "vault.pending")).unwrap();
+    fs::write(lab.path("probe", "vault.pending"), pending.replace("\"counter\": ", "\"counter\": 9")).unwrap();
+    let approved = lab.run(&["vm", "approve", "probe"]);
+    assert!(approved.status.code() == Some(2) && text(&approved).contains("this host did not write it"), "{}", text(&approved));
 }
 
 #[test]
@@ -156,17 +210,20 @@ fn the_key_is_released_once_in_a_start() {
     };
     let (approver, password) = (SigningKey::from_slice(&derived("vault approver")).unwrap(), derived("vault counters"));
     let counter = CounterIndex { index: 0x0140_0011, password: &password };
-    let reference = Sha256::new().chain_update("hvci-sim vault key ").chain_update(counter_name(counter).unwrap()).finalize();
     let store = fs::read(lab.path("probe", "vault.store")).unwrap();
-    let sealed = Sealed(Vault::sealed_key(&store).unwrap().to_vec());
-    let approval: Approval = serde_json::from_slice(&fs::read(lab.path("probe", "vault.approval")).unwrap()).unwrap();
+    // which key, the host's MAC, what the TPM made of it
+    let kept = Vault::sealed_key(&store).unwrap();
+    let sealed = Sealed(kept[48..].to_vec());
+    let name = counter_name(counter).unwrap();
+    let reference = Sha256::new().chain_update("hvci-sim vault key ").chain_update(name).chain_update(&kept[..16]).finalize();
+    let approval = approvals(&lab, "probe").remove(0).approval;
     let dbx_info = DbxInfo::default();
     let options = Options { time: vm::now().unwrap(), program: SIM.as_ref(), dbx_info: &dbx_info, challenge: None };
     let mut again = None;
     let started = vm::start(&Host::new(&vms), "probe", &options, |running| {
         let tpm = running.tpm().ok_or(VmError::NoTpm)?;
         // everything that the host has, and the approval that was good a moment ago
-        again = Some(Client::new(tpm).unseal(&sealed, approver.verifying_key(), &reference, counter, &approval));
+        again = Some(Client::new(tpm).unseal(&sealed, approver.verifying_key(), Terms { reference: &reference, counter }, &approval));
         Ok(())
     });
     assert_eq!(started.unwrap().vault_key, Some(vm::KeyState::Released));

@@ -102,24 +102,30 @@ pub(in crate::vault) fn kdc_reply(plain: &Zeroizing<Vec<u8>>) -> Option<KdcReply
     }
     let mut fields = inner(&outer, tag::SEQUENCE)?;
     let key = explicit(&mut fields, 0)?;
+    let (mut last, mut others) = (0, None);
     let mut parts = inner_of(&key, tag::SEQUENCE)?;
     let etype = explicit(&mut parts, 0)?.small_uint().ok()?;
     let value = explicit(&mut parts, 1)?.expect(tag::OCTET_STRING).ok()?;
     let etype = Etype::from_number(u64::from(etype)).filter(|etype| etype.key_len() == value.content.len())?;
     let (mut realm, mut name) = (None, None);
-    while !fields.is_empty() {
-        let field = fields.next().ok()?;
-        if field.tag == tag::context_constructed(9) {
-            realm = Some(only(&field)?.expect(GENERAL_STRING).ok()?);
-        } else if field.tag == tag::context_constructed(10) {
-            name = Some(components(&only(&field)?)?);
+    while let Some((n, field)) = next_field(&mut fields, &mut last)? {
+        match n {
+            9 => realm = Some(only(&field)?.expect(GENERAL_STRING).ok()?),
+            10 => name = Some(components(&only(&field)?)?),
+            // encrypted-pa-data: keys are in some of it (KERB-KEY-LIST-REP of MS-KILE §2.2.12 has the user's own)
+            12 => others = Some(field),
+            _ => {}
         }
     }
-    let service = format!("{}@{}", name?, text(&realm?)?);
+    let service = format!("{}@{}", name?, realm_of(&realm?)?);
     let key = Key::new(value.content)?;
-    let mut redacted = plain.to_vec();
-    let end = value.content_offset.checked_add(value.content.len())?;
-    redacted.get_mut(value.content_offset..end)?.fill(0);
+    // nothing behind the message, which nobody has read
+    let mut redacted = outer.raw.to_vec();
+    for (from, content) in
+        [(value.content_offset, value.content)].into_iter().chain(others.map(|field| (field.content_offset, field.content)))
+    {
+        redacted.get_mut(from..from.checked_add(content.len())?)?.fill(0);
+    }
     Some(KdcReply { etype, key, service, redacted })
 }
 
@@ -131,16 +137,37 @@ pub(in crate::vault) fn request_body(bytes: &[u8]) -> Option<RequestBody> {
     let (_, bits) = options.expect(tag::BIT_STRING).ok()?.content.split_first()?;
     // bit 0 is the highest of the first octet
     let delegates = bits.first()? & (1 << 5 | 1 << 3) != 0;
-    let (mut realm, mut name) = (None, None);
-    while !fields.is_empty() {
-        let field = fields.next().ok()?;
-        if field.tag == tag::context_constructed(2) {
-            realm = Some(only(&field)?.expect(GENERAL_STRING).ok()?);
-        } else if field.tag == tag::context_constructed(3) {
-            name = Some(components(&only(&field)?)?);
+    let (mut realm, mut name, mut last) = (None, None, 0);
+    while let Some((n, field)) = next_field(&mut fields, &mut last)? {
+        match n {
+            2 => realm = Some(only(&field)?.expect(GENERAL_STRING).ok()?),
+            3 => name = Some(components(&only(&field)?)?),
+            _ => {}
         }
     }
-    Some(RequestBody { delegates, service: format!("{}@{}", name?, text(&realm?)?) })
+    Some(RequestBody { delegates, service: format!("{}@{}", name?, realm_of(&realm?)?) })
+}
+
+/// The next field `[n]`, each higher than the one before: a KDC that takes the first of two reads nothing else than the vault. `None` for what is
+/// none, `Some(None)` at the end.
+fn next_field<'a>(fields: &mut Reader<'a>, last: &mut u8) -> Option<Option<(u8, Tlv<'a>)>> {
+    if fields.is_empty() {
+        return Some(None);
+    }
+    let field = definite(fields.next().ok()?)?;
+    let n = field.tag.checked_sub(tag::context_constructed(0)).filter(|n| *n > *last && *n < 31)?;
+    *last = n;
+    Some(Some((n, field)))
+}
+
+/// DER has no indefinite lengths.
+fn definite(element: Tlv<'_>) -> Option<Tlv<'_>> {
+    (element.raw.get(1) != Some(&0x80)).then_some(element)
+}
+
+/// A realm, which stands behind an `@`.
+fn realm_of<'a>(realm: &Tlv<'a>) -> Option<&'a str> {
+    text(realm).filter(|realm| !realm.contains('@'))
 }
 
 fn text<'a>(string: &Tlv<'a>) -> Option<&'a str> {
@@ -159,7 +186,8 @@ fn components(name: &Tlv<'_>) -> Option<String> {
         if parts.len() == MAX_COMPONENTS {
             return None;
         }
-        parts.push(text(&string)?);
+        // they are told apart by it
+        parts.push(text(&string).filter(|part| !part.contains(['/', '@']))?);
     }
     Some(parts.join("/"))
 }
@@ -171,7 +199,7 @@ fn explicit<'a>(fields: &mut Reader<'a>, n: u8) -> Option<Tlv<'a>> {
 
 fn only<'a>(field: &Tlv<'a>) -> Option<Tlv<'a>> {
     let mut reader = field.reader().ok()?;
-    let content = reader.next().ok()?;
+    let content = definite(reader.next().ok()?)?;
     reader.finish().ok()?;
     Some(content)
 }
@@ -182,7 +210,7 @@ fn inner<'a>(outer: &Tlv<'a>, expected: u8) -> Option<Reader<'a>> {
 }
 
 fn inner_of<'a>(element: &Tlv<'a>, expected: u8) -> Option<Reader<'a>> {
-    element.expect(expected).ok()?.reader().ok()
+    definite(element.expect(expected).ok()?)?.reader().ok()
 }
 
 /// DER from its end to its beginning: a length is known when it is written, and nothing is copied.
@@ -273,6 +301,8 @@ mod tests {
         written(|out| {
             out.element(application(application_tag), |out| {
                 out.element(tag::SEQUENCE, |out| {
+                    // encrypted-pa-data with another key in it
+                    out.field(12, |out| out.primitive(tag::OCTET_STRING, key));
                     out.field(10, |out| out.principal(2, "krbtgt/EXAMPLE.ORG"));
                     out.field(9, |out| out.primitive(GENERAL_STRING, b"EXAMPLE.ORG"));
                     out.field(7, |out| out.time(UnixTime(1_790_036_000)));
@@ -299,7 +329,10 @@ mod tests {
             (read.etype, read.key.as_bytes(), &*read.service),
             (Etype::Aes256Sha1, &[0xA5; 32][..], "krbtgt/EXAMPLE.ORG@EXAMPLE.ORG")
         );
-        assert_eq!(read.redacted, reply(25, 18, &[0; 32]));
+        assert_eq!(read.redacted.len(), plain.len());
+        assert!(!read.redacted.windows(8).any(|window| window == [0xA5; 8]), "a key, here or in encrypted-pa-data");
+        let behind = Zeroizing::new([&plain[..], &[0xA5; 32]].concat());
+        assert_eq!(kdc_reply(&behind).unwrap().redacted.len(), plain.len());
         assert!(kdc_reply(&Zeroizing::new(reply(26, 17, &[1; 16]))).is_some());
         // RC4, DES, a key of another length, another message
         for (message, etype, len) in [(25, 23, 16), (25, 3, 8), (25, 18, 16), (13, 18, 32)] {
@@ -329,6 +362,18 @@ mod tests {
             })
         };
         let read = |options| request_body(&body(options)).map(|body| (body.delegates, body.service)).unwrap();
+        // two services, in either order; one with a name that looks like another
+        let twice = |first: &str, second: &str| {
+            written(|out| {
+                out.element(tag::SEQUENCE, |out| {
+                    out.field(3, |out| out.principal(2, second));
+                    out.field(3, |out| out.principal(2, first));
+                    out.field(2, |out| out.primitive(GENERAL_STRING, b"R"));
+                    out.field(0, |out| out.primitive(tag::BIT_STRING, &[0, 0, 0, 0, 0]));
+                });
+            })
+        };
+        assert!(request_body(&twice("cifs/evil", "cifs/files")).is_none());
         // forwardable, renewable, canonicalize; forwarded; proxy
         assert_eq!(read([0x40, 0x81, 0, 0x10]), (false, "cifs/files@R".to_owned()));
         assert!(read([0x60, 0, 0, 0]).0 && !read([0x10, 0, 0, 0]).0 && read([0x08, 0, 0, 0]).0);

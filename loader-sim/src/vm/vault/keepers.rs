@@ -23,15 +23,29 @@ pub(super) struct TpmKeeper {
     device: Arc<Mutex<Device>>,
     released: Released,
     sealing: Sealing,
+    /// The TPM has counted what is not saved.
+    unsaved: bool,
 }
 
 impl TpmKeeper {
     pub(super) fn new(machine: Machine, device: Arc<Mutex<Device>>, released: Released, sealing: Sealing) -> Self {
-        Self { machine, device, released, sealing }
+        Self { machine, device, released, sealing, unsaved: false }
     }
 
     fn device(&self) -> MutexGuard<'_, Device> {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the TPM counted is not forgotten from here on.
+    fn save(&mut self) -> Result<(), KeeperError> {
+        if self.unsaved {
+            let Machine { host, folder, endorsement_key, .. } = &self.machine;
+            if let Some(tpm) = self.device().tpm() {
+                tpm::save(host, folder, tpm, endorsement_key).map_err(failed)?;
+            }
+            self.unsaved = false;
+        }
+        Ok(())
     }
 
     fn ask<T>(&self, ask: impl FnOnce(&mut Client<'_>) -> Result<T, ClientError>) -> Result<T, KeeperError> {
@@ -50,6 +64,8 @@ impl Keeper for TpmKeeper {
     }
 
     fn counter(&mut self) -> Result<u64, KeeperError> {
+        // a count that a crash undoes is none
+        self.save()?;
         let reached = self.ask(|client| client.counter(self.sealing.counter(GENERATION)))?;
         reached.ok_or_else(|| KeeperError::Io("the TPM's counter is gone".to_owned()))
     }
@@ -60,17 +76,14 @@ impl Keeper for TpmKeeper {
             // one at a time: a vault is never more than one ahead
             (reached < to).then(|| client.increment(self.sealing.counter(GENERATION))).transpose()
         })?;
-        if moved.is_some() {
-            let Machine { host, folder, endorsement_key, .. } = &self.machine;
-            if let Some(tpm) = self.device().tpm() {
-                tpm::save(host, folder, tpm, endorsement_key).map_err(failed)?;
-            }
-        }
-        Ok(())
+        self.unsaved |= moved.is_some();
+        self.save()
     }
 
     fn seal(&mut self, key: &Key) -> Result<Vec<u8>, KeeperError> {
-        self.ask(|client| self.sealing.seal(client, key))
+        let pcrs = (&self.released.pcrs[..], &self.released.values[..]);
+        let sealed = self.ask(|client| Ok(self.sealing.seal(client, &self.machine, key, pcrs)))?;
+        sealed.map_err(failed)
     }
 
     fn unseal(&mut self, sealed: &[u8]) -> Result<Key, KeeperError> {

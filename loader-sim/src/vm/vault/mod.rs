@@ -29,7 +29,7 @@ pub use approval::approve;
 use approval::{GENERATION, Sealing};
 use keepers::{HostKeeper, TpmKeeper};
 
-use super::{Folder, Host, Profile, VmError, tpm, tpm::Device};
+use super::{Folder, Host, Profile, VmError, known::Known, tpm, tpm::Device};
 use crate::{
     lsa::{Lsa, Options},
     measure::EventLog,
@@ -43,6 +43,8 @@ pub(super) struct Machine {
     host: Host,
     folder: Arc<Folder>,
     endorsement_key: Vec<u8>,
+    /// What tells it from an earlier machine of its name.
+    made: String,
     /// What the host keeps for itself.
     secret: Zeroizing<[u8; 32]>,
 }
@@ -65,6 +67,9 @@ pub enum KeyState {
 pub(super) struct Released {
     sealed: Vec<u8>,
     key: Option<Result<Key, KeeperError>>,
+    /// How the machine started: a new key is released when it starts so again.
+    pcrs: Vec<u32>,
+    values: Vec<Digest>,
 }
 
 impl std::fmt::Debug for Released {
@@ -93,9 +98,10 @@ impl Released {
 }
 
 impl Machine {
-    pub(super) fn of(host: &Host, folder: &Arc<Folder>, endorsement_key: &[u8]) -> Result<Self, VmError> {
+    pub(super) fn of(host: &Host, folder: &Arc<Folder>, known: &Known) -> Result<Self, VmError> {
         let secret = Zeroizing::new(host.key(tpm::random)?);
-        Ok(Self { host: host.clone(), folder: Arc::clone(folder), endorsement_key: endorsement_key.to_vec(), secret })
+        let Known { endorsement_key, id, .. } = known;
+        Ok(Self { host: host.clone(), folder: Arc::clone(folder), endorsement_key: endorsement_key.clone(), made: id.clone(), secret })
     }
 
     /// A secret of the host's for one purpose and this machine.
@@ -104,9 +110,10 @@ impl Machine {
         Zeroizing::new(array(crypto::digest(DigestAlg::Sha256, &parts).as_bytes(), 0).unwrap_or_default())
     }
 
-    /// Which machine it is, in its vault: its name and its TPM.
+    /// Which machine it is, in its vault: its name, which of that name, and its TPM.
     fn id(&self) -> [u8; 16] {
-        let digest = crypto::digest(DigestAlg::Sha256, &[b"hvci-sim vm ", self.folder.name().as_bytes(), &[0], &self.endorsement_key]);
+        let (name, made) = (self.folder.name().as_bytes(), self.made.as_bytes());
+        let digest = crypto::digest(DigestAlg::Sha256, &[b"hvci-sim vm ", name, &[0], made, &[0], &self.endorsement_key]);
         array(digest.as_bytes(), 0).unwrap_or_default()
     }
 
@@ -127,26 +134,41 @@ pub(super) fn release(
     let sealed = store.as_deref().and_then(Vault::sealed_key).unwrap_or_default().to_vec();
     if !vtpm {
         let key = (!sealed.is_empty()).then(|| keepers::unseal_by_host(machine, &sealed));
-        return Ok(Released { sealed, key });
+        return Ok(Released { sealed, key, pcrs: Vec::new(), values: Vec::new() });
     }
     let sealing = Sealing::of(machine)?;
     let pcrs = approval::pcrs_of(&EventLog::read(log).map_err(|e| VmError::Known(e.to_string()))?);
-    let released = device.ask(|client| {
-        let values = sealing.prepare(client, platform_auth, &pcrs)?;
-        let key = sealing.unseal(client, machine, &sealed, (&pcrs, &values));
-        Ok((key, values, sealing.approval_that_holds(client)?))
-    })?;
-    let Some((key, values, number)) = released else {
-        let gone = || KeeperError::NotReleased("the TPM does not answer".to_owned());
-        return Ok(Released { key: (!sealed.is_empty()).then(|| Err(gone())), sealed });
+    let prepared = device.ask(|client| Ok((sealing.prepare(client, platform_auth, &pcrs)?, sealing.reached(client)?)))?;
+    let not = |why: &str| Some(Err(KeeperError::NotReleased(why.to_owned())));
+    let Some((values, reached)) = prepared else {
+        let key = if sealed.is_empty() { None } else { not("the TPM does not answer") };
+        return Ok(Released { sealed, key, pcrs, values: Vec::new() });
     };
-    let refused = matches!(key, Some(Err(KeeperError::NotReleased(_))));
-    approval::remember(machine, refused.then_some((&pcrs[..], &values[..])))?;
-    if matches!(key, None | Some(Err(KeeperError::Lost(_)))) {
-        // a new vault: how the machine starts now is how it shall start
-        sealing.approve(machine, (&pcrs, &values), Some(number))?;
+    approval::nothing_pending(machine)?;
+    if sealed.is_empty() {
+        return Ok(Released { sealed, key: None, pcrs, values });
     }
-    Ok(Released { sealed, key })
+    let Some(kept) = sealing.kept(&sealed) else {
+        let key = not("the sealed key in vault.store is not as this host wrote it");
+        return Ok(Released { key, sealed, pcrs, values });
+    };
+    let key = match sealing.approval_of(machine, &kept) {
+        Err(error) => Err(error),
+        Ok(approved) => {
+            // an older approval is revoked for good before anything comes of the newer one
+            if device.ask(|client| sealing.move_to(client, &approved))? == Some(true)
+                && let Some(tpm) = device.tpm()
+            {
+                tpm::save(&machine.host, &machine.folder, tpm, &machine.endorsement_key)?;
+            }
+            let released = device.ask(|client| Ok(sealing.unseal(client, &kept, &approved, (&pcrs, &values))))?;
+            released.unwrap_or_else(|| Err(KeeperError::NotReleased("the TPM does not answer".to_owned())))
+        }
+    };
+    if matches!(key, Err(KeeperError::NotReleased(_))) {
+        sealing.remember(machine, &kept, (&pcrs, &values), reached)?;
+    }
+    Ok(Released { key: Some(key), sealed, pcrs, values })
 }
 
 /// Runs the program that uses credentials, with the machine's vault.
@@ -169,9 +191,9 @@ pub(super) fn with_credentials<T>(
         Ok(refused) => VmError::Vault(refused),
         Err(error) => VmError::Program(error),
     })?;
-    let done = run(&mut lsa).map_err(VmError::Program)?;
+    let done = run(&mut lsa);
     lsa.vault().commit()?;
-    Ok(done)
+    done.map_err(VmError::Program)
 }
 
 /// Where the host counts for a machine without a TPM.

@@ -13,7 +13,10 @@ use hvci_engine::{
     crypto,
     digest::{Digest, DigestAlg},
 };
-use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::hazmat::PrehashSigner};
+use p256::ecdsa::{
+    Signature, SigningKey, VerifyingKey,
+    signature::hazmat::{PrehashSigner, PrehashVerifier},
+};
 use serde::{Deserialize, Serialize};
 use tpm2_protocol::{
     TpmMarshal, TpmUnmarshal, TpmWriter,
@@ -70,18 +73,31 @@ pub struct Approval {
     pub signature: String,
 }
 
+/// For which key an approval is, and until when: what the object's policy names.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'t> {
+    /// policyRef: the role, the counter, the key.
+    pub reference: &'t [u8],
+    /// The counter that revokes.
+    pub counter: CounterIndex<'t>,
+}
+
 impl Approval {
     /// Approves these values.
-    pub fn sign(
-        key: &SigningKey,
-        reference: &[u8],
-        counter: CounterIndex<'_>,
-        (pcrs, values): (&[u32], &[Digest]),
-        number: u64,
-    ) -> Option<Self> {
-        let approved = approved_policy(counter, (pcrs, values), number)?;
-        let signature: Signature = key.sign_prehash(&sha256(&[&approved, reference])).ok()?;
+    pub fn sign(key: &SigningKey, terms: Terms<'_>, (pcrs, values): (&[u32], &[Digest]), number: u64) -> Option<Self> {
+        let approved = approved_policy(terms.counter, (pcrs, values), number)?;
+        let signature: Signature = key.sign_prehash(&sha256(&[&approved, terms.reference])).ok()?;
         Some(Self { pcrs: pcrs.to_vec(), values: values.to_vec(), number, signature: hex::encode(signature.to_bytes()) })
+    }
+
+    /// Whether the approver signed it, on these terms.
+    pub fn is_by(&self, approver: &VerifyingKey, terms: Terms<'_>) -> bool {
+        let verified = || {
+            let approved = approved_policy(terms.counter, (&self.pcrs, &self.values), self.number)?;
+            let signature = Signature::from_slice(&hex::decode(&self.signature).ok()?).ok()?;
+            approver.verify_prehash(&sha256(&[&approved, terms.reference]), &signature).ok()
+        };
+        verified().is_some()
     }
 }
 
@@ -260,15 +276,14 @@ impl Client<'_> {
         &mut self,
         sealed: &Sealed,
         approver: &VerifyingKey,
-        reference: &[u8],
-        counter: CounterIndex<'_>,
+        terms: Terms<'_>,
         approval: &Approval,
     ) -> Result<Zeroizing<Vec<u8>>, ClientError> {
         let parent = self.storage_key()?;
         let loaded = self.load(parent, sealed);
         self.flush(parent)?;
         let object = loaded?;
-        let released = self.released(object, approver, reference, counter, approval);
+        let released = self.released(object, approver, terms, approval);
         self.flush(object)?;
         released
     }
@@ -288,13 +303,12 @@ impl Client<'_> {
         &mut self,
         object: u32,
         approver: &VerifyingKey,
-        reference: &[u8],
-        counter: CounterIndex<'_>,
+        terms: Terms<'_>,
         approval: &Approval,
     ) -> Result<Zeroizing<Vec<u8>>, ClientError> {
-        let ticket = self.ticket(approver, reference, counter, approval)?;
+        let ticket = self.ticket(approver, terms, approval)?;
         let session = self.policy_session()?;
-        let satisfied = self.satisfy(session, approver, reference, counter, approval, ticket);
+        let satisfied = self.satisfy(session, approver, terms, approval, ticket);
         if let Err(error) = satisfied {
             self.flush(session)?;
             return Err(error);
@@ -310,18 +324,12 @@ impl Client<'_> {
     }
 
     /// That the approver signed this approval.
-    fn ticket(
-        &mut self,
-        approver: &VerifyingKey,
-        reference: &[u8],
-        counter: CounterIndex<'_>,
-        approval: &Approval,
-    ) -> Result<TpmtTkVerified, ClientError> {
+    fn ticket(&mut self, approver: &VerifyingKey, terms: Terms<'_>, approval: &Approval) -> Result<TpmtTkVerified, ClientError> {
         let unreadable = || ClientError::Unreadable(TpmCc::VerifySignature);
         let response = self.exec(&load_external(approver).ok_or_else(unreadable)?, TpmCc::LoadExternal)?;
         let key = be32(&response, SIZEOF_HEADER).ok_or_else(unreadable)?;
-        let approved = approved_policy(counter, (&approval.pcrs, &approval.values), approval.number).ok_or_else(unreadable)?;
-        let digest = sha256(&[&approved, reference]);
+        let approved = approved_policy(terms.counter, (&approval.pcrs, &approval.values), approval.number).ok_or_else(unreadable)?;
+        let digest = sha256(&[&approved, terms.reference]);
         let signature = hex::decode(&approval.signature).ok().filter(|bytes| bytes.len() == 64).ok_or_else(unreadable)?;
         let half = |at| Tpm2bEccParameter::try_from(slice(&signature, at, 32).unwrap_or_default()).map_err(|_| unreadable());
         let signature = TpmuSignature::Ecdsa(TpmsSignatureEcc { hash: TpmAlgId::Sha256, signature_r: half(0)?, signature_s: half(32)? });
@@ -355,8 +363,7 @@ impl Client<'_> {
         &mut self,
         session: u32,
         approver: &VerifyingKey,
-        reference: &[u8],
-        counter: CounterIndex<'_>,
+        terms: Terms<'_>,
         approval: &Approval,
         check_ticket: TpmtTkVerified,
     ) -> Result<(), ClientError> {
@@ -366,20 +373,20 @@ impl Client<'_> {
         // against the PCRs as they are: what they were approved as is in the digest
         let command = TpmPolicyPcrCommand { pcr_digest: TpmBuffer::default(), pcrs, handles: [TpmHandle::new(session)] };
         self.run(&command, Auth::None)?;
-        let index = TpmHandle::new(counter.index);
+        let index = TpmHandle::new(terms.counter.index);
         let command = TpmPolicyNvCommand {
             operand_b: TpmBuffer::try_from(&approval.number.to_be_bytes()[..]).map_err(|_| too_long())?,
             offset: TpmUint16::new(0),
             operation: TpmEo::UnsignedLe,
             handles: [index, index, TpmHandle::new(session)],
         };
-        self.run(&command, Auth::Password(counter.password))?;
-        let approved = approved_policy(counter, (&approval.pcrs, &approval.values), approval.number).ok_or_else(too_long)?;
+        self.run(&command, Auth::Password(terms.counter.password))?;
+        let approved = approved_policy(terms.counter, (&approval.pcrs, &approval.values), approval.number).ok_or_else(too_long)?;
         let name = approver_name(approver).ok_or_else(too_long)?;
         let buffer = |bytes: &[u8]| TpmBuffer::try_from(bytes).map_err(|_| too_long());
         let command = TpmPolicyAuthorizeCommand {
             approved_policy: buffer(&approved)?,
-            policy_ref: TpmBuffer::try_from(reference).map_err(|_| too_long())?,
+            policy_ref: TpmBuffer::try_from(terms.reference).map_err(|_| too_long())?,
             key_sign: TpmBuffer::try_from(&name[..]).map_err(|_| too_long())?,
             check_ticket,
             handles: [TpmHandle::new(session)],
