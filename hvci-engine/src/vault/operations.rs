@@ -98,7 +98,7 @@ impl Vault {
             let credential = inner.usable(module, handle)?;
             inner.has(handle, CredentialKind::Logon, NT_HASH)?;
             if (self.policy.channel_binding || credential.policy.channel_binding) && challenge.channel_binding == [0; 16] {
-                inner.target = Some(target.chars().take(MAX_TOLD).collect());
+                inner.told(target);
                 return Err(VaultError::ChannelBinding);
             }
             self.used(inner, module, (handle, operation, Some(target)), caller.time)?;
@@ -237,12 +237,15 @@ impl Vault {
         self.perform(caller, "kerberos-authenticator", Some(session), |inner, module| {
             let credential = inner.usable(module, session)?;
             let CredentialKind::Session(etype) = credential.kind else { return Err(VaultError::Kind) };
+            let (with_kdc, service) = (credential.is_with_kdc(), credential.service.clone().unwrap_or_default());
             let target = match purpose {
-                Authenticator::Tgs(body) if credential.is_with_kdc() => wanted(body)?,
-                Authenticator::Service(..) if credential.is_with_kdc() => return Err(VaultError::Kind),
-                Authenticator::Service(_, flags) if flags & GSS_DELEGATION != 0 => return Err(VaultError::Delegation),
-                Authenticator::Service(..) => credential.service.clone().unwrap_or_default(),
-                Authenticator::Tgs(_) => return Err(VaultError::Kind),
+                Authenticator::Tgs(body) if with_kdc => inner.wanted(body)?,
+                Authenticator::Service(_, flags) if !with_kdc && flags & GSS_DELEGATION != 0 => {
+                    inner.told(&service);
+                    return Err(VaultError::Delegation);
+                }
+                Authenticator::Service(..) if !with_kdc => service,
+                _ => return Err(VaultError::Kind),
             };
             self.used(inner, module, (session, Operation::Kerberos, Some(&target)), caller.time)?;
             let (now, confounder) = (inner.instant(caller.time), inner.random.bytes());
@@ -274,7 +277,7 @@ impl Vault {
             if !credential.is_with_kdc() {
                 return Err(VaultError::Kind);
             }
-            let target = wanted(body)?;
+            let target = inner.wanted(body)?;
             self.used(inner, module, (session, Operation::Kerberos, Some(&target)), caller.time)?;
             let credential = inner.table.get(session).ok_or(VaultError::NotFound)?;
             let key = inner.key_of(session, credential.kind, 0, (0, etype.key_len()))?;
@@ -421,7 +424,9 @@ impl Vault {
         (handle, operation, target): (Handle, Operation, Option<&str>),
         now: UnixTime,
     ) -> Result<(), VaultError> {
-        inner.target = target.map(|target| target.chars().take(MAX_TOLD).collect());
+        if let Some(target) = target {
+            inner.told(target);
+        }
         let credential = inner.usable(module, handle)?;
         // a session is a use of what it came of: otherwise each would have the whole budget again
         let root = credential.parent.unwrap_or(handle);
@@ -508,17 +513,26 @@ impl Inner {
         Ok(handle)
     }
 
+    /// For which service it is, in the event.
+    fn told(&mut self, target: &str) {
+        self.target = Some(target.chars().take(MAX_TOLD).collect());
+    }
+
+    /// Which service a request to the KDC is for; nobody may get a ticket for somebody else.
+    fn wanted(&mut self, body: &[u8]) -> Result<String, VaultError> {
+        let body = request_body(body).ok_or(VaultError::Request("this is no KDC-REQ-BODY in DER"))?;
+        if body.delegates {
+            self.told(&body.service);
+            return Err(VaultError::Delegation);
+        }
+        Ok(body.service)
+    }
+
     /// Now. The host's time is in seconds; two authenticators of one second differ all the same.
     fn instant(&mut self, time: UnixTime) -> Instant {
         let random = u32::from_le_bytes(self.random.bytes());
         Instant { time, microseconds: random.checked_rem(1_000_000).unwrap_or(0) }
     }
-}
-
-/// Which service a request to the KDC is for; nobody may get a ticket for somebody else.
-fn wanted(body: &[u8]) -> Result<String, VaultError> {
-    let body = request_body(body).ok_or(VaultError::Request("this is no KDC-REQ-BODY in DER"))?;
-    if body.delegates { Err(VaultError::Delegation) } else { Ok(body.service) }
 }
 
 /// Tenths of microseconds since 1601.
