@@ -445,6 +445,12 @@ impl Pair {
         let a = self.ours.exec(ours).unwrap();
         let b = self.theirs.exec(theirs).unwrap();
         self.count += 1;
+        // a length that was damaged makes lengths of what stands behind it, which are bytes of two keys
+        let is_other_length = |code: u32| code & 0x40 != 0 && matches!(code & 0x3F, 0x15 | 0x1A);
+        let (ours_said, theirs_said) = (code(&a), code(&b));
+        if ours != theirs && ours_said >> 8 == theirs_said >> 8 && is_other_length(ours_said) && is_other_length(theirs_said) {
+            return (a, b);
+        }
         self.compare(ours, &a, &b);
         (a, b)
     }
