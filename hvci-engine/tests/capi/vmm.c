@@ -653,6 +653,7 @@ static void a_driver_is_accepted_by_its_catalog(struct HvciConfigV1 config, stru
 
 /* functions of the vault: `Function` of `hvci_engine::vault` */
 #define ADD_KEY 0x30201u
+#define REMOVE 0x30203u
 #define LIST 0x30204u
 #define ENCRYPT 0x30300u
 #define DECRYPT 0x30301u
@@ -776,15 +777,20 @@ static void the_vault_answers_the_module_alone(const struct HvciConfigV1 *config
     IS(ask(engine, code, DECRYPT, into_the_vault, 7, NULL), HV_STATUS_ACCESS_DENIED);
     printf("the vault has answered\n");
 
-    /* it is kept, and as often as something is to be kept */
+    /* the policy has a budget: each use was kept before there was an answer */
+    IS(keeper.replaced, 5);
     static struct keeper older;
     older = keeper;
+    uint64_t another = 0;
+    IS(ask(engine, code, ADD_KEY, add, 10, &another), HV_STATUS_SUCCESS);
+    IS(ask(engine, code, REMOVE, &another, 1, NULL), HV_STATUS_SUCCESS);
+    /* the rest is kept when it is asked for, and as often as something is to be kept */
     IS(hvci_vault_commit(engine), HV_STATUS_SUCCESS);
-    IS(keeper.replaced, 2);
+    IS(keeper.replaced, 6);
     IS(hvci_vault_commit(engine), HV_STATUS_SUCCESS);
-    IS(keeper.replaced, 2);
+    IS(keeper.replaced, 6);
     IS(hvci_vault_rotate(engine), HV_STATUS_SUCCESS);
-    IS(keeper.replaced, 3);
+    IS(keeper.replaced, 7);
     text.len = 0;
     IS(hvci_take_events(engine, append, &text, NULL), HV_STATUS_SUCCESS);
     MUST(strstr(text.bytes, "\"credential\"") != NULL);
