@@ -45,7 +45,9 @@ use crate::{
 
 /// How many files make a batch, and how many bytes: enough neighbours for the digest lanes, and little enough for memory.
 const BATCH_FILES: usize = 64;
-const BATCH_BYTES: usize = 12 << 20;
+const BATCH_BYTES: u64 = 12 << 20;
+/// Up to this size the largest file of a batch does not count, so that the files after it keep it company in the digest lanes too.
+const NOT_COUNTED: u64 = 32 << 20;
 /// As few files as a batch is parted into at the end, so that every thread has something to do until then.
 const FEW_FILES: usize = 8;
 
@@ -263,7 +265,7 @@ impl Waiting<'_> {
 
 impl Worker<'_, '_> {
     /// Deals with files of `unit` until they are enough for a batch. Those that are left go to `hand_over`, with the number of their first
-    /// piece. Whatever the sizes, a large file has the ones before it for company in the digest lanes.
+    /// piece.
     fn run(mut self, unit: Unit, hand_over: &mut dyn FnMut(Unit, u64)) {
         // a thread that helps out with another unit meanwhile finds none, and makes its own
         let mut room = ROOM.take();
@@ -274,7 +276,7 @@ impl Worker<'_, '_> {
         let mut free = room.as_mut_slice();
         let mut batch = Vec::with_capacity(unit.len());
         let (mut skipped, mut files, mut bytes) = (0_u64, 0_u64, 0_u64);
-        let (mut read, mut taken) = (0_u64, 0_usize);
+        let (mut read, mut largest, mut taken) = (0_u64, 0_u64, 0_usize);
         let mut unit = unit.into_iter();
         let mut last = true;
         while let Some(found) = unit.next() {
@@ -295,6 +297,7 @@ impl Worker<'_, '_> {
             };
             bytes += content.bytes().len() as u64;
             read += content.bytes().len() as u64;
+            largest = largest.max(content.bytes().len() as u64);
             let named = self.context.named.contains(&path);
             match sniff(content.bytes(), &display) {
                 Kind::Package(format) => {
@@ -309,7 +312,7 @@ impl Worker<'_, '_> {
                 Kind::Other if !named && self.context.catalogs.is_empty() => skipped += 1,
                 _ => batch.push(Waiting::File { path: display, content, named }),
             }
-            if (read >= BATCH_BYTES as u64 || taken >= self.enough) && !unit.as_slice().is_empty() {
+            if (read - largest.min(NOT_COUNTED) >= BATCH_BYTES || taken >= self.enough) && !unit.as_slice().is_empty() {
                 hand_over(unit.collect(), self.part + 1);
                 last = false;
                 break;
@@ -337,7 +340,7 @@ impl Worker<'_, '_> {
                 if body.is_empty() { Waiting::Fault { path, size: 0, notes } } else { Waiting::Member { path, bytes: body, notes } };
             let full = batches
                 .last()
-                .is_none_or(|b| b.len() >= BATCH_FILES || b.iter().map(|w| w.bytes().len() as u64).sum::<u64>() > BATCH_BYTES as u64);
+                .is_none_or(|b| b.len() >= BATCH_FILES || b.iter().map(|w| w.bytes().len() as u64).sum::<u64>() > BATCH_BYTES);
             if full {
                 if batches.len() >= self.context.jobs {
                     self.flush_batches(std::mem::take(&mut batches), (std::mem::take(&mut skipped), 0, 0));

@@ -1,6 +1,6 @@
 //! What is wrong with the sections of an ELF file, one function a finding.
 
-use goblin::elf::{SectionHeader, section_header};
+use goblin::{elf::section_header, elf64::section_header::SectionHeader};
 
 use super::{Elf, file_span};
 use crate::{

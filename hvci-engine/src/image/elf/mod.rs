@@ -27,8 +27,8 @@ mod second;
 pub use appended::{Appended, MODULE_SIG_STRING, MODULE_SIGNATURE_LEN};
 use goblin::{
     container::{Container, Ctx, Endian},
-    elf::{Header, SectionHeader, header, section_header},
-    elf64,
+    elf::{Header, header, section_header},
+    elf64::{self, section_header::SectionHeader},
 };
 pub use modinfo::ModInfo;
 use names::Names;
@@ -82,7 +82,7 @@ impl<'a> Elf<'a> {
         let modinfo = tables
             .sections
             .iter()
-            .find(|s| names.is_called(s.sh_name, ".modinfo"))
+            .find(|s| names.is_called(index(s.sh_name), ".modinfo"))
             .and_then(|s| section_bytes(content, s))
             .map(ModInfo::new);
         Ok(Self { content, tables, names, modinfo, signed: appended.is_some(), divergence })
@@ -101,7 +101,7 @@ impl<'a> Elf<'a> {
 
     /// Bytes of the first section called `name`, if it has bytes in the file.
     pub fn section(&self, name: &str) -> Option<&'a [u8]> {
-        let section = self.tables.sections.iter().find(|s| self.names.is_called(s.sh_name, name))?;
+        let section = self.tables.sections.iter().find(|s| self.names.is_called(index(s.sh_name), name))?;
         section_bytes(self.content, section)
     }
 
@@ -142,7 +142,7 @@ impl<'a> Elf<'a> {
     }
 
     fn name(&self, section: &SectionHeader) -> String {
-        self.names.shown(section.sh_name).into_owned()
+        self.names.shown(index(section.sh_name)).into_owned()
     }
 
     fn names_note(&self) -> Option<Note> {
@@ -207,12 +207,13 @@ fn read_sections(content: &[u8], header: &Header) -> Result<Vec<SectionHeader>, 
     };
     if little_endian == cfg!(target_endian = "little") {
         // this processor's byte order: as they stand, which takes a third of the time that field by field takes
-        return Ok(elf64::section_header::SectionHeader::from_bytes(table, count).into_iter().map(Into::into).collect());
+        return Ok(SectionHeader::from_bytes(table, count));
     }
-    SectionHeader::parse(content, offset, count, ctx).map_err(|e| {
+    let sections = goblin::elf::SectionHeader::parse(content, offset, count, ctx).map_err(|e| {
         let code = if second::accepts(content) { Code::ImageDivergence } else { Code::ImageHeader };
         ImageError::new(code, format!("section headers: goblin: {e}"))
-    })
+    })?;
+    Ok(sections.into_iter().map(Into::into).collect())
 }
 
 /// `sh_size` of section 0, which holds the number of sections where `e_shnum` is 0 (gABI, `e_shnum`).

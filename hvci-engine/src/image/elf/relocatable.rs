@@ -4,7 +4,10 @@
 //! Symbols and relocations are read from little-endian files only; those of others read as none. Trusts nothing: an index, an offset or a
 //! value that is handed out may be any number.
 
-use goblin::elf::{SectionHeader, header, section_header};
+use goblin::{
+    elf::{header, section_header},
+    elf64::section_header::SectionHeader,
+};
 use smol_str::SmolStr;
 
 use super::{
@@ -186,7 +189,7 @@ impl<'a> Elf<'a> {
             info: s.sh_info,
             bytes: section_bytes(content, s),
             names,
-            name: s.sh_name,
+            name: crate::bytes::index(s.sh_name),
         })
     }
 

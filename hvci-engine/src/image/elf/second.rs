@@ -3,7 +3,7 @@
 //! `goblin` copies the section table and checks little; `object` borrows it and checks entry size and version. What one accepts and the
 //! other does not, or reads otherwise, is how checks get bypassed: the caller reports it and nobody loads the file.
 
-use goblin::elf::{Header, SectionHeader};
+use goblin::{elf::Header, elf64::section_header::SectionHeader};
 use object::{
     Endianness,
     elf::{FileHeader64, SectionHeader64},
@@ -61,7 +61,7 @@ fn sections_difference(e: Endianness, b: &[SectionHeader64<Endianness>], a: &[Se
         return Some(format!("number of sections: goblin {}, object {}", a.len(), b.len()));
     }
     let differs = |(_, (a, b)): &(usize, (&SectionHeader, &SectionHeader64<Endianness>))| {
-        crate::bytes::widen(a.sh_name) != u64::from(b.sh_name(e))
+        a.sh_name != b.sh_name(e)
             || a.sh_type != b.sh_type(e)
             || a.sh_flags != b.sh_flags(e)
             || a.sh_addr != b.sh_addr(e)
