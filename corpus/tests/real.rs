@@ -222,6 +222,20 @@ fn windivert_2_is_refused_under_hvci_for_its_writable_executable_init_alone() {
 }
 
 #[test]
+fn windivert_2s_own_signer_reaches_the_code_verification_root_and_is_too_young_for_it() {
+    let Some(folder) = folder("windows-drivers") else { return };
+    let bench = Bench::new(TrustStore::builtin());
+    let path = one(&folder, "pydivert-2.1.0/pydivert/windivert_dll/WinDivert64.sys");
+    let (mut facts, _) = bench.read(&path, "windows-kernel+cross-signed");
+    // without the attested signature of Microsoft's
+    facts.signatures.truncate(1);
+    let verdict = bench.judge(&facts, "windows-kernel+cross-signed");
+    assert_eq!((verdict.decision, anchor_of(&verdict, 0)), (Decision::Refuse, Some("microsoft-code-verification-root-2005")));
+    assert_eq!(codes_of(&verdict, Severity::Error), set(["HVCI-PKI-019", "HVCI-POL-001"]));
+    assert_eq!(codes_of(&bench.judge(&facts, "windows-kernel"), Severity::Error), set(["HVCI-PKI-006", "HVCI-POL-001"]));
+}
+
+#[test]
 fn winio_is_refused_with_every_lint_code_it_earns() {
     let Some(folder) = folder("windows-drivers") else { return };
     let bench = Bench::new(TrustStore::builtin());

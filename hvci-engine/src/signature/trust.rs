@@ -261,6 +261,7 @@ builtin! {
     "centos-secure-boot-ca-2025" SHIM;
     "debian-secure-boot-ca-2016" SHIM;
     "fedora-secure-boot-ca-2020" SHIM;
+    "microsoft-code-verification-root-2005" KERNEL;
     "microsoft-ecc-product-root-2018" KERNEL USER TIMESTAMP;
     "microsoft-ecc-timestamp-root-2018" TIMESTAMP;
     "microsoft-identity-verification-root-2020" USER TIMESTAMP;
