@@ -73,7 +73,7 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<Digest>,
         /// Nanoseconds of each phase, in order.
-        phases: Vec<(String, u64)>,
+        phases: Vec<(Cow<'static, str>, u64)>,
     },
     /// An instruction of a module was to be changed.
     Patch {

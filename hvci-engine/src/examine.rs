@@ -64,6 +64,11 @@ impl<'a> Input<'a> {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// Whether that is the file itself.
+    pub(crate) const fn is_plain(&self) -> bool {
+        matches!(self.bytes, Cow::Borrowed(_))
+    }
 }
 
 impl Examiner<'_> {
@@ -95,9 +100,14 @@ impl Examiner<'_> {
         Begun { parsed, notes: reading.facts.notes.clone(), rest: Rest { reading, jobs } }
     }
 
-    /// The second half: the facts.
-    pub(crate) fn finish(&self, rest: Rest<'_>, parsed: &Parsed<'_>) -> Facts {
-        self.complete(rest.reading, parsed, &digest_jobs(&rest.jobs))
+    /// The second half: the facts; and the digests of `beside`, which are calculated in the same pass.
+    pub(crate) fn finish<'i>(&self, rest: Rest<'i>, parsed: &Parsed<'i>, beside: Vec<Job<'i>>) -> (Facts, Vec<Digest>) {
+        let Rest { reading, mut jobs } = rest;
+        let own = jobs.len();
+        jobs.extend(beside);
+        let mut digests = digest_jobs(&jobs);
+        let others = digests.split_off(own);
+        (self.complete(reading, parsed, &digests), others)
     }
 
     fn read<'i>(&self, input: &'i Input<'_>, jobs: &mut Vec<Job<'i>>) -> (Reading<'i>, Parsed<'i>) {
@@ -314,6 +324,24 @@ pub(crate) enum Parsed<'i> {
     Elf(Box<Elf<'i>>),
     /// It is no image, or cannot be read as one.
     No,
+}
+
+impl<'i> Parsed<'i> {
+    /// What an [examination](Examiner::begin) parses `bytes` to, for whoever knows its facts.
+    pub(crate) fn of(bytes: &'i [u8]) -> Self {
+        if Pe::is_pe(bytes) {
+            Pe::parse(bytes).map_or(Self::No, Self::pe)
+        } else if Elf::is_elf(bytes) {
+            Elf::parse(bytes).map_or(Self::No, |elf| Self::Elf(Box::new(elf)))
+        } else {
+            Self::No
+        }
+    }
+
+    fn pe(pe: Pe<'i>) -> Self {
+        let imports = pe.imports();
+        Self::Pe(Box::new((pe, imports)))
+    }
 }
 
 /// A file whose digests are not calculated yet.

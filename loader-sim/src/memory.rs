@@ -103,10 +103,16 @@ impl GuestMemory {
         {
             let (lines, last) = expected.as_chunks::<64>();
             let words_of_lines = words[start / 8..].as_chunks::<8>().0;
-            let same = lines.iter().zip(words_of_lines).all(|(line, words)| {
-                let line = line.as_chunks::<8>().0;
-                line.iter().zip(words).fold(0, |differing, (bytes, word)| differing | word.load(Relaxed) ^ u64::from_le_bytes(*bytes)) == 0
-            });
+            // nearly always there is no difference: one look at the end costs less than one a line
+            let (mut even, mut odd) = (0, 0);
+            for (line, words) in lines.iter().zip(words_of_lines) {
+                for (bytes, words) in line.as_chunks::<16>().0.iter().zip(words.as_chunks::<2>().0) {
+                    let ([low, high], _) = bytes.as_chunks::<8>() else { continue };
+                    even |= words[0].load(Relaxed) ^ u64::from_le_bytes(*low);
+                    odd |= words[1].load(Relaxed) ^ u64::from_le_bytes(*high);
+                }
+            }
+            let same = even | odd == 0;
             if same && last.is_empty() {
                 return Ok(None);
             }

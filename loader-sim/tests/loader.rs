@@ -17,6 +17,8 @@ use corpus::synth::{
 use hvci_engine::{
     access::{Access, MapGpaFlags},
     addr::{Gpa, Gpn, Gva, PAGE_SIZE, Vtl},
+    crypto::digest,
+    digest::DigestAlg,
     event::What,
     finding::Code,
     frames::Kind,
@@ -24,8 +26,10 @@ use hvci_engine::{
     load::{Attempt, File, Function, Loader, Place, Request},
     policy::Decision,
     signature::{
+        block_list::BlockList,
         catalog::CatalogIndex,
         kernel::kernel_certificates,
+        modsig::ModuleTrailer,
         trust::{Purposes, TrustStore},
     },
     status::HvStatus,
@@ -182,6 +186,48 @@ fn what_is_not_as_signed_is_refused_and_everything_is_as_it_was() {
     let request = Request { name: "twice", file: File::Private(&file), place: Place::Base(BASE), pages: &twice, time: time(), vp: None };
     assert_eq!(guest.loader.load(&request).outcome.unwrap_err().status, HvStatus::INVALID_PARAMETER);
     assert!(guest.ask(&file, BASE, AT).outcome.is_ok());
+}
+
+/// What an attempt came to, without times and without the number that each module has of its own.
+fn outcome(attempt: Attempt) -> String {
+    let Attempt { verdict, outcome, .. } = attempt;
+    let module = outcome.map(|m| (m.name.clone(), m.digest, m.entry, m.segments.clone()));
+    format!("{verdict:?} {module:?}")
+}
+
+#[test]
+fn a_file_that_was_examined_before_is_judged_and_compared_as_any() {
+    let guest = guest(&small());
+    let file = guest.signed("good");
+    let load = |file: &[u8]| {
+        let attempt = guest.load(file, BASE, AT);
+        if let Ok(module) = &attempt.outcome {
+            guest.loader.unload(module.id).unwrap();
+        }
+        attempt
+    };
+    let first = outcome(load(&file));
+    (0..3).for_each(|_| assert_eq!(outcome(load(&file)), first));
+    // the same length, and the same signature at its end
+    let mut forged = file.clone();
+    for at in [0x40, 0x200, file.len() - 200] {
+        forged[at] ^= 1;
+        guest.map(&file, BASE, AT);
+        let attempt = guest.ask(&forged, BASE, AT);
+        assert!(attempt.outcome.is_err() && attempt.verdict.unwrap().decision != Decision::Accept, "{at:#x}");
+        forged[at] ^= 1;
+    }
+    assert_eq!(outcome(load(&file)), first, "known again after the others");
+    // known or not, what is in memory is compared
+    guest.map(&file, BASE, AT);
+    guest.host.write(Gpa(AT * PAGE_SIZE + 0x10), &[0xCC]).unwrap();
+    assert_eq!(guest.ask(&file, BASE, AT).outcome.unwrap_err().note.code, Code::MemMismatch);
+    // a list that came since, by an algorithm of which no digest was made when the file was examined
+    let content = ModuleTrailer::find(&file).unwrap().unwrap().content;
+    let mut list = BlockList::new(1);
+    list.block_file(digest(DigestAlg::Sha384, &[content]), "vulnerable");
+    guest.loader.replace_blocked(list).unwrap();
+    (0..3).for_each(|_| assert_eq!(load(&file).verdict.unwrap().decision, Decision::Refuse));
 }
 
 #[test]
@@ -552,6 +598,14 @@ fn real_drivers_load_as_their_verdicts_say() {
                 assert_eq!((guest.host.permission(Vtl::Vtl0, gpn), guest.bytes(gpn)), (MapGpaFlags::DATA, vec![0; 4096]));
             }
             guest.loader.unload(module.id).unwrap();
+            let again: Vec<String> = (0..3)
+                .map(|_| {
+                    let attempt = guest.load(&file, base, AT);
+                    guest.loader.unload(attempt.outcome.as_ref().unwrap().id).unwrap();
+                    outcome(attempt)
+                })
+                .collect();
+            assert!(again.windows(2).all(|pair| pair[0] == pair[1]), "{}: known or not", path.display());
         }
     }
     assert!(loaded.iter().any(|name| name == "WinDivert64.sys"), "{loaded:?}");

@@ -677,7 +677,7 @@ mod tests {
     fn a_host_that_does_not_tell_all_aliases_ends_the_engine() {
         let change = |aliases| {
             let engine = engine(aliases);
-            let first = engine.partition.transform(1, &[(Gpn(1), Kind::KernelData)], || Ok(())).map(drop);
+            let first = engine.partition.transform(1, &[(Gpn(1), Kind::KernelData)], || Ok(()));
             // SAFETY: of a reference.
             (first, HvStatus(unsafe { hvci_check(&raw const engine, 0, 0, 1, HVCI_ACCESS_READ) }))
         };

@@ -24,6 +24,7 @@
 )]
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, PoisonError},
@@ -32,6 +33,7 @@ use std::{
 use super::{
     Expected, MAX_IMAGE, Part, Placement, Refusal, Symbols, elf,
     import_site::{self, Standing},
+    known::{Known, KnownFiles, Met, page_jobs},
     linker::{Linker, exporters},
     module::{Life, Module, Sealed},
     paging::Out,
@@ -42,9 +44,10 @@ use super::{
 use crate::{
     addr::{Gpa, Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
     bytes::{index, widen},
+    crypto::Job,
     digest::{Digest, DigestAlg},
     event::What,
-    examine::{Begun, Examiner, Input, Parsed},
+    examine::{Begun, Examiner, Input, Parsed, Rest},
     facts::{DigestForm, Facts, FileKind},
     finding::{Code, Note},
     frames::Kind,
@@ -134,11 +137,20 @@ struct Progress {
 
 impl Progress {
     /// Goes on with a file that is accepted.
-    fn accept(&mut self, (verdict, facts): (Verdict, Facts), clock: &mut Clock<'_>, phase: &'static str) -> Result<(), Refusal> {
+    fn accept(&mut self, verdict: Verdict, facts: &Facts, clock: &mut Clock<'_>, phase: &'static str) -> Result<(), Refusal> {
         self.phases.push((phase, clock.lap()));
-        self.digest = digest_of(&facts);
+        self.digest = digest_of(facts);
         refusal_of(self.verdict.insert(verdict))
     }
+}
+
+/// How far the examination of a file has come.
+#[expect(clippy::large_enum_variant, reason = "there is one a load, and it is used up at once")]
+enum Examination<'i> {
+    /// It was made when the file was met before.
+    Over(Arc<Facts>),
+    /// It goes on, with digests of these pages beside its own.
+    Begun { rest: Rest<'i>, pages: Vec<Job<'i>> },
 }
 
 /// A module as it is laid out.
@@ -158,6 +170,7 @@ pub struct Loader {
     profile: Option<&'static Profile>,
     symbols: Box<dyn Symbols + Send + Sync>,
     cache: Cache,
+    known: KnownFiles,
     modules: Mutex<Modules>,
     regions: Mutex<BTreeMap<u32, Region>>,
 }
@@ -206,14 +219,17 @@ impl Loader {
             profile,
             symbols,
             cache: Cache::with_signatures(),
+            known: KnownFiles::default(),
             modules: Mutex::default(),
             regions: Mutex::default(),
         }
     }
 
-    /// Forgets which signatures verified. For measuring loads of files that were not loaded before; what is remembered is always true.
+    /// Forgets which files there were, and which signatures verified. For measuring loads of files that were not loaded before; what is
+    /// remembered is always true.
     #[doc(hidden)]
-    pub fn forget_signatures(&self) {
+    pub fn forget_files(&self) {
+        self.known.forget();
         self.cache.forget_signatures();
     }
 
@@ -250,7 +266,7 @@ impl Loader {
             name: request.name.to_owned(),
             pages: GpnRange::of_pages(pages.into_iter().flatten()),
             digest,
-            phases: phases.iter().map(|(phase, time)| ((*phase).to_owned(), *time)).collect(),
+            phases: phases.iter().map(|(phase, time)| (Cow::Borrowed(*phase), *time)).collect(),
         };
         self.partition.record(request.vp, Vtl::Vtl0, what, status, code);
         Attempt { verdict, phases, outcome }
@@ -271,19 +287,51 @@ impl Loader {
         let trust = Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner));
         let digests = trust.blocked().algorithms();
         let examiner = Examiner { cache: &self.cache, catalogs: &self.catalogs, digests: &digests };
-        let Begun { parsed, notes, rest } = examiner.begin(&input);
+        let met = if input.is_plain() { self.known.look(input.bytes(), &digests) } else { Met::Never };
+        let (parsed, notes, examination) = match met {
+            Met::Known(Known { facts, notes }) => (Parsed::of(input.bytes()), notes, Examination::Over(facts)),
+            Met::Once | Met::Never => {
+                let Begun { parsed, notes, rest } = examiner.begin(&input);
+                let pages = if matches!(met, Met::Once) { page_jobs(input.bytes()) } else { Vec::new() };
+                (parsed, notes.into(), Examination::Begun { rest, pages })
+            }
+        };
         let (time, place) = (request.time, request.place);
-        let judge = || self.judge(&trust, examiner.finish(rest, &parsed), time);
+        let in_parallel = matches!(examination, Examination::Begun { .. }) && input.bytes().len() >= WORTH_A_THREAD;
+        let judge = || {
+            let (facts, pages) = match examination {
+                Examination::Over(facts) => (facts, None),
+                Examination::Begun { rest, pages } => {
+                    let (facts, pages) = examiner.finish(rest, &parsed, pages);
+                    (Arc::new(facts), Some(pages))
+                }
+            };
+            (self.judge(&trust, &facts, time), facts, pages)
+        };
         let expected = || self.expected(&parsed, &notes, place);
-        let Laid { expected, uses, sites } = if input.bytes().len() < WORTH_A_THREAD {
-            progress.accept(judge(), &mut clock, "verify")?;
-            let expected = expected()?;
-            progress.phases.push(("relocate", clock.lap()));
-            expected
+        let (judged, laid, phase) = if in_parallel {
+            let (laid, judged) = rayon::join(expected, judge);
+            (judged, Some(laid), "verify and relocate")
         } else {
-            let (expected, judged) = rayon::join(expected, judge);
-            progress.accept(judged, &mut clock, "verify and relocate")?;
-            expected?
+            (judge(), None, "verify")
+        };
+        let (verdict, facts, pages) = judged;
+        progress.accept(verdict, &facts, &mut clock, phase)?;
+        match pages {
+            Some(pages) if !pages.is_empty() => {
+                let notes = Arc::clone(&notes);
+                self.known.remember(input.bytes(), &pages, digests.clone(), Known { facts, notes });
+            }
+            Some(_) if input.is_plain() => self.known.meet(input.bytes()),
+            _ => {}
+        }
+        let Laid { expected, uses, sites } = match laid {
+            Some(laid) => laid?,
+            None => {
+                let laid = expected()?;
+                progress.phases.push(("relocate", clock.lap()));
+                laid
+            }
         };
 
         let count = expected.segments.iter().map(|s| s.bytes.count()).sum();
@@ -320,7 +368,7 @@ impl Loader {
             rewritten = whole.map_err(|difference| refusal.insert(Refusal::from(difference)).status)?;
             Ok(())
         };
-        match self.partition.transform(module.id, &changes, inspect) {
+        match self.partition.transform_timed(module.id, &changes, inspect) {
             Ok(took) => {
                 let took = [("lock", took.lock), ("quiesce", took.quiesce), ("compare", took.inspect), ("grant", took.grant)];
                 progress.phases.extend(took);
@@ -338,7 +386,7 @@ impl Loader {
 
     /// Changes frames of `owner` whose bytes nobody has to look at, and records it.
     pub(super) fn change(&self, owner: u32, transition: String, changes: &[(Gpn, Kind)]) -> Result<(), HvStatus> {
-        let result = self.partition.transform(owner, changes, || Err(HvStatus::OPERATION_DENIED)).map(drop);
+        let result = self.partition.transform(owner, changes, || Err(HvStatus::OPERATION_DENIED));
         let what = What::Change { transition, pages: GpnRange::of_pages(changes.iter().map(|(gpn, _)| *gpn)) };
         let (status, code) = result.err().map_or((HvStatus::SUCCESS, None), |status| (status, Some(Code::MemProtection)));
         self.partition.record(None, Vtl::Vtl0, what, status, code);
@@ -412,12 +460,12 @@ impl Loader {
         Ok(module)
     }
 
-    fn judge(&self, trust: &TrustStore, facts: Facts, time: UnixTime) -> (Verdict, Facts) {
+    fn judge(&self, trust: &TrustStore, facts: &Facts, time: UnixTime) -> Verdict {
         let profile = self.profile.or_else(|| match facts.kind {
             FileKind::PeDriver => Profile::find("hvci"),
             _ => None,
         });
-        (Judge { trust, time, cache: &self.cache }.judge(&facts, profile), facts)
+        Judge { trust, time, cache: &self.cache }.judge(facts, profile)
     }
 
     /// What must stand in memory, and what comes of it.

@@ -16,6 +16,7 @@ mod elf;
 mod expected;
 mod exports;
 mod import_site;
+mod known;
 mod linker;
 mod loader;
 mod module;

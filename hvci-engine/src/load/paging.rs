@@ -126,7 +126,7 @@ impl Loader {
         let quarantined = Some(State { kind: Kind::Quarantined, owner: out.module });
         let before = self.partition.state(gpn);
         let inspect = || if self.digest(gpn)? == out.digest { Ok(()) } else { Err(HvStatus::ACCESS_DENIED) };
-        let result = self.partition.transform(out.module, &[(gpn, Kind::Code)], inspect).map(drop);
+        let result = self.partition.transform(out.module, &[(gpn, Kind::Code)], inspect);
         // what a failing host has left half-way now is the module's, which gives it up when it is unloaded
         let kept = result.is_ok() || before != quarantined && self.partition.state(gpn) == quarantined;
         let mut modules = self.modules();

@@ -55,7 +55,7 @@ pub struct Partition {
 
 /// Nanoseconds that the phases of a change took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Phases {
+pub(crate) struct Phases {
     /// Claiming the frames and closing every alias.
     pub lock: u64,
     /// Waiting until nobody uses an older permission.
@@ -229,12 +229,11 @@ impl Partition {
             return Ok(());
         }
         // a way that wants bytes verified is a load's
-        self.run(owner, &changes, || Err(HvStatus::OPERATION_DENIED)).map(drop)
+        self.run(owner, &changes, || Err(HvStatus::OPERATION_DENIED), &|| 0).map(drop)
     }
 
     /// Has the frames behind these pages become what is said of each, on behalf of the module or region `owner`: together or not at all.
     /// `inspect` is called, if bytes must be verified, when every alias of the frames is closed and quiet; what it approves is granted.
-    /// Returns how long each phase took.
     ///
     /// Whoever calls this vouches for the bytes. A guest's modules go through `load::Loader`.
     ///
@@ -242,18 +241,30 @@ impl Partition {
     /// [`HvStatus::INVALID_PARAMETER`] for a page that is no RAM or a frame that is named twice; [`HvStatus::OBJECT_IN_USE`] for a frame that
     /// somebody else has; [`HvStatus::OPERATION_DENIED`] and [`HvStatus::ACCESS_DENIED`] for a change that may not be, or not by this owner;
     /// what `inspect` says; the host's own. Everything is as it was then, or narrower.
-    pub fn transform(
+    pub fn transform(&self, owner: u32, changes: &[(Gpn, Kind)], inspect: impl FnOnce() -> Result<(), HvStatus>) -> Result<(), HvStatus> {
+        self.run(owner, &self.changes(changes)?, inspect, &|| 0).map(drop)
+    }
+
+    /// The same; returns how long each phase took.
+    ///
+    /// # Errors
+    /// As [`transform`](Self::transform).
+    #[cfg(feature = "std")]
+    pub(crate) fn transform_timed(
         &self,
         owner: u32,
         changes: &[(Gpn, Kind)],
         inspect: impl FnOnce() -> Result<(), HvStatus>,
     ) -> Result<Phases, HvStatus> {
-        let frame = |(gpn, to): &(Gpn, Kind)| {
+        self.run(owner, &self.changes(changes)?, inspect, &|| self.host.now())
+    }
+
+    fn changes(&self, of: &[(Gpn, Kind)]) -> Result<Vec<Change>, HvStatus> {
+        let change = |(gpn, to): &(Gpn, Kind)| {
             let frame = self.host.frame(*gpn).ok_or(HvStatus::INVALID_PARAMETER)?;
             Ok(Change { frame, from: None, to: *to })
         };
-        let changes = changes.iter().map(frame).collect::<Result<Vec<Change>, HvStatus>>()?;
-        self.run(owner, &changes, inspect)
+        of.iter().map(change).collect()
     }
 
     /// Has the hypervisor lay a page of its own over the guest's, such as the one that it keeps the time in, or take it away again (TLFS "GPA
@@ -271,11 +282,18 @@ impl Partition {
         result
     }
 
-    fn run(&self, owner: u32, changes: &[Change], inspect: impl FnOnce() -> Result<(), HvStatus>) -> Result<Phases, HvStatus> {
+    /// Makes the changes, and says how long each phase took by `now`.
+    fn run(
+        &self,
+        owner: u32,
+        changes: &[Change],
+        inspect: impl FnOnce() -> Result<(), HvStatus>,
+        now: &dyn Fn() -> u64,
+    ) -> Result<Phases, HvStatus> {
         let mut transaction = Transaction::new(self.next_transaction(), owner, changes)?;
         let mut inspect = Some(inspect);
         let mut phases = Phases::default();
-        let mut since = self.host.now();
+        let mut since = now();
         loop {
             let step = transaction.step();
             match step {
@@ -290,9 +308,9 @@ impl Partition {
             }
             let next = transaction.step();
             if Phase::of(next) != Phase::of(step) || next == Step::Done {
-                let now = self.host.now();
-                *phases.of(step) = phases.of(step).saturating_add(now.saturating_sub(since));
-                since = now;
+                let until = now();
+                *phases.of(step) = phases.of(step).saturating_add(until.saturating_sub(since));
+                since = until;
             }
             if next == Step::Done {
                 return Ok(phases);

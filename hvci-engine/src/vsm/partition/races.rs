@@ -255,7 +255,7 @@ fn load(guest: &Guest, partition: &Partition, owner: u32, pages: &[u64]) -> Resu
         }
         Ok(())
     };
-    partition.transform(owner, &changes, inspect).map(drop)
+    partition.transform(owner, &changes, inspect)
 }
 
 /// Has a processor write to the page and execute it, over and over. What executes is what was verified.

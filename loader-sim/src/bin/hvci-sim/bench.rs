@@ -147,7 +147,7 @@ fn measure(args: &BenchArgs, path: &Path, file: &[u8], time: UnixTime, condition
                         let fresh;
                         let loader = if condition.warm {
                             // of a file that is loaded for the first time, by a signer that is known
-                            loader.forget_signatures();
+                            loader.forget_files();
                             loader
                         } else {
                             fresh = args.judging.loader(partition, Box::new(StubKernel))?;
