@@ -93,14 +93,17 @@ impl GpnRange {
 
     /// Ranges of these pages, in their order: a page that follows the one before it is of the same range.
     pub fn of_pages(pages: impl Iterator<Item = Gpn>) -> Vec<Self> {
-        let mut ranges: Vec<Self> = Vec::new();
-        for gpn in pages {
-            match ranges.last_mut() {
-                Some(last) if last.start.0.checked_add(last.pages) == Some(gpn.0) => last.pages = last.pages.saturating_add(1),
-                _ => ranges.push(Self { start: gpn, pages: 1 }),
-            }
-        }
+        let mut ranges = Vec::new();
+        pages.for_each(|gpn| Self::append(&mut ranges, gpn));
         ranges
+    }
+
+    /// Adds a page behind those of `ranges`.
+    pub(crate) fn append(ranges: &mut Vec<Self>, gpn: Gpn) {
+        match ranges.last_mut() {
+            Some(last) if last.start.0.checked_add(last.pages) == Some(gpn.0) => last.pages = last.pages.saturating_add(1),
+            _ => ranges.push(Self { start: gpn, pages: 1 }),
+        }
     }
 
     /// Every page, in order.

@@ -124,7 +124,13 @@ fn read<'b>(file: &mut File, len: u64, max_size: u64, room: &mut &'b mut [u8]) -
         while let Some(rest) = space.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             match file.read(rest) {
                 Ok(0) => break,
-                Ok(n) => filled += n,
+                Ok(n) => {
+                    filled += n;
+                    // it was asked for one more
+                    if filled as u64 == len {
+                        break;
+                    }
+                }
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
                 Err(err) => return Err(unreadable(&err)),
             }

@@ -334,11 +334,14 @@ impl Transaction {
 
 /// Every guest page of the frames, as few ranges as there can be.
 fn pages(host: &dyn Host, frames: impl Iterator<Item = Frame>) -> Vec<GpnRange> {
-    // mostly one each
-    let mut all = Vec::with_capacity(frames.size_hint().1.unwrap_or_default());
+    let mut ranges = Vec::new();
     for frame in frames {
-        host.aliases(frame, &mut |gpn| all.push(gpn));
+        host.aliases(frame, &mut |gpn| GpnRange::append(&mut ranges, gpn));
     }
+    if ranges.is_sorted_by(|a, b| a.start.0.saturating_add(a.pages) <= b.start.0) {
+        return ranges;
+    }
+    let mut all: Vec<Gpn> = ranges.into_iter().flat_map(GpnRange::iter).collect();
     all.sort_unstable();
     all.dedup();
     GpnRange::of_pages(all.into_iter())

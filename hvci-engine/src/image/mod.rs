@@ -8,6 +8,7 @@ pub mod elf;
 mod lz4;
 pub mod pe;
 pub mod sbat;
+mod shown;
 pub mod unpack;
 mod xz;
 

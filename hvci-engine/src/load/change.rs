@@ -61,7 +61,7 @@ impl Loader {
         let module = self.take(id)?;
         // from here on no load binds to it
         if self.modules().of.values().any(|other| other.uses.contains(&id)) {
-            self.settle(&module, |_| {});
+            self.settle(id, |_| {})?;
             return Err(HvStatus::OBJECT_IN_USE);
         }
         // of the guest's data only what a change of this module took out of use
@@ -69,7 +69,7 @@ impl Loader {
         let result = self.transform(&module, "unload", &|s, gpn| (s.kind.is_owned() || quarantined(gpn)).then_some(Kind::Data));
         match result {
             Ok(()) => self.modules().remove(id),
-            Err(_) => drop(self.settle(&module, |_| {})),
+            Err(_) => drop(self.settle(id, |_| {})),
         }
         result
     }
@@ -83,7 +83,7 @@ impl Loader {
         let module = self.take(id)?;
         let chosen = |s: &Sealed| s.kind == Kind::Data && s.contains(at);
         if !module.segments.iter().any(&chosen) {
-            self.settle(&module, |_| {});
+            self.settle(id, |_| {})?;
             return Err(HvStatus::ACCESS_DENIED);
         }
         self.finish(&module, "protect kernel data", &|s| chosen(s).then_some(Kind::KernelData), |module| {
@@ -99,11 +99,11 @@ impl Loader {
     pub fn patch(&self, id: u32, site: Gva, offset: u64, bytes: &[u8], vp: Option<u32>) -> Result<(), HvStatus> {
         let module = self.take(id)?;
         let result = self.try_patch(&module, site, offset, bytes);
-        self.settle(&module, |module| {
+        self.settle(id, |module| {
             if let Ok((next, _)) = &result {
                 module.sites.insert(site, next.clone());
             }
-        });
+        })?;
         let (status, code) = match &result {
             Ok(_) => (HvStatus::SUCCESS, None),
             Err(status) => (*status, Some(Code::MemPatch)),
@@ -158,11 +158,11 @@ impl Loader {
         update: impl FnOnce(&mut Module),
     ) -> Result<(), HvStatus> {
         let result = self.transform(module, name, &|s, _| to(s));
-        self.settle(module, |module| {
+        self.settle(module.id, |module| {
             if result.is_ok() {
                 update(module);
             }
-        });
+        })?;
         result
     }
 

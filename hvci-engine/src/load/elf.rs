@@ -389,7 +389,7 @@ impl<'a> Module<'a> {
         }
         bytes.resize(len, 0);
         self.segments.push(Segment {
-            name: layout.class.name().to_owned(),
+            name: layout.class.name().into(),
             start: Gva(base),
             kind: layout.class.kind(),
             discardable: layout.class.is_discardable(),

@@ -12,6 +12,8 @@
 use core::fmt;
 use std::sync::Arc;
 
+use smol_str::SmolStr;
+
 use super::{Exports, Pages, Refusal, pages::PAGE};
 use crate::{
     addr::{Gva, PAGE_SIZE},
@@ -42,7 +44,7 @@ pub struct Expected<'a> {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Segment<'a> {
     /// What it is, for people: the section's name, or that of the class of sections.
-    pub name: String,
+    pub name: SmolStr,
     /// Address of the first byte: of a page.
     pub start: Gva,
     /// What the frames become.
@@ -59,7 +61,7 @@ pub struct Segment<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// The section's name, for people.
-    pub section: String,
+    pub section: SmolStr,
     /// Bytes from the start of the segment.
     pub offset: u64,
     /// How many bytes.
@@ -183,7 +185,7 @@ mod tests {
 
     fn expected() -> Expected<'static> {
         let segment = |page: u64, kind, fill: u8, pages: usize| Segment {
-            name: String::new(),
+            name: "".into(),
             start: Gva(BASE + page * PAGE_SIZE),
             kind,
             discardable: false,

@@ -298,15 +298,15 @@ mod tests {
         let mut parts = Vec::new();
         for (name, table) in tables {
             rodata.resize(rodata.len().next_multiple_of(16), 0);
-            parts.push(Part { section: (*name).to_owned(), offset: rodata.len() as u64, len: table.len() as u64 });
+            parts.push(Part { section: (*name).into(), offset: rodata.len() as u64, len: table.len() as u64 });
             rodata.extend_from_slice(table);
         }
         rodata.resize(0x1000, 0);
         let segment = |start, kind, discardable, bytes, parts| {
             let bytes = Pages::computed(bytes);
-            Segment { name: String::new(), start: Gva(start), kind, discardable, bytes, parts }
+            Segment { name: "".into(), start: Gva(start), kind, discardable, bytes, parts }
         };
-        let code = || vec![Part { section: ".text".to_owned(), offset: 0, len: 0x100 }];
+        let code = || vec![Part { section: ".text".into(), offset: 0, len: 0x100 }];
         vec![
             segment(CODE, Kind::Code, false, vec![0; 0x1000], code()),
             segment(TABLES, Kind::RoData, false, rodata, parts),

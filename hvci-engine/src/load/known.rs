@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A machine loads the same drivers at every start. The digest that a signature is over is one stream, in which each block waits for the one
-//! before it; those of pages go side by side, in half the time, and from some length on two threads share them. With the facts known, nothing
-//! is left to read of the signatures, and they are judged anew: whom to trust, and the time, may be others.
+//! before it; those of pages go side by side, in half the time. With the facts known, nothing is left to read of the signatures, and they are
+//! judged anew: whom to trust, and the time, may be others.
 //!
 //! **Invariant:** the facts of a file are found for exactly the bytes that they were read from, and the digests that were asked for then. No
 //! file that was refused is kept, so that nobody who has many such has the others forgotten; a full table is emptied.
@@ -38,8 +38,6 @@ use crate::{
 
 /// Most files that are remembered, of some 10 KiB each.
 const MAX_FILES: usize = 1024;
-/// From this length on two threads hash the pages.
-const WORTH_A_THREAD: usize = 1 << 20;
 
 /// Files by their marks.
 #[derive(Default)]
@@ -87,7 +85,11 @@ impl KnownFiles {
             Some(Some(kept)) => kept.clone(),
         };
         // the cheaper question first
-        if kept.algorithms == algorithms && root(&page_digests(bytes)) == kept.root { Met::Known(kept.known) } else { Met::Never }
+        if kept.algorithms == algorithms && root(&digest_jobs(&page_jobs(bytes))) == kept.root {
+            Met::Known(kept.known)
+        } else {
+            Met::Never
+        }
     }
 
     /// The file `bytes` was met.
@@ -126,17 +128,6 @@ impl Mark {
 /// SHA-256 of each page, each to be calculated; the last may be short.
 pub(super) fn page_jobs(bytes: &[u8]) -> Vec<Job<'_>> {
     bytes.chunks(PAGE).map(|page| Job { alg: DigestAlg::Sha256, pieces: vec![page] }).collect()
-}
-
-fn page_digests(bytes: &[u8]) -> Vec<Digest> {
-    let hash = |bytes| digest_jobs(&page_jobs(bytes));
-    if bytes.len() < WORTH_A_THREAD {
-        return hash(bytes);
-    }
-    let middle = (bytes.len() / 2).next_multiple_of(PAGE).min(bytes.len());
-    let (front, back) = bytes.split_at(middle);
-    let (front, back) = rayon::join(|| hash(front), || hash(back));
-    [front, back].concat()
 }
 
 /// One digest for those of all pages, whose number follows from the file's length.
@@ -189,15 +180,6 @@ mod tests {
         assert!(!is_known(&files.look(&file, &[DigestAlg::Sha1, DigestAlg::Sha384])));
         files.forget();
         assert!(matches!(files.look(&file, &ALGORITHMS), Met::Never));
-    }
-
-    #[test]
-    fn two_threads_say_what_one_says() {
-        for len in [WORTH_A_THREAD - 1, WORTH_A_THREAD, WORTH_A_THREAD + 1, WORTH_A_THREAD + 3 * PAGE] {
-            let file = text(len);
-            let oracle: Vec<Digest> = file.chunks(PAGE).map(|page| digest(DigestAlg::Sha256, &[page])).collect();
-            assert_eq!(page_digests(&file), oracle, "{len}");
-        }
     }
 
     #[test]

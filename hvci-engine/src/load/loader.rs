@@ -44,10 +44,9 @@ use super::{
 use crate::{
     addr::{Gpa, Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
     bytes::{index, widen},
-    crypto::Job,
     digest::{Digest, DigestAlg},
     event::What,
-    examine::{Begun, Examiner, Input, Parsed, Rest},
+    examine::{Begun, Examiner, Input, Parsed},
     facts::{DigestForm, Facts, FileKind},
     finding::{Code, Note},
     frames::Kind,
@@ -69,9 +68,6 @@ pub const MAX_MODULES: usize = 8192;
 
 /// Where a guest page is asked for that holds a page of a module's code: it is to come when it is first executed ([`Loader::on_memory`]).
 pub const NOT_THERE: Gpn = Gpn(u64::MAX);
-
-/// From this length on a file is examined and laid out by two threads: laying out takes longer then than it takes to wake the second.
-const WORTH_A_THREAD: usize = 1 << 20;
 
 /// The signed file.
 #[derive(Clone, Copy, Debug)]
@@ -135,24 +131,6 @@ struct Progress {
     pages: Vec<Option<Gpn>>,
 }
 
-impl Progress {
-    /// Goes on with a file that is accepted.
-    fn accept(&mut self, verdict: Verdict, facts: &Facts, clock: &mut Clock<'_>, phase: &'static str) -> Result<(), Refusal> {
-        self.phases.push((phase, clock.lap()));
-        self.digest = digest_of(facts);
-        refusal_of(self.verdict.insert(verdict))
-    }
-}
-
-/// How far the examination of a file has come.
-#[expect(clippy::large_enum_variant, reason = "there is one a load, and it is used up at once")]
-enum Examination<'i> {
-    /// It was made when the file was met before.
-    Over(Arc<Facts>),
-    /// It goes on, with digests of these pages beside its own.
-    Begun { rest: Rest<'i>, pages: Vec<Job<'i>> },
-}
-
 /// A module as it is laid out.
 struct Laid<'a> {
     expected: Expected<'a>,
@@ -164,7 +142,7 @@ struct Laid<'a> {
 /// Loads modules into a partition, and knows those that are.
 pub struct Loader {
     pub(super) partition: Arc<Partition>,
-    /// A load goes by what there is when it begins. The lock is not held while one verifies: a thread of the pool may take up another load then.
+    /// A load goes by what there is when it begins; the lock is not held while one verifies.
     trust: RwLock<Arc<TrustStore>>,
     catalogs: CatalogIndex,
     profile: Option<&'static Profile>,
@@ -288,51 +266,26 @@ impl Loader {
         let digests = trust.blocked().algorithms();
         let examiner = Examiner { cache: &self.cache, catalogs: &self.catalogs, digests: &digests };
         let met = if input.is_plain() { self.known.look(input.bytes(), &digests) } else { Met::Never };
-        let (parsed, notes, examination) = match met {
-            Met::Known(Known { facts, notes }) => (Parsed::of(input.bytes()), notes, Examination::Over(facts)),
+        let (parsed, known, pages) = match met {
+            Met::Known(known) => (Parsed::of(input.bytes()), known, None),
             Met::Once | Met::Never => {
                 let Begun { parsed, notes, rest } = examiner.begin(&input);
-                let pages = if matches!(met, Met::Once) { page_jobs(input.bytes()) } else { Vec::new() };
-                (parsed, notes.into(), Examination::Begun { rest, pages })
+                let beside = if matches!(met, Met::Once) { page_jobs(input.bytes()) } else { Vec::new() };
+                let (facts, pages) = examiner.finish(rest, &parsed, beside);
+                (parsed, Known { facts: Arc::new(facts), notes: notes.into() }, Some(pages))
             }
         };
-        let (time, place) = (request.time, request.place);
-        let in_parallel = matches!(examination, Examination::Begun { .. }) && input.bytes().len() >= WORTH_A_THREAD;
-        let judge = || {
-            let (facts, pages) = match examination {
-                Examination::Over(facts) => (facts, None),
-                Examination::Begun { rest, pages } => {
-                    let (facts, pages) = examiner.finish(rest, &parsed, pages);
-                    (Arc::new(facts), Some(pages))
-                }
-            };
-            (self.judge(&trust, &facts, time), facts, pages)
-        };
-        let expected = || self.expected(&parsed, &notes, place);
-        let (judged, laid, phase) = if in_parallel {
-            let (laid, judged) = rayon::join(expected, judge);
-            (judged, Some(laid), "verify and relocate")
-        } else {
-            (judge(), None, "verify")
-        };
-        let (verdict, facts, pages) = judged;
-        progress.accept(verdict, &facts, &mut clock, phase)?;
+        let verdict = self.judge(&trust, &known.facts, request.time);
+        progress.phases.push(("verify", clock.lap()));
+        progress.digest = digest_of(&known.facts);
+        refusal_of(progress.verdict.insert(verdict))?;
+        let Laid { mut expected, uses, sites } = self.expected(&parsed, &known.notes, request.place)?;
         match pages {
-            Some(pages) if !pages.is_empty() => {
-                let notes = Arc::clone(&notes);
-                self.known.remember(input.bytes(), &pages, digests.clone(), Known { facts, notes });
-            }
+            Some(pages) if !pages.is_empty() => self.known.remember(input.bytes(), &pages, digests, known),
             Some(_) if input.is_plain() => self.known.meet(input.bytes()),
             _ => {}
         }
-        let Laid { expected, uses, sites } = match laid {
-            Some(laid) => laid?,
-            None => {
-                let laid = expected()?;
-                progress.phases.push(("relocate", clock.lap()));
-                laid
-            }
-        };
+        progress.phases.push(("relocate", clock.lap()));
 
         let count = expected.segments.iter().map(|s| s.bytes.count()).sum();
         let mut changes = Vec::with_capacity(count);
@@ -354,7 +307,7 @@ impl Loader {
             }
         }
         let absent = Out::of(&absent);
-        let module = self.reserve(request.name, progress.digest, &expected, (uses, sites), &progress.pages)?;
+        let module = self.reserve(request.name, progress.digest, &mut expected, (uses, sites), &progress.pages)?;
         let mut refusal = None;
         let mut rewritten = BTreeSet::new();
         let inspect = || {
@@ -373,9 +326,13 @@ impl Loader {
                 let took = [("lock", took.lock), ("quiesce", took.quiesce), ("compare", took.inspect), ("grant", took.grant)];
                 progress.phases.extend(took);
                 self.modules().out.extend(absent.into_iter().map(|(at, digest)| (at, Out { module: module.id, digest })));
-                Ok(self.settle(&module, |module| {
+                let id = module.id;
+                // nobody else has it: it need not be copied to be changed
+                drop(module);
+                let rewrite = |module: &mut Module| {
                     module.sites.iter_mut().filter(|(at, _)| rewritten.contains(at)).for_each(|(_, site)| site.stands_rewritten());
-                }))
+                };
+                self.settle(id, rewrite).map_err(Refusal::claim)
             }
             Err(status) => {
                 self.modules().of.remove(&module.id);
@@ -400,46 +357,46 @@ impl Loader {
         if module.life != Life::Live {
             return Err(HvStatus::OBJECT_IN_USE);
         }
-        let old = Arc::clone(module);
         Arc::make_mut(module).life = Life::Changing;
-        Ok(old)
+        Ok(Arc::clone(module))
     }
 
-    /// Gives a module back, as `update` leaves it.
-    pub(super) fn settle(&self, module: &Module, update: impl FnOnce(&mut Module)) -> Arc<Module> {
-        let mut settled = Module { life: Life::Live, ..module.clone() };
-        update(&mut settled);
-        let settled = Arc::new(settled);
+    /// Gives a module that is being loaded or [taken](Self::take) back, as `update` leaves it.
+    pub(super) fn settle(&self, id: u32, update: impl FnOnce(&mut Module)) -> Result<Arc<Module>, HvStatus> {
         let mut modules = self.modules();
-        if settled.segments.len() < module.segments.len() {
+        let Modules { of, out, .. } = &mut *modules;
+        let settled = of.get_mut(&id).ok_or(HvStatus::NOT_FOUND)?;
+        let segments = settled.segments.len();
+        let module = Arc::make_mut(settled);
+        module.life = Life::Live;
+        update(module);
+        if module.segments.len() < segments {
             // its initialisation is over: what is gone does not come back
-            modules.out.retain(|at, out| out.module != settled.id || settled.segments.iter().any(|s| s.contains(*at)));
+            out.retain(|at, out| out.module != id || module.segments.iter().any(|s| s.contains(*at)));
         }
-        modules.of.insert(settled.id, Arc::clone(&settled));
-        drop(modules);
-        settled
+        Ok(Arc::clone(settled))
     }
 
-    /// Has the addresses of a module belong to it, and what it imports from stay.
+    /// Has the addresses of a module belong to it, and what it imports from stay. Takes the names of the segments and of their parts.
     fn reserve(
         &self,
         name: &str,
         digest: Option<Digest>,
-        expected: &Expected<'_>,
+        expected: &mut Expected<'_>,
         (uses, sites): (BTreeSet<u32>, BTreeMap<Gva, Site>),
         pages: &[Option<Gpn>],
     ) -> Result<Arc<Module>, Refusal> {
         let mut pages = pages.iter().copied();
         let segments: Vec<Sealed> = expected
             .segments
-            .iter()
+            .iter_mut()
             .map(|s| Sealed {
-                name: s.name.clone(),
+                name: core::mem::take(&mut s.name),
                 start: s.start,
                 kind: s.kind,
                 discardable: s.discardable,
                 pages: pages.by_ref().take(s.bytes.count()).collect(),
-                parts: s.parts.clone(),
+                parts: core::mem::take(&mut s.parts),
             })
             .collect();
         let mut modules = self.modules();

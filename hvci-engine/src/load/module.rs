@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use smol_str::SmolStr;
+
 use super::{Exports, Part, pages::PAGE, patch::Site};
 use crate::{
     addr::{Gpn, Gva, PAGE_SIZE},
@@ -39,7 +41,7 @@ pub struct Module {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sealed {
     /// What it is, for people.
-    pub name: String,
+    pub name: SmolStr,
     /// Address of the first byte.
     pub start: Gva,
     /// What the frames are.

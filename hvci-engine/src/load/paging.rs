@@ -59,7 +59,8 @@ impl Out {
 struct Coming {
     at: Gva,
     out: Out,
-    name: String,
+    /// For the event.
+    transition: String,
 }
 
 impl Loader {
@@ -85,11 +86,11 @@ impl Loader {
         if let Ok(digest) = result {
             self.modules().out.insert(page, Out { module: id, digest });
         }
-        self.settle(&module, |module| {
+        self.settle(id, |module| {
             if result.is_ok() {
                 module.set_page(page, None);
             }
-        });
+        })?;
         result.map(drop)
     }
 
@@ -100,8 +101,12 @@ impl Loader {
             match self.coming(at) {
                 // another processor has it verified, or something else happens to its module
                 Err(_) => return Action::Resume,
-                Ok(Some(coming)) if self.page_in(&coming, gpa.gpn(), vp.index()).is_ok() => return Action::Resume,
-                Ok(_) => {}
+                Ok(Some(coming)) => {
+                    if self.page_in(coming, gpa.gpn(), vp.index()).is_ok() {
+                        return Action::Resume;
+                    }
+                }
+                Ok(None) => {}
             }
         }
         self.partition.on_memory(vp, intercept)
@@ -118,11 +123,11 @@ impl Loader {
         }
         let module = Arc::make_mut(module);
         module.life = Life::Changing;
-        Ok(Some(Coming { at, out, name: module.name.clone() }))
+        Ok(Some(Coming { at, out, transition: ["page in: ", &module.name].concat() }))
     }
 
-    fn page_in(&self, coming: &Coming, gpn: Gpn, vp: u32) -> Result<(), HvStatus> {
-        let Coming { at, out, name } = coming;
+    fn page_in(&self, coming: Coming, gpn: Gpn, vp: u32) -> Result<(), HvStatus> {
+        let Coming { at, out, transition } = coming;
         let quarantined = Some(State { kind: Kind::Quarantined, owner: out.module });
         let before = self.partition.state(gpn);
         let inspect = || if self.digest(gpn)? == out.digest { Ok(()) } else { Err(HvStatus::ACCESS_DENIED) };
@@ -134,12 +139,12 @@ impl Loader {
             let module = Arc::make_mut(module);
             module.life = Life::Live;
             if kept {
-                module.set_page(*at, Some(gpn));
-                modules.out.remove(at);
+                module.set_page(at, Some(gpn));
+                modules.out.remove(&at);
             }
         }
         drop(modules);
-        let what = What::Change { transition: format!("page in: {name}"), pages: vec![GpnRange { start: gpn, pages: 1 }] };
+        let what = What::Change { transition, pages: vec![GpnRange { start: gpn, pages: 1 }] };
         let (status, code) = match result {
             Ok(()) => (HvStatus::SUCCESS, None),
             Err(status) => (status, Some(Code::MemMismatch)),

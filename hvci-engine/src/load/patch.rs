@@ -195,14 +195,14 @@ mod tests {
         let len = table.len() as u64;
         table.resize(0x1000, 0);
         let segment = |start, kind, bytes, parts| Segment {
-            name: String::new(),
+            name: "".into(),
             start: Gva(start),
             kind,
             discardable: false,
             bytes: Pages::computed(bytes),
             parts,
         };
-        let part = Part { section: "__jump_table".to_owned(), offset: 0, len };
+        let part = Part { section: "__jump_table".into(), offset: 0, len };
         let segments = vec![segment(CODE, Kind::Code, text, Vec::new()), segment(TABLE, Kind::RoAfterInit, table, vec![part])];
         Expected { segments, entry: None, security_cookie: None, exports: std::sync::Arc::default() }
     }

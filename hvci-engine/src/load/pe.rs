@@ -25,6 +25,8 @@
 
 use std::sync::Arc;
 
+use smol_str::SmolStr;
+
 use super::{
     Expected, Exports, Pages, Part, Refusal, Segment, Symbols,
     expected::{is_kernel_range, whole_pages},
@@ -145,7 +147,7 @@ impl<'p, 'a> Image<'p, 'a> {
         let room = pe.sections().len().saturating_add(1);
         let mut image = Self { pe, base: base.0, segments: Vec::with_capacity(room), extents: Vec::with_capacity(room), last: 0 };
         let extent = Extent { start: 0, len: headers.size_of_headers };
-        image.add("headers".to_owned(), extent, pe.data().get(..index(headers.size_of_headers)), Kind::RoData, false)?;
+        image.add("headers".into(), extent, pe.data().get(..index(headers.size_of_headers)), Kind::RoData, false)?;
         for section in pe.sections().iter().filter(|s| s.mapped_size() > 0) {
             image.add_section(section)?;
         }
@@ -172,7 +174,7 @@ impl<'p, 'a> Image<'p, 'a> {
         self.add(name, extent, if section.file_size > 0 { file } else { Some(&[]) }, kind, section.is_discardable())
     }
 
-    fn add(&mut self, name: String, extent: Extent, file: Option<&'a [u8]>, kind: Kind, discardable: bool) -> Result<(), Refusal> {
+    fn add(&mut self, name: SmolStr, extent: Extent, file: Option<&'a [u8]>, kind: Kind, discardable: bool) -> Result<(), Refusal> {
         let (Some(file), Some(len)) = (file, whole_pages(u64::from(extent.len))) else {
             return Err(Refusal::layout(format!("{:#x} bytes of {name}, or their place in the file, cannot be", extent.len)).of(name));
         };
@@ -376,7 +378,7 @@ mod tests {
             [("headers", 0, 1, Kind::RoData, false), (".text", 0x1000, 1, Kind::Code, false), (".data", 0x2000, 1, Kind::Data, false)]
         );
         assert_eq!((expected.entry, expected.security_cookie), (Some(Gva(PREFERRED + 0x1000)), None));
-        assert_eq!(expected.segments[1].parts, [Part { section: ".text".to_owned(), offset: 0, len: 0x1F0 }]);
+        assert_eq!(expected.segments[1].parts, [Part { section: ".text".into(), offset: 0, len: 0x1F0 }]);
         sample.set32(OPTIONAL + 28, (PREFERRED >> 32) as u32);
         let memory = naive(&sample.0, &[(0x2050, ALLOCATE), (0x2058, FIVE)]);
         assert_eq!(expected.segments.iter().flat_map(|s| s.bytes.to_vec()).collect::<Vec<_>>(), memory);

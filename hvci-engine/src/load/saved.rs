@@ -327,13 +327,13 @@ impl<'a> Reader<'a> {
         let discardable = self.flag()?;
         let (pages, parts) = (self.pages()?, self.list(usize::MAX, Self::part)?);
         let pages = pages.into_iter().map(|gpn| Some(gpn).filter(|gpn| gpn.0 != OUT)).collect();
-        let sealed = Sealed { name, start, kind, discardable, pages, parts };
+        let sealed = Sealed { name: name.into(), start, kind, discardable, pages, parts };
         let inside = |part: &Part| part.offset.checked_add(part.len).is_some_and(|end| end <= sealed.size());
         sealed.parts.iter().all(inside).then_some(sealed)
     }
 
     fn part(&mut self) -> Option<Part> {
-        Some(Part { section: self.text()?, offset: self.u64()?, len: self.u64()? })
+        Some(Part { section: self.text()?.into(), offset: self.u64()?, len: self.u64()? })
     }
 
     fn flag(&mut self) -> Option<bool> {

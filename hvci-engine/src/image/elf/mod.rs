@@ -232,7 +232,13 @@ fn section_bytes<'a>(content: &'a [u8], section: &SectionHeader) -> Option<&'a [
 
 fn section_facts(section: &Section<'_>, header: &SectionHeader) -> SectionFacts {
     let permissions = Permissions::new([section.is_allocated(), section.is_writable(), section.is_executable(), false, section.is_init()]);
-    SectionFacts { name: section.short_name(), address: header.sh_addr, memory_size: header.sh_size, file: file_span(header), permissions }
+    SectionFacts {
+        name: section.display_name(),
+        address: header.sh_addr,
+        memory_size: header.sh_size,
+        file: file_span(header),
+        permissions,
+    }
 }
 
 /// Where the section says its bytes are; `None` for one that has none.

@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use crate::image::shown::{is_plain, text_of};
+
 /// How much of a name is shown: 65,535 sections can share one name of megabytes.
 const MAX_SHOWN: usize = 64;
 
@@ -65,15 +67,7 @@ fn shown(names: &[u8], at: usize) -> Cow<'_, str> {
     let longest = rest.get(..MAX_SHOWN).unwrap_or(rest);
     let end = longest.iter().position(|b| *b == 0);
     let shown = end.and_then(|end| longest.get(..end)).unwrap_or(longest);
-    match core::str::from_utf8(shown) {
-        Ok(name) if name.bytes().all(is_plain) => Cow::Borrowed(name),
-        _ => Cow::Owned(shown.escape_ascii().to_string()),
-    }
-}
-
-/// What nearly every name is of; escaping leaves it as it is.
-const fn is_plain(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')
+    text_of(shown)
 }
 
 #[cfg(test)]

@@ -72,12 +72,7 @@ impl<'a> Section<'a> {
     }
 
     /// Name for people: escaped where it is not printable, cut off at 64 bytes.
-    pub fn display_name(&self) -> String {
-        self.names.shown(self.name).into_owned()
-    }
-
-    /// The same, without memory of its own if it is short.
-    pub(super) fn short_name(&self) -> SmolStr {
+    pub fn display_name(&self) -> SmolStr {
         self.names.shown(self.name).into()
     }
 

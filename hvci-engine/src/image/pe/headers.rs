@@ -13,12 +13,13 @@ use goblin::pe::{
     optional_header::{IMAGE_NT_OPTIONAL_HDR32_MAGIC, IMAGE_NT_OPTIONAL_HDR64_MAGIC, IMAGE_ROM_OPTIONAL_HDR_MAGIC},
     section_table::{SIZEOF_SECTION_TABLE, SectionTable},
 };
+use smol_str::SmolStr;
 
 use crate::{
     bytes::{self, Span, index, widen},
     facts::Permissions,
     finding::Code,
-    image::ImageError,
+    image::{ImageError, shown::text_of},
 };
 
 /// Index of the export table's data directory.
@@ -158,9 +159,9 @@ impl Section {
     }
 
     /// Name for people: without the padding, and escaped where it is not printable.
-    pub fn display_name(&self) -> String {
+    pub fn display_name(&self) -> SmolStr {
         let end = self.name.iter().rposition(|b| *b != 0).map_or(0, |last| last.saturating_add(1));
-        self.name.get(..end).unwrap_or_default().escape_ascii().to_string()
+        text_of(self.name.get(..end).unwrap_or_default()).into()
     }
 
     /// The bytes in the file, whether the file has them or not; empty for a section without.

@@ -188,7 +188,7 @@ fn push_section(notes: &mut Vec<Note>, code: Code, section: &Section, detail: im
 
 fn section_facts(section: &Section) -> SectionFacts {
     SectionFacts {
-        name: section.display_name().into(),
+        name: section.display_name(),
         address: u64::from(section.address),
         memory_size: u64::from(section.memory_size),
         file: (section.file_size > 0).then(|| section.file_span()),

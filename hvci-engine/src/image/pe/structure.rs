@@ -84,7 +84,7 @@ impl Pe<'_> {
             notes.push(Note::new(Code::ImageHeadersCover, format!("SizeOfHeaders {headers:#x} reaches into {name}")).at(covered).of(name));
         }
         let (mut sections_end, mut before) = (0, None::<&Section>);
-        let named = |section: Option<&Section>| section.map_or_else(|| "the headers".to_owned(), Section::display_name);
+        let named = |section: Option<&Section>| section.map_or_else(|| "the headers".into(), Section::display_name);
         for section in sections {
             let span = section.file_span();
             let end = headers.max(sections_end);

@@ -260,11 +260,12 @@ impl Partition {
     }
 
     fn changes(&self, of: &[(Gpn, Kind)]) -> Result<Vec<Change>, HvStatus> {
-        let change = |(gpn, to): &(Gpn, Kind)| {
+        let mut changes = Vec::with_capacity(of.len());
+        for (gpn, to) in of {
             let frame = self.host.frame(*gpn).ok_or(HvStatus::INVALID_PARAMETER)?;
-            Ok(Change { frame, from: None, to: *to })
-        };
-        of.iter().map(change).collect()
+            changes.push(Change { frame, from: None, to: *to });
+        }
+        Ok(changes)
     }
 
     /// Has the hypervisor lay a page of its own over the guest's, such as the one that it keeps the time in, or take it away again (TLFS "GPA
