@@ -34,4 +34,9 @@ pub trait Bus {
     /// # Errors
     /// [`Fault`]: nothing is written.
     fn store(&mut self, gpa: Gpa, page_walk: bool, bytes: &[u8]) -> Result<(), Fault>;
+
+    /// The page that an address is in for the kernel, whatever the guest's page tables say (Intel HLAT); `None` where they decide.
+    fn translation(&self, _address: u64) -> Option<Gpa> {
+        None
+    }
 }

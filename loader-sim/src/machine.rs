@@ -70,12 +70,14 @@ pub struct Engine {
 pub struct View<'h> {
     host: &'h SimHost,
     vp: u32,
+    /// Whose translations come before the guest's.
+    hvpt: Option<&'h Loader>,
 }
 
 impl<'h> View<'h> {
     /// The view of processor `vp`.
     pub const fn new(host: &'h SimHost, vp: u32) -> Self {
-        Self { host, vp }
+        Self { host, vp, hvpt: None }
     }
 }
 
@@ -92,6 +94,10 @@ impl Bus for View<'_> {
     fn store(&mut self, gpa: Gpa, page_walk: bool, bytes: &[u8]) -> Result<(), Fault> {
         self.host.store(self.vp, gpa, bytes).map_err(|_| Fault { gpa, access: Access::Write, page_walk })
     }
+
+    fn translation(&self, address: u64) -> Option<Gpa> {
+        self.hvpt?.translation(Gva(address))?.gpa()
+    }
 }
 
 /// A guest's processors and memory, and the engine above them unless it is off.
@@ -102,6 +108,7 @@ pub struct Machine {
     cpus: Vec<Cpu>,
     vmm: Vmm,
     device: Device,
+    hvpt: bool,
     /// The page that the guest has the time kept in.
     reference_tsc: Option<Gpn>,
 }
@@ -121,7 +128,7 @@ impl Machine {
         let cpus = (0..).zip(registers).map(|(index, registers)| Cpu::new(index, registers)).collect();
         let enforcer = engine.as_ref().map(|engine| Arc::clone(&engine.partition) as Arc<dyn Enforcer>);
         let vmm = Vmm::new(Arc::clone(&host), enforcer);
-        Self { host, engine, cpus, vmm, device: Device::default(), reference_tsc: None }
+        Self { host, engine, cpus, vmm, device: Device::default(), hvpt: false, reference_tsc: None }
     }
 
     /// The VMM's own way to memory: what its debugger and its snapshots use.
@@ -175,6 +182,11 @@ impl Machine {
         call(0, Vtl::Vtl1, Control::rep(HypercallCode::SET_VP_REGISTERS, 1), &input)
     }
 
+    /// Whether processors take the translations of what modules seal from the engine, not from the guest's page tables (HVPT, as Intel HLAT has it).
+    pub const fn set_hvpt(&mut self, on: bool) {
+        self.hvpt = on;
+    }
+
     /// The time from now on.
     pub fn set_time(&mut self, time: UnixTime) {
         if let Some(engine) = &mut self.engine {
@@ -193,12 +205,13 @@ impl Machine {
     /// [`HvStatus::INVALID_VP_INDEX`] for no processor.
     pub fn run(&mut self, vp: u32, max_instructions: u64) -> Result<Stop, HvStatus> {
         let cpu = usize::try_from(vp).ok().and_then(|vp| self.cpus.get_mut(vp)).ok_or(HvStatus::INVALID_VP_INDEX)?;
-        let mut view = View::new(&self.host, vp);
+        let hvpt = self.engine.as_ref().filter(|_| self.hvpt).map(|engine| &*engine.loader);
+        let mut view = View { hvpt, ..View::new(&self.host, vp) };
         let mut retries = 0;
         for _ in 0..max_instructions {
             let stepped = match cpu.step(&mut view) {
                 Err(Exit::Memory(intercept)) if Device::register_at(intercept.gpa).is_some() => {
-                    cpu.step(&mut Emulator::new(&self.vmm, &mut self.device))
+                    cpu.step(&mut Emulator::new(&self.vmm, &mut self.device, view))
                 }
                 stepped => stepped,
             };

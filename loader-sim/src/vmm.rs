@@ -17,6 +17,7 @@ use crate::{
     bus::{Bus, Fault},
     device::Device,
     host::SimHost,
+    machine::View,
     memory::PAGE,
 };
 
@@ -176,13 +177,15 @@ fn pieces(gpa: Gpa, len: usize) -> Result<impl Iterator<Item = (Gpa, usize)> + u
 pub(crate) struct Emulator<'v> {
     vmm: &'v Vmm,
     device: &'v mut Device,
+    /// How the processor translates.
+    view: View<'v>,
     /// Held from the first access to the last, so that no change of permission comes in between.
     _pin: Pin,
 }
 
 impl<'v> Emulator<'v> {
-    pub(crate) fn new(vmm: &'v Vmm, device: &'v mut Device) -> Self {
-        Self { vmm, device, _pin: vmm.host.pin() }
+    pub(crate) fn new(vmm: &'v Vmm, device: &'v mut Device, view: View<'v>) -> Self {
+        Self { vmm, device, view, _pin: vmm.host.pin() }
     }
 }
 
@@ -212,5 +215,9 @@ impl Bus for Emulator<'_> {
             None => self.vmm.write(gpa, bytes),
         };
         stored.map_err(|_| Fault { gpa, access: Access::Write, page_walk })
+    }
+
+    fn translation(&self, address: u64) -> Option<Gpa> {
+        self.view.translation(address)
     }
 }

@@ -101,8 +101,8 @@ fn a_signed_module_is_sealed_and_a_forged_one_is_not() {
     assert!(text.contains("the guest's loader cannot place the file") && text.contains("not loaded"), "{text}");
     let measured = sim(&format!("bench --rounds 5 --roots module={} {}", at("key.der"), at("good.ko")));
     let table = said(&measured);
-    assert_eq!((measured.status.code(), table.lines().count()), (Some(0), 7), "{table}");
-    for line in ["  warm  quiet        1 ", "  cold  quiet        1 ", "  warm  storm        2 "] {
+    assert_eq!((measured.status.code(), table.lines().count()), (Some(0), 8), "{table}");
+    for line in ["  known quiet        1 ", "  warm  quiet        1 ", "  cold  quiet        1 ", "  warm  storm        2 "] {
         assert!(table.contains(line) && table.contains("quiesce"), "{line}: {table}");
     }
     assert_eq!(sim(&format!("bench {}", at("good.ko"))).status.code(), Some(1));

@@ -142,6 +142,14 @@ fn a_signed_module_is_sealed_and_leaves_nothing_behind() {
     assert_eq!((status, digest), (HvStatus::SUCCESS, module.digest));
     assert_eq!(phases, ["verify", "relocate", "lock", "quiesce", "compare", "grant"]);
 
+    // what is sealed has a translation of the engine's; the guest's data has not
+    for segment in &module.segments {
+        for (at, gpn) in (segment.start.0..).step_by(4096).zip(&segment.pages) {
+            assert_eq!(guest.loader.translation(Gva(at + 5)), gpn.filter(|_| segment.kind != Kind::Data), "{segment:?}");
+        }
+    }
+    assert_eq!(guest.loader.translation(Gva(BASE.0 - 1)), None);
+
     // a second module at the same addresses; the same pages for another module
     assert_eq!(guest.ask(&file, BASE, AT).outcome.unwrap_err().status, HvStatus::OBJECT_IN_USE);
     assert_eq!(guest.ask(&file, Gva(BASE.0 + 0x10_0000), AT).outcome.unwrap_err().status, HvStatus::OPERATION_DENIED);
@@ -151,6 +159,7 @@ fn a_signed_module_is_sealed_and_leaves_nothing_behind() {
     assert_eq!(guest.host.access(1, Gpa(AT * PAGE_SIZE), Access::KernelExecute), Err(HvStatus::ACCESS_DENIED));
     assert_eq!(guest.bytes(Gpn(AT)), [0; 4096]);
     assert!(guest.loader.provenance(BASE).is_none() && guest.loader.modules_loaded().is_empty());
+    assert_eq!(guest.loader.translation(BASE), None);
     assert!(guest.load(&file, BASE, AT).outcome.is_ok(), "and again");
 }
 

@@ -231,6 +231,15 @@ impl Loader {
         self.modules().of.get(&state.owner).cloned()
     }
 
+    /// The guest page that an address of a module's code, constants or protected data is in; `None` for any other address, and for a page that is
+    /// [out](Self::page_out). A VMM whose processor takes translations of some addresses from the hypervisor (Intel HLAT) gives it these: then the
+    /// guest's page tables lead them nowhere else (HVPT).
+    pub fn translation(&self, at: Gva) -> Option<Gpn> {
+        let modules = self.modules();
+        let sealed = |module: &Module| module.segments.iter().any(|s| s.kind.is_owned() && s.contains(at));
+        modules.of.values().find(|module| module.life != Life::Loading && sealed(module))?.gpn_of(at)
+    }
+
     /// Loads a module, or leaves everything as it was.
     pub fn load(&self, request: &Request<'_>) -> Attempt {
         let mut progress = Progress::default();

@@ -124,6 +124,21 @@ pub(super) const ATTACKS: &[Attack] = &[
             Ok(if guest.register(0, RAX)? == u64::from(OTHER_CODE) { "the other code runs" } else { "it does not run" }.to_owned())
         },
     ),
+    attack(
+        8,
+        "code/remapped-function-hvpt",
+        "the same where the hypervisor translates the addresses of sealed pages (HVPT)",
+        "the module's own code runs",
+        |guest| {
+            guest.load()?;
+            // what stands there in the other page is no code
+            guest.map(MODULE.0, KERNEL.1 + PAGE_SIZE, entry::PRESENT)?;
+            ensure!(guest.call_to(0, MODULE.0)? != "goes through", "the other page was not mapped");
+            guest.machine.set_hvpt(true);
+            let end = guest.call_to(0, MODULE.0)?;
+            Ok(if end == "goes through" { "the module's own code runs".to_owned() } else { end })
+        },
+    ),
     attack(9, "code/writable-constants", "map a module's constants a second time, writable, and write", "#GP, HVCI-MEM-005", |guest| {
         guest.load()?;
         let constants = guest.segment(Kind::RoData)?.pages.first().copied().flatten().context("no page")?;

@@ -126,6 +126,11 @@ impl Cpu {
         };
         let controls = self.registers.controls();
         let offset = page_offset(address) as u64;
+        if !request.user
+            && let Some(page) = bus.translation(address)
+        {
+            return Ok(Gpa(page.0 | offset));
+        }
         if let Some(known) = self.tlb.get(address) {
             if known.allows(request, &controls) && (known.dirty || access != Access::Write) {
                 return Ok(Gpa(known.page.0 | offset));
