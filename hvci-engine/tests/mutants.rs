@@ -176,14 +176,14 @@ const MUTANTS: &[Mutant] = &[
         wrong: "a module that is unloaded is not forgotten",
         file: "load/change.rs",
         original: "Ok(()) => self.modules().remove(id),",
-        mutated: "Ok(()) => drop(self.settle(&module, |_| {})),",
+        mutated: "Ok(()) => drop(self.settle(id, |_| {})),",
         killer: I9,
     },
     Mutant {
         wrong: "nobody notes where code that comes back is",
         file: "load/paging.rs",
-        original: "module.set_page(*at, Some(gpn));",
-        mutated: "module.set_page(*at, None);",
+        original: "module.set_page(at, Some(gpn));",
+        mutated: "module.set_page(at, None);",
         killer: I9,
     },
     Mutant {

@@ -263,8 +263,7 @@ impl<'a> Comparison<'a> {
         for round in 0..self.args.rounds {
             eprintln!("{}: round {}", set.name, round + 1);
             self.add(&set, US, Work::Scan)?;
-            self.add(&set, AGAIN, Work::ScanAgain)?;
-            self.report.add(&set, BOUND, set.bytes, self.bound(&set, &key)?);
+            self.beside_bound(&set, &key)?;
             self.add(&set, ALONE, Work::OneByOne)?;
             self.add(&set, OBVIOUS, Work::ObviousModules)?;
             if cryptography {
@@ -293,9 +292,25 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    fn bound(&self, set: &Set, key: &Path) -> Result<Measured> {
+    /// The scan and its bound, which are so near to each other that noise would decide: in turn, the fastest run of each, since what disturbs only adds.
+    fn beside_bound(&mut self, set: &Set, key: &Path) -> Result<()> {
+        const RUNS: usize = 3;
         let trust = Trust { module_key: Some(key.to_owned()), ..Trust::default() };
-        task::run(&Request { trust, ..self.request(Work::Bound, set, 1) })
+        let bound = Request { trust, ..self.request(Work::Bound, set, 1) };
+        let again = self.request(Work::ScanAgain, set, 1);
+        let mut fastest: [Option<Measured>; 2] = Default::default();
+        for _ in 0..RUNS {
+            for (fastest, request) in fastest.iter_mut().zip([&again, &bound]) {
+                let measured: Measured = task::run(request)?;
+                if fastest.as_ref().is_none_or(|fastest| measured.cpu < fastest.cpu) {
+                    *fastest = Some(measured);
+                }
+            }
+        }
+        for (name, measured) in [AGAIN, BOUND].into_iter().zip(fastest) {
+            self.report.add(set, name, set.bytes, measured.context("no run")?);
+        }
+        Ok(())
     }
 
     /// Two cores against one, by the clock on the wall, the fastest run of a round: the process is kept on them, with a thread for each.
