@@ -214,7 +214,7 @@ impl Contender<'_> {
         let file = machine.subject.file.as_slice();
         let times = (20_000_000 / file.len()).clamp(4, 100);
         let mut turns: [Vec<f64>; 7] = Default::default();
-        for turn in 0..=times {
+        for time in 0..=times {
             machine.loader.forget_files();
             let (load, phases) = machine.timed(|machine| Ok(machine.attempt(file)))?;
             machine.loader.forget_files();
@@ -225,7 +225,7 @@ impl Contender<'_> {
             let hash_aws = micros(|| Ok(aws_lc_rs::digest::digest(&SHA256, file)))?;
             let rsa = micros(|| Ok(verification.verifies()))?;
             // in the first one the caches are as another subject left them
-            if turn > 0 {
+            if time > 0 {
                 measured.loads.push(load);
                 add(&mut measured.phases, &phases);
                 for (turn, took) in turns.iter_mut().zip([load, mapped, again, hash, hash_aws, rsa, open]) {

@@ -93,21 +93,16 @@ impl Examiner<'_> {
             .collect()
     }
 
-    /// The first half of an examination: what there is to a file but its digests.
-    pub(crate) fn begin<'i>(&self, input: &'i Input<'_>) -> Begun<'i> {
+    /// What one file was parsed to, and its facts; and the digests of `beside`, which are calculated in the same pass.
+    pub(crate) fn examine_beside<'i>(&self, input: &'i Input<'_>, beside: Vec<Job<'i>>) -> (Parsed<'i>, Facts, Vec<Digest>) {
         let mut jobs = Vec::new();
         let (reading, parsed) = self.read(input, &mut jobs);
-        Begun { parsed, notes: reading.facts.notes.clone(), rest: Rest { reading, jobs } }
-    }
-
-    /// The second half: the facts; and the digests of `beside`, which are calculated in the same pass.
-    pub(crate) fn finish<'i>(&self, rest: Rest<'i>, parsed: &Parsed<'i>, beside: Vec<Job<'i>>) -> (Facts, Vec<Digest>) {
-        let Rest { reading, mut jobs } = rest;
         let own = jobs.len();
         jobs.extend(beside);
         let mut digests = digest_jobs(&jobs);
         let others = digests.split_off(own);
-        (self.complete(reading, parsed, &digests), others)
+        let facts = self.complete(reading, &parsed, &digests);
+        (parsed, facts, others)
     }
 
     fn read<'i>(&self, input: &'i Input<'_>, jobs: &mut Vec<Job<'i>>) -> (Reading<'i>, Parsed<'i>) {
@@ -199,7 +194,7 @@ impl Examiner<'_> {
             reading.want(DigestForm::Flat, *alg, vec![bytes], jobs);
         }
         reading.body = Body::Pe(signatures);
-        Parsed::Pe(Box::new((pe, imports)))
+        Parsed::pe(imports, pe)
     }
 
     fn read_elf<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>, jobs: &mut Vec<Job<'i>>) -> Parsed<'i> {
@@ -327,10 +322,10 @@ pub(crate) enum Parsed<'i> {
 }
 
 impl<'i> Parsed<'i> {
-    /// What an [examination](Examiner::begin) parses `bytes` to, for whoever knows its facts.
+    /// What an [examination](Examiner::examine_beside) parses `bytes` to, for whoever knows its facts.
     pub(crate) fn of(bytes: &'i [u8]) -> Self {
         if Pe::is_pe(bytes) {
-            Pe::parse(bytes).map_or(Self::No, Self::pe)
+            Pe::parse(bytes).map_or(Self::No, |pe| Self::pe(pe.imports(), pe))
         } else if Elf::is_elf(bytes) {
             Elf::parse(bytes).map_or(Self::No, |elf| Self::Elf(Box::new(elf)))
         } else {
@@ -338,24 +333,9 @@ impl<'i> Parsed<'i> {
         }
     }
 
-    fn pe(pe: Pe<'i>) -> Self {
-        let imports = pe.imports();
+    fn pe(imports: Imports<'i>, pe: Pe<'i>) -> Self {
         Self::Pe(Box::new((pe, imports)))
     }
-}
-
-/// A file whose digests are not calculated yet.
-pub(crate) struct Begun<'i> {
-    pub parsed: Parsed<'i>,
-    /// What is noteworthy about the file and the image, but no signature.
-    pub notes: Vec<Note>,
-    /// For [`Examiner::finish`].
-    pub rest: Rest<'i>,
-}
-
-pub(crate) struct Rest<'i> {
-    reading: Reading<'i>,
-    jobs: Vec<Job<'i>>,
 }
 
 struct Reading<'i> {

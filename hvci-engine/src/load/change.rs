@@ -99,11 +99,12 @@ impl Loader {
     pub fn patch(&self, id: u32, site: Gva, offset: u64, bytes: &[u8], vp: Option<u32>) -> Result<(), HvStatus> {
         let module = self.take(id)?;
         let result = self.try_patch(&module, site, offset, bytes);
-        self.settle(id, |module| {
+        let settled = self.settle(id, |module| {
             if let Ok((next, _)) = &result {
                 module.sites.insert(site, next.clone());
             }
-        })?;
+        });
+        let result = result.and_then(|done| settled.map(|_| done));
         let (status, code) = match &result {
             Ok(_) => (HvStatus::SUCCESS, None),
             Err(status) => (*status, Some(Code::MemPatch)),

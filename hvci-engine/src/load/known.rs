@@ -27,12 +27,11 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use super::pages::PAGE;
+use super::pages::{PAGE, page_jobs};
 use crate::{
     crypto::{Job, digest, digest_jobs},
     digest::{Digest, DigestAlg},
     facts::Facts,
-    finding::Note,
     sync::{Mutex, MutexGuard},
 };
 
@@ -55,15 +54,7 @@ struct Mark {
 struct Kept {
     root: Digest,
     algorithms: Vec<DigestAlg>,
-    known: Known,
-}
-
-/// What there is to know of a file.
-#[derive(Clone)]
-pub(super) struct Known {
-    pub(super) facts: Arc<Facts>,
-    /// Of the file and the image, none of a signature.
-    pub(super) notes: Arc<[Note]>,
+    facts: Arc<Facts>,
 }
 
 /// Whether a file was met before.
@@ -73,7 +64,7 @@ pub(super) enum Met {
     /// It may have been.
     Once,
     /// These bytes were.
-    Known(Known),
+    Known(Arc<Facts>),
 }
 
 impl KnownFiles {
@@ -85,8 +76,8 @@ impl KnownFiles {
             Some(Some(kept)) => kept.clone(),
         };
         // the cheaper question first
-        if kept.algorithms == algorithms && root(&digest_jobs(&page_jobs(bytes))) == kept.root {
-            Met::Known(kept.known)
+        if kept.algorithms == algorithms && root(&digest_jobs(&file_jobs(bytes))) == kept.root {
+            Met::Known(kept.facts)
         } else {
             Met::Never
         }
@@ -97,9 +88,9 @@ impl KnownFiles {
         self.insert(Mark::of(bytes), None);
     }
 
-    /// What is known of the file `bytes`, the digests of whose pages are `pages`, when these algorithms are asked for.
-    pub(super) fn remember(&self, bytes: &[u8], pages: &[Digest], algorithms: Vec<DigestAlg>, known: Known) {
-        self.insert(Mark::of(bytes), Some(Kept { root: root(pages), algorithms, known }));
+    /// The facts of the file `bytes`, the digests of whose pages are `pages`, when these algorithms are asked for.
+    pub(super) fn remember(&self, bytes: &[u8], pages: &[Digest], algorithms: Vec<DigestAlg>, facts: Arc<Facts>) {
+        self.insert(Mark::of(bytes), Some(Kept { root: root(pages), algorithms, facts }));
     }
 
     pub(super) fn forget(&self) {
@@ -125,9 +116,9 @@ impl Mark {
     }
 }
 
-/// SHA-256 of each page, each to be calculated; the last may be short.
-pub(super) fn page_jobs(bytes: &[u8]) -> Vec<Job<'_>> {
-    bytes.chunks(PAGE).map(|page| Job { alg: DigestAlg::Sha256, pieces: vec![page] }).collect()
+/// The digest of each page of a file, to be calculated; the last may be short.
+pub(super) fn file_jobs(bytes: &[u8]) -> Vec<Job<'_>> {
+    page_jobs(bytes.chunks(PAGE))
 }
 
 /// One digest for those of all pages, whose number follows from the file's length.
@@ -138,15 +129,12 @@ fn root(pages: &[Digest]) -> Digest {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+    #![expect(clippy::arithmetic_side_effects, clippy::indexing_slicing, reason = "tests")]
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        facts::FileKind,
-        finding::{Code, Note},
-    };
+    use crate::facts::FileKind;
 
     const ALGORITHMS: [DigestAlg; 1] = [DigestAlg::Sha1];
 
@@ -156,8 +144,8 @@ mod tests {
 
     fn remembering(bytes: &[u8]) -> KnownFiles {
         let files = KnownFiles::default();
-        let known = Known { facts: Arc::new(Facts::new(bytes.len(), FileKind::PeDriver)), notes: [Note::new(Code::ImageWx, "")].into() };
-        files.remember(bytes, &digest_jobs(&page_jobs(bytes)), ALGORITHMS.to_vec(), known);
+        let facts = Arc::new(Facts::new(bytes.len(), FileKind::PeDriver));
+        files.remember(bytes, &digest_jobs(&file_jobs(bytes)), ALGORITHMS.to_vec(), facts);
         files
     }
 
@@ -173,8 +161,7 @@ mod tests {
         files.meet(&file);
         assert!(matches!(files.look(&file, &ALGORITHMS), Met::Once));
         let files = remembering(&file);
-        let Met::Known(known) = files.look(&file, &ALGORITHMS) else { panic!("not known") };
-        assert_eq!((known.facts.size, known.notes.len()), (3 * 4096 + 7, 1));
+        assert!(matches!(files.look(&file, &ALGORITHMS), Met::Known(facts) if facts.size == 3 * 4096 + 7));
         // facts without a digest that a list of blocked files asks for would let one through
         assert!(!is_known(&files.look(&file, &[])));
         assert!(!is_known(&files.look(&file, &[DigestAlg::Sha1, DigestAlg::Sha384])));

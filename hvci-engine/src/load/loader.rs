@@ -33,7 +33,7 @@ use std::{
 use super::{
     Expected, MAX_IMAGE, Part, Placement, Refusal, Symbols, elf,
     import_site::{self, Standing},
-    known::{Known, KnownFiles, Met, page_jobs},
+    known::{KnownFiles, Met, file_jobs},
     linker::{Linker, exporters},
     module::{Life, Module, Sealed},
     paging::Out,
@@ -46,7 +46,7 @@ use crate::{
     bytes::{index, widen},
     digest::{Digest, DigestAlg},
     event::What,
-    examine::{Begun, Examiner, Input, Parsed},
+    examine::{Examiner, Input, Parsed},
     facts::{DigestForm, Facts, FileKind},
     finding::{Code, Note},
     frames::Kind,
@@ -275,24 +275,23 @@ impl Loader {
         let digests = trust.blocked().algorithms();
         let examiner = Examiner { cache: &self.cache, catalogs: &self.catalogs, digests: &digests };
         let met = if input.is_plain() { self.known.look(input.bytes(), &digests) } else { Met::Never };
-        let (parsed, known, pages) = match met {
-            Met::Known(known) => (Parsed::of(input.bytes()), known, None),
+        let (parsed, facts, pages) = match &met {
+            Met::Known(facts) => (Parsed::of(input.bytes()), Arc::clone(facts), Vec::new()),
             Met::Once | Met::Never => {
-                let Begun { parsed, notes, rest } = examiner.begin(&input);
-                let beside = if matches!(met, Met::Once) { page_jobs(input.bytes()) } else { Vec::new() };
-                let (facts, pages) = examiner.finish(rest, &parsed, beside);
-                (parsed, Known { facts: Arc::new(facts), notes: notes.into() }, Some(pages))
+                let beside = if matches!(met, Met::Once) { file_jobs(input.bytes()) } else { Vec::new() };
+                let (parsed, facts, pages) = examiner.examine_beside(&input, beside);
+                (parsed, Arc::new(facts), pages)
             }
         };
-        let verdict = self.judge(&trust, &known.facts, request.time);
+        let verdict = self.judge(&trust, &facts, request.time);
         progress.phases.push(("verify", clock.lap()));
-        progress.digest = digest_of(&known.facts);
+        progress.digest = digest_of(&facts);
         refusal_of(progress.verdict.insert(verdict))?;
-        let Laid { mut expected, uses, sites } = self.expected(&parsed, &known.notes, request.place)?;
-        match pages {
-            Some(pages) if !pages.is_empty() => self.known.remember(input.bytes(), &pages, digests, known),
-            Some(_) if input.is_plain() => self.known.meet(input.bytes()),
-            _ => {}
+        let Laid { mut expected, uses, sites } = self.expected(&parsed, &facts.notes, request.place)?;
+        match met {
+            Met::Once => self.known.remember(input.bytes(), &pages, digests, facts),
+            Met::Never if input.is_plain() => self.known.meet(input.bytes()),
+            Met::Never | Met::Known(_) => {}
         }
         progress.phases.push(("relocate", clock.lap()));
 

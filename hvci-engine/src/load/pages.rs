@@ -12,10 +12,17 @@
 use core::ops::Range;
 use std::borrow::Cow;
 
+use crate::{crypto::Job, digest::DigestAlg};
+
 /// [`PAGE_SIZE`](crate::addr::PAGE_SIZE), for lengths of slices.
 pub(super) const PAGE: usize = 4096;
 
 static ZEROS: [u8; PAGE] = [0; PAGE];
+
+/// SHA-256 of each page, to be calculated side by side.
+pub(super) fn page_jobs<'p>(pages: impl Iterator<Item = &'p [u8]>) -> Vec<Job<'p>> {
+    pages.map(|page| Job { alg: DigestAlg::Sha256, pieces: vec![page] }).collect()
+}
 
 /// Bytes of whole pages.
 #[derive(Clone, Debug)]

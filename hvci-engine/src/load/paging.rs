@@ -23,13 +23,17 @@
 
 use std::sync::Arc;
 
-use super::{Loader, module::Life, pages::PAGE};
+use super::{
+    Loader,
+    module::Life,
+    pages::{PAGE, page_jobs},
+};
 #[cfg(doc)]
 use crate::vsm::partition::Partition;
 use crate::{
     access::Access,
     addr::{Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
-    crypto::{self, Job},
+    crypto,
     digest::{Digest, DigestAlg},
     event::What,
     finding::Code,
@@ -50,8 +54,8 @@ pub(super) struct Out {
 impl Out {
     /// The digests of pages that are not there yet.
     pub(super) fn of(pages: &[(Gva, &[u8; PAGE])]) -> Vec<(Gva, Digest)> {
-        let jobs: Vec<Job<'_>> = pages.iter().map(|(_, page)| Job { alg: DigestAlg::Sha256, pieces: vec![page.as_slice()] }).collect();
-        pages.iter().map(|(at, _)| *at).zip(crypto::digest_jobs(&jobs)).collect()
+        let digests = crypto::digest_jobs(&page_jobs(pages.iter().map(|(_, page)| page.as_slice())));
+        pages.iter().map(|(at, _)| *at).zip(digests).collect()
     }
 }
 
