@@ -6,9 +6,9 @@
 //! from then on  pages ─► root, equal? ─► the facts
 //! ```
 //!
-//! A machine loads the same drivers at every start. The digest that a signature is over is one stream, in which each block waits for the one
+//! A guest that has unloaded a module loads it again. The digest that a signature is over is one stream, in which each block waits for the one
 //! before it; those of pages go side by side, in half the time. With the facts known, nothing is left to read of the signatures, and they are
-//! judged anew: whom to trust, and the time, may be others.
+//! judged anew: whom to trust, and the time, may be others. A loader knows its own files, for as long as it lives.
 //!
 //! **Invariant:** the facts of a file are found for exactly the bytes that they were read from, and the digests that were asked for then. No
 //! file that was refused is kept, so that nobody who has many such has the others forgotten; a full table is emptied.
