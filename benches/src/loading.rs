@@ -9,7 +9,7 @@
 use std::{
     fs,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -386,8 +386,8 @@ impl Host for Recorder {
         self.host.read(gpa, buffer)
     }
 
-    fn compare(&self, gpa: Gpa, expected: &[u8]) -> Result<Option<(usize, u8)>, HvStatus> {
-        self.host.compare(gpa, expected)
+    fn words(&self, gpn: Gpn) -> Option<&[AtomicU64; 512]> {
+        self.host.words(gpn)
     }
 
     fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), HvStatus> {

@@ -68,6 +68,13 @@ impl Gpn {
     }
 }
 
+impl Gva {
+    /// The address of the first byte of its page.
+    pub const fn page(self) -> Self {
+        Self(self.0 & !(PAGE_SIZE - 1))
+    }
+}
+
 /// Successive guest pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GpnRange {

@@ -7,13 +7,13 @@
 use std::{borrow::Cow, sync::Arc};
 
 use crate::{
-    crypto::{Job, digest_jobs},
+    crypto::{Job, digest_jobs, digest_jobs_beside},
     digest::{Digest, DigestAlg},
     facts::{DigestForm, Facts, FileKind, FormDigest, PageHashes, Signature, Source},
     finding::{Code, Note},
     image::{
         elf::Elf,
-        pe::{Imports, Pe},
+        pe::{CheckSum, Imports, Pe},
         unpack::{Compression, unpack},
     },
     signature::{
@@ -79,8 +79,8 @@ impl Examiner<'_> {
 
     /// The facts of every file, in order.
     pub fn examine_all(&self, inputs: &[Input<'_>]) -> Vec<Facts> {
-        let mut jobs = Vec::new();
-        let readings: Vec<(Reading<'_>, Parsed<'_>)> = inputs.iter().map(|input| self.read(input, &mut jobs)).collect();
+        let mut readings: Vec<(Reading<'_>, Parsed<'_>)> = inputs.iter().map(|input| self.read(input)).collect();
+        let jobs: Vec<Job<'_>> = readings.iter_mut().flat_map(|(reading, _)| core::mem::take(&mut reading.jobs)).collect();
         let digests = digest_jobs(&jobs);
         let mut rest = digests.as_slice();
         readings
@@ -93,23 +93,41 @@ impl Examiner<'_> {
             .collect()
     }
 
-    /// What one file was parsed to, and its facts; and the digests of `beside`, which are calculated in the same pass.
-    pub(crate) fn examine_beside<'i>(&self, input: &'i Input<'_>, beside: Vec<Job<'i>>) -> (Parsed<'i>, Facts, Vec<Digest>) {
-        let mut jobs = Vec::new();
-        let (reading, parsed) = self.read(input, &mut jobs);
-        let own = jobs.len();
-        jobs.extend(beside);
-        let mut digests = digest_jobs(&jobs);
-        let others = digests.split_off(own);
-        let facts = self.complete(reading, &parsed, &digests);
-        (parsed, facts, others)
+    /// The facts of the file that was read, and parsed to `parsed`; and the digests of `further`, which are calculated in the same pass. `step` is
+    /// called beside it ([`digest_jobs_beside`]).
+    pub(crate) fn finish<'i>(
+        &self,
+        mut reading: Reading<'i>,
+        parsed: &Parsed<'i>,
+        further: Vec<Job<'i>>,
+        mut step: impl FnMut(),
+    ) -> (Facts, Vec<Digest>) {
+        let mut jobs = core::mem::take(&mut reading.jobs);
+        jobs.extend(further);
+        let (mut turn, sum) = (false, &mut reading.checksum);
+        let mut digests = digest_jobs_beside(&jobs, || {
+            turn = !turn;
+            match sum {
+                Some(sum) if turn => sum.step(),
+                _ => step(),
+            }
+        });
+        let others = digests.split_off(reading.forms.len());
+        (self.complete(reading, parsed, &digests), others)
     }
 
-    fn read<'i>(&self, input: &'i Input<'_>, jobs: &mut Vec<Job<'i>>) -> (Reading<'i>, Parsed<'i>) {
+    /// Reads a file as far as it goes without a digest.
+    pub(crate) fn read<'i>(&self, input: &'i Input<'_>) -> (Reading<'i>, Parsed<'i>) {
         let bytes = input.bytes.as_ref();
         let mut parsed = Parsed::No;
-        let mut reading =
-            Reading { facts: Facts::new(bytes.len(), FileKind::Flat), certificates: Vec::new(), forms: Vec::new(), body: Body::Other };
+        let mut reading = Reading {
+            facts: Facts::new(bytes.len(), FileKind::Flat),
+            certificates: Vec::new(),
+            jobs: Vec::new(),
+            forms: Vec::new(),
+            checksum: None,
+            body: Body::Other,
+        };
         reading.facts.compression = input.compression.map(str::to_owned);
         reading.facts.notes.extend(input.notes.iter().cloned());
         if bytes.is_empty() {
@@ -117,9 +135,9 @@ impl Examiner<'_> {
             return (reading, parsed);
         }
         if Pe::is_pe(bytes) {
-            parsed = self.read_pe(bytes, &mut reading, jobs);
+            parsed = self.read_pe(bytes, &mut reading);
         } else if Elf::is_elf(bytes) {
-            parsed = self.read_elf(bytes, &mut reading, jobs);
+            parsed = self.read_elf(bytes, &mut reading);
         } else if Catalog::is_catalog(bytes) {
             self.read_catalog(bytes, &mut reading);
         } else if self.catalogs.is_empty() {
@@ -128,13 +146,13 @@ impl Examiner<'_> {
             }
         } else {
             for alg in self.catalogs.algorithms() {
-                reading.want(DigestForm::Flat, *alg, vec![bytes], jobs);
+                reading.want(DigestForm::Flat, *alg, vec![bytes]);
             }
         }
         (reading, parsed)
     }
 
-    fn read_pe<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>, jobs: &mut Vec<Job<'i>>) -> Parsed<'i> {
+    fn read_pe<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>) -> Parsed<'i> {
         let pe = match Pe::parse(bytes) {
             Ok(pe) => pe,
             Err(e) => {
@@ -153,9 +171,7 @@ impl Examiner<'_> {
         let imports = pe.imports();
         reading.facts.notes.extend(pe.lint(&imports));
         // the kernel is the only one that looks at it, and it takes a pass over the whole file
-        if pe.kind() == FileKind::PeDriver {
-            reading.facts.notes.extend(pe.checksum_note());
-        }
+        reading.checksum = (pe.kind() == FileKind::PeDriver).then(|| pe.checksum());
 
         let table = pe.certificate_table();
         reading.facts.notes.extend(table.notes);
@@ -178,26 +194,26 @@ impl Examiner<'_> {
         let unpadded = pe.missing_padding() != 0;
         if differ {
             for alg in signed.iter().chain(&[DigestAlg::Sha256]).chain(self.digests).copied() {
-                reading.want_of(&pe, DigestForm::SectionSum, alg, jobs);
+                reading.want_of(&pe, DigestForm::SectionSum, alg);
             }
         }
         signed.extend([DigestAlg::Sha256]);
         signed.extend(self.digests);
         signed.extend(self.catalogs.algorithms());
         for alg in signed {
-            reading.want_of(&pe, DigestForm::Linear, alg, jobs);
+            reading.want_of(&pe, DigestForm::Linear, alg);
             if unpadded {
-                reading.want_of(&pe, DigestForm::LinearPadded, alg, jobs);
+                reading.want_of(&pe, DigestForm::LinearPadded, alg);
             }
         }
         for alg in self.digests.iter().chain(self.catalogs.algorithms()) {
-            reading.want(DigestForm::Flat, *alg, vec![bytes], jobs);
+            reading.want(DigestForm::Flat, *alg, vec![bytes]);
         }
         reading.body = Body::Pe(signatures);
         Parsed::pe(imports, pe)
     }
 
-    fn read_elf<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>, jobs: &mut Vec<Job<'i>>) -> Parsed<'i> {
+    fn read_elf<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>) -> Parsed<'i> {
         let parsed = match Elf::parse(bytes) {
             Ok(elf) => {
                 reading.facts.kind = elf.kind();
@@ -218,7 +234,7 @@ impl Examiner<'_> {
                 content = trailer.content;
                 let detached = Detached::read(trailer.pkcs7, trailer.pkcs7_span);
                 if let Some(alg) = detached.digest_alg() {
-                    reading.want(DigestForm::Module, alg, vec![content], jobs);
+                    reading.want(DigestForm::Module, alg, vec![content]);
                 }
                 reading.body = Body::Module(Box::new(detached));
             }
@@ -230,7 +246,7 @@ impl Examiner<'_> {
             }
         }
         for alg in self.digests {
-            reading.want(DigestForm::Module, *alg, vec![content], jobs);
+            reading.want(DigestForm::Module, *alg, vec![content]);
         }
         parsed
     }
@@ -247,10 +263,13 @@ impl Examiner<'_> {
     }
 
     fn complete(&self, reading: Reading<'_>, parsed: &Parsed<'_>, digests: &[Digest]) -> Facts {
-        let Reading { mut facts, certificates, forms, body } = reading;
+        let Reading { mut facts, certificates, forms, checksum, body, .. } = reading;
         let mut pool = Pool::new(self.cache);
         pool.list = certificates;
         facts.digests = forms.iter().zip(digests).map(|(form, digest)| FormDigest { form: *form, digest: *digest }).collect();
+        if let (Some(sum), Parsed::Pe(image)) = (checksum, parsed) {
+            facts.notes.extend(image.0.checksum_note(sum));
+        }
         match body {
             Body::Pe(signatures) => {
                 for authenticode::Read { mut signature, page_table } in signatures {
@@ -322,7 +341,7 @@ pub(crate) enum Parsed<'i> {
 }
 
 impl<'i> Parsed<'i> {
-    /// What an [examination](Examiner::examine_beside) parses `bytes` to, for whoever knows its facts.
+    /// What [reading](Examiner::read) parses `bytes` to, for whoever knows its facts.
     pub(crate) fn of(bytes: &'i [u8]) -> Self {
         if Pe::is_pe(bytes) {
             Pe::parse(bytes).map_or(Self::No, |pe| Self::pe(pe.imports(), pe))
@@ -338,11 +357,15 @@ impl<'i> Parsed<'i> {
     }
 }
 
-struct Reading<'i> {
+/// A file that was read. What its digests are needed for is left.
+pub(crate) struct Reading<'i> {
     facts: Facts,
     certificates: Vec<Arc<crate::signature::cert::Certificate>>,
-    /// forms of the digests asked for, in the order of the jobs
+    /// the digests asked for, and the form of each
+    jobs: Vec<Job<'i>>,
     forms: Vec<DigestForm>,
+    /// of a driver
+    checksum: Option<CheckSum<'i>>,
     body: Body<'i>,
 }
 
@@ -353,20 +376,24 @@ enum Body<'i> {
 }
 
 impl<'i> Reading<'i> {
+    /// What was found so far.
+    pub(crate) fn notes(&self) -> &[Note] {
+        &self.facts.notes
+    }
+
     /// Asks for an image's digest, once, if it has one of this form.
-    fn want_of(&mut self, pe: &Pe<'i>, form: DigestForm, alg: DigestAlg, jobs: &mut Vec<Job<'i>>) {
+    fn want_of(&mut self, pe: &Pe<'i>, form: DigestForm, alg: DigestAlg) {
         if let Some(pieces) = pe.hash_pieces(form) {
-            self.want(form, alg, pieces, jobs);
+            self.want(form, alg, pieces);
         }
     }
 
     /// Asks for a digest, once.
-    fn want(&mut self, form: DigestForm, alg: DigestAlg, pieces: Vec<&'i [u8]>, jobs: &mut Vec<Job<'i>>) {
-        let own = jobs.len().saturating_sub(self.forms.len());
-        let known = jobs.iter().skip(own).zip(&self.forms).any(|(job, f)| job.alg == alg && *f == form);
+    fn want(&mut self, form: DigestForm, alg: DigestAlg, pieces: Vec<&'i [u8]>) {
+        let known = self.jobs.iter().zip(&self.forms).any(|(job, f)| job.alg == alg && *f == form);
         if !known {
             self.forms.push(form);
-            jobs.push(Job { alg, pieces });
+            self.jobs.push(Job { alg, pieces });
         }
     }
 }

@@ -3,9 +3,11 @@
 //! All three are object-safe; `&self` may be called from any thread. The engine calls no method of a host while it answers a call of the
 //! host's that says it may not.
 
+use core::sync::atomic::AtomicU64;
+
 use crate::{
     access::{Access, MapGpaFlags},
-    addr::{Frame, Gpa, Gpn, GpnRange, Gva, PAGE_SHIFT, Vtl},
+    addr::{Frame, Gpa, Gpn, GpnRange, Gva, Vtl},
     status::HvStatus,
 };
 
@@ -66,16 +68,11 @@ pub trait Host: Send + Sync {
     /// [`HvStatus::INVALID_PARAMETER`] where there is no RAM.
     fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), HvStatus>;
 
-    /// Compares bytes of one page of guest memory, from `gpa` on, with `expected`. Answers which byte is the first that differs, and what stands
-    /// there. A host that reaches its memory without copying it does better than this, which [reads](Self::read).
-    ///
-    /// # Errors
-    /// As [`read`](Self::read); [`HvStatus::INVALID_PARAMETER`] for more than a page.
-    fn compare(&self, gpa: Gpa, expected: &[u8]) -> Result<Option<(usize, u8)>, HvStatus> {
-        let mut page = [0; 1 << PAGE_SHIFT];
-        let found = page.get_mut(..expected.len()).ok_or(HvStatus::INVALID_PARAMETER)?;
-        self.read(gpa, found)?;
-        Ok(first_difference(found, expected))
+    /// The words of a page of guest memory, little-endian, where the host has it at hand: what the engine only compares it looks at there, and
+    /// need not [read](Self::read). `None` from a host that has not.
+    fn words(&self, gpn: Gpn) -> Option<&[AtomicU64; 512]> {
+        let _ = gpn;
+        None
     }
 
     /// Writes guest memory, whatever its protection: for the engine's own use.
@@ -88,14 +85,6 @@ pub trait Host: Send + Sync {
     fn now(&self) -> u64 {
         0
     }
-}
-
-/// The first byte of `found` that is not as expected.
-pub fn first_difference(found: &[u8], expected: &[u8]) -> Option<(usize, u8)> {
-    if found == expected {
-        return None;
-    }
-    found.iter().zip(expected).enumerate().find(|(_, (found, expected))| found != expected).map(|(into, (found, _))| (into, *found))
 }
 
 /// A virtual processor that has exited to the VMM; valid until it is resumed.

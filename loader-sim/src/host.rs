@@ -302,9 +302,8 @@ impl Host for SimHost {
         self.memory.read(frame, gpa.offset(), buffer)
     }
 
-    fn compare(&self, gpa: Gpa, expected: &[u8]) -> Result<Option<(usize, u8)>, HvStatus> {
-        let frame = self.frame(gpa.gpn()).ok_or(HvStatus::INVALID_PARAMETER)?;
-        self.memory.compare(frame, gpa.offset(), expected)
+    fn words(&self, gpn: Gpn) -> Option<&[AtomicU64; 512]> {
+        self.memory.words(self.frame(gpn)?)
     }
 
     fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), HvStatus> {

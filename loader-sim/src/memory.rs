@@ -10,7 +10,6 @@ use std::sync::{
 
 use hvci_engine::{
     addr::{Frame, PAGE_SIZE},
-    host::first_difference,
     status::HvStatus,
 };
 
@@ -92,35 +91,10 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Compares what stands from `offset` in a frame on. Answers the first byte that differs, and what stands there.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn compare(&self, frame: Frame, offset: u64, expected: &[u8]) -> Result<Option<(usize, u8)>, HvStatus> {
-        let (chunk, start) = self.locate(frame, offset, expected.len())?;
-        if let Some(words) = self.chunks[chunk].get()
-            && start.is_multiple_of(8)
-        {
-            let (lines, last) = expected.as_chunks::<64>();
-            let words_of_lines = words[start / 8..].as_chunks::<8>().0;
-            // nearly always there is no difference: one look at the end costs less than one a line
-            let (mut even, mut odd) = (0, 0);
-            for (line, words) in lines.iter().zip(words_of_lines) {
-                for (bytes, words) in line.as_chunks::<16>().0.iter().zip(words.as_chunks::<2>().0) {
-                    let ([low, high], _) = bytes.as_chunks::<8>() else { continue };
-                    even |= words[0].load(Relaxed) ^ u64::from_le_bytes(*low);
-                    odd |= words[1].load(Relaxed) ^ u64::from_le_bytes(*high);
-                }
-            }
-            let same = even | odd == 0;
-            if same && last.is_empty() {
-                return Ok(None);
-            }
-        }
-        let mut found = [0; PAGE];
-        let found = &mut found[..expected.len()];
-        self.read(frame, offset, found)?;
-        Ok(first_difference(found, expected))
+    /// A frame's words. `None` where there is no RAM, and of memory that was never written.
+    pub fn words(&self, frame: Frame) -> Option<&[AtomicU64; WORDS_PER_FRAME]> {
+        let (chunk, start) = self.locate(frame, 0, PAGE).ok()?;
+        self.chunks[chunk].get()?.as_chunks().0.get(start / PAGE)
     }
 
     /// Writes from `offset` in a frame on.

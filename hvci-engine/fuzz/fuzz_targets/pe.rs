@@ -44,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
     pe.resource_note();
     pe.pdb();
     pe.forms_differ();
-    pe.checksum_note();
+    pe.checksum_note(pe.checksum());
     let table = pe.certificate_table();
     for entry in &table.entries {
         entry.subject();

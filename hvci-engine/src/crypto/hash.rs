@@ -40,9 +40,16 @@ pub fn digest(alg: DigestAlg, pieces: &[&[u8]]) -> Digest {
 
 /// Every job's digest, in the order of the jobs. Worth it from a few jobs on, the more the better: they are calculated side by side.
 pub fn digest_jobs(jobs: &[Job<'_>]) -> Vec<Digest> {
+    digest_jobs_beside(jobs, || {})
+}
+
+/// The same. A SHA-256 that has no other to go beside it leaves most of a processor idle: for each 128 bytes of it `step` is called, and what
+/// that does takes next to no time, as long as it is some hundred instructions and calls nobody. How often it is called, or whether at all,
+/// depends on the processor.
+pub fn digest_jobs_beside(jobs: &[Job<'_>], step: impl FnMut()) -> Vec<Digest> {
     #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "filled by lanes"))]
     let mut results = vec![None; jobs.len()];
     #[cfg(target_arch = "x86_64")]
-    super::lanes::digest_jobs(jobs, &mut results);
+    super::lanes::digest_jobs(jobs, &mut results, step);
     jobs.iter().zip(results).map(|(job, result)| result.unwrap_or_else(|| digest(job.alg, &job.pieces))).collect()
 }

@@ -9,5 +9,5 @@ mod key;
 mod lanes;
 mod rsa;
 
-pub use hash::{Job, digest, digest_jobs};
+pub use hash::{Job, digest, digest_jobs, digest_jobs_beside};
 pub use key::{KeyError, KeyKind, PublicKey, Scheme, SignatureForm, VerifyError};

@@ -41,7 +41,7 @@ use crate::{
     addr::{Gpa, Gva},
     bytes::{slice, widen},
     frames::Kind,
-    host::{Host, first_difference},
+    host::Host,
     image::pe::{ImportTransfer, Imports, Pe},
     status::HvStatus,
 };
@@ -142,11 +142,8 @@ impl<'m> Standing<'m> {
     /// that is not there yet is to come as it is signed.
     ///
     /// # Errors
-    /// As [`Host::compare`].
+    /// As [`Host::read`].
     pub(super) fn compare(&mut self, at: Gva, expected: &[u8], gpa: Option<Gpa>, host: &dyn Host) -> Result<Option<(usize, u8)>, HvStatus> {
-        if self.near(at).next().is_none() {
-            return gpa.map_or(Ok(None), |gpa| host.compare(gpa, expected));
-        }
         let mut page = [0; PAGE];
         let found = page.get_mut(..expected.len()).ok_or(HvStatus::INVALID_PARAMETER)?;
         match gpa {
@@ -155,6 +152,11 @@ impl<'m> Standing<'m> {
         }
         self.sign(at, found);
         Ok(first_difference(found, expected))
+    }
+
+    /// Whether a site may have a byte in the page at `at`.
+    pub(super) fn is_near(&self, at: Gva) -> bool {
+        self.near(at).next().is_some()
     }
 
     /// The sites that may have a byte in the page at `at`.
@@ -190,6 +192,14 @@ impl<'m> Standing<'m> {
         let whole = self.direct.into_iter().map(|(at, differs)| if self.signed.contains(&at) { Err(differs) } else { Ok(at) });
         whole.collect()
     }
+}
+
+/// The first byte of `found` that is not as expected.
+fn first_difference(found: &[u8], expected: &[u8]) -> Option<(usize, u8)> {
+    if found == expected {
+        return None;
+    }
+    found.iter().zip(expected).enumerate().find(|(_, (found, expected))| found != expected).map(|(into, (found, _))| (into, *found))
 }
 
 /// As much of a site as lies in a page.

@@ -11,7 +11,7 @@
 //! judged anew: whom to trust, and the time, may be others. A loader knows its own files, for as long as it lives.
 //!
 //! **Invariant:** the facts of a file are found for exactly the bytes that they were read from, and the digests that were asked for then. No
-//! file that was refused is kept, so that nobody who has many such has the others forgotten; a full table is emptied.
+//! file whose signatures are not accepted is kept, so that nobody who has many such has the others forgotten; a full table is emptied.
 
 #![deny(
     clippy::arithmetic_side_effects,

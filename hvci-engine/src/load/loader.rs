@@ -1,8 +1,8 @@
 //! The load transaction: a signed file and pages of a guest in, pages that execute out, or everything as it was.
 //!
 //! ```text
-//! copy ─► examine ─► policy ─┐
-//!    └──► relocate ──────────┴─► lock ─► quiesce ─► compare ─► grant ─► event
+//! copy ─► read ─► relocate ─► lock ─► quiesce ─┬─► hash ─► signatures ─► policy ─┬─► grant ─► event
+//!                                              └─► compare ─────────────────────┘
 //! ```
 //!
 //! - The file is copied once to where no guest writes, after its length was checked. Everything that is known of it comes of the copy.
@@ -31,8 +31,9 @@ use std::{
 };
 
 use super::{
-    Expected, MAX_IMAGE, Part, Placement, Refusal, Symbols, elf,
-    import_site::{self, Standing},
+    Expected, MAX_IMAGE, Part, Placement, Refusal, Symbols,
+    comparison::Comparison,
+    elf, import_site,
     known::{KnownFiles, Met, file_jobs},
     linker::{Linker, exporters},
     module::{Life, Module, Sealed},
@@ -42,11 +43,11 @@ use super::{
     region::Region,
 };
 use crate::{
-    addr::{Gpa, Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
+    addr::{Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
     bytes::{index, widen},
     digest::{Digest, DigestAlg},
     event::What,
-    examine::{Examiner, Input, Parsed},
+    examine::{Examiner, Input, Parsed, Reading},
     facts::{DigestForm, Facts, FileKind},
     finding::{Code, Note},
     frames::Kind,
@@ -124,11 +125,68 @@ pub struct Attempt {
 /// How far a request has come.
 #[derive(Default)]
 struct Progress {
-    verdict: Option<Verdict>,
     phases: Vec<(&'static str, u64)>,
-    digest: Option<Digest>,
+    examined: Option<Examined>,
     /// Of the module, in order.
     pages: Vec<Option<Gpn>>,
+}
+
+/// Where the verification of a file begins.
+enum Start<'i> {
+    Known(Arc<Facts>),
+    Read {
+        reading: Reading<'i>,
+        /// whether it may have been met once
+        is_second: bool,
+    },
+}
+
+/// What is left to do for a verdict on a file, once, in whatever state its load is then.
+struct Verification<'l, 'i> {
+    loader: &'l Loader,
+    start: Start<'i>,
+    parsed: Parsed<'i>,
+    input: &'i Input<'i>,
+    trust: &'l TrustStore,
+    /// Algorithms that the list of blocked files asks for.
+    digests: &'l [DigestAlg],
+    time: UnixTime,
+    /// Nanoseconds that it has taken so far.
+    read: u64,
+}
+
+impl Verification<'_, '_> {
+    /// The verdict. `step` is called beside the digest ([`digest_jobs_beside`](crate::crypto::digest_jobs_beside)).
+    fn run(self, step: impl FnMut()) -> Examined {
+        let Self { loader, start, parsed, input, trust, digests, time, read } = self;
+        let host = loader.partition.host();
+        let since = host.now();
+        let (facts, remember) = match start {
+            Start::Known(facts) => (facts, None),
+            Start::Read { reading, is_second } => {
+                let further = if is_second { file_jobs(input.bytes()) } else { Vec::new() };
+                let (facts, pages) = loader.examiner(digests).finish(reading, &parsed, further, step);
+                (Arc::new(facts), input.is_plain().then_some((is_second, pages)))
+            }
+        };
+        let verdict = loader.judge(trust, &facts, time);
+        let digest = digest_of(&facts);
+        match remember.filter(|_| verdict.decision == Decision::Accept) {
+            Some((true, pages)) => loader.known.remember(input.bytes(), &pages, digests.to_vec(), facts),
+            Some((false, _)) => loader.known.meet(input.bytes()),
+            None => {}
+        }
+        Examined { verdict, digest, took: read.saturating_add(host.now().saturating_sub(since)) }
+    }
+}
+
+/// What a file turned out to be.
+struct Examined {
+    verdict: Verdict,
+    /// that signatures of such a file are over
+    digest: Option<Digest>,
+    /// nanoseconds
+    took: u64,
 }
 
 /// A module as it is laid out.
@@ -244,7 +302,8 @@ impl Loader {
     pub fn load(&self, request: &Request<'_>) -> Attempt {
         let mut progress = Progress::default();
         let outcome = self.try_load(request, &mut progress);
-        let Progress { verdict, phases, digest, pages } = progress;
+        let Progress { phases, examined, pages } = progress;
+        let (verdict, digest) = examined.map(|examined| (examined.verdict, examined.digest)).unzip();
         let (status, code) = match &outcome {
             Ok(_) => (HvStatus::SUCCESS, None),
             Err(refusal) => (refusal.status, Some(refusal.note.code)),
@@ -252,7 +311,7 @@ impl Loader {
         let what = What::Load {
             name: request.name.to_owned(),
             pages: GpnRange::of_pages(pages.into_iter().flatten()),
-            digest,
+            digest: digest.flatten(),
             phases: phases.iter().map(|(phase, time)| (Cow::Borrowed(*phase), *time)).collect(),
         };
         self.partition.record(request.vp, Vtl::Vtl0, what, status, code);
@@ -273,28 +332,42 @@ impl Loader {
         let input = Input::new(bytes, index(u32::try_from(MAX_IMAGE).unwrap_or(u32::MAX)));
         let trust = Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner));
         let digests = trust.blocked().algorithms();
-        let examiner = Examiner { cache: &self.cache, catalogs: &self.catalogs, digests: &digests };
         let met = if input.is_plain() { self.known.look(input.bytes(), &digests) } else { Met::Never };
-        let (parsed, facts, pages) = match &met {
-            Met::Known(facts) => (Parsed::of(input.bytes()), Arc::clone(facts), Vec::new()),
+        let (start, parsed) = match met {
+            Met::Known(facts) => (Start::Known(facts), Parsed::of(input.bytes())),
             Met::Once | Met::Never => {
-                let beside = if matches!(met, Met::Once) { file_jobs(input.bytes()) } else { Vec::new() };
-                let (parsed, facts, pages) = examiner.examine_beside(&input, beside);
-                (parsed, Arc::new(facts), pages)
+                let (reading, parsed) = self.examiner(&digests).read(&input);
+                (Start::Read { reading, is_second: matches!(met, Met::Once) }, parsed)
             }
         };
-        let verdict = self.judge(&trust, &facts, request.time);
-        progress.phases.push(("verify", clock.lap()));
-        progress.digest = digest_of(&facts);
-        refusal_of(progress.verdict.insert(verdict))?;
-        let Laid { mut expected, uses, sites } = self.expected(&parsed, &facts.notes, request.place)?;
-        match met {
-            Met::Once => self.known.remember(input.bytes(), &pages, digests, facts),
-            Met::Never if input.is_plain() => self.known.meet(input.bytes()),
-            Met::Never | Met::Known(_) => {}
-        }
+        let read = clock.lap();
+        let notes = match &start {
+            Start::Known(facts) => &facts.notes,
+            Start::Read { reading, .. } => reading.notes(),
+        };
+        let laid = self.expected(&parsed, notes, request.place);
         progress.phases.push(("relocate", clock.lap()));
 
+        let loader = self;
+        let mut verification =
+            Some(Verification { loader, start, parsed, input: &input, trust: &trust, digests: &digests, time: request.time, read });
+        let outcome = laid.and_then(|laid| self.seal(request, laid, &mut verification, progress));
+        // whatever else is wrong with it, a file that is not accepted is refused for that
+        if let Some(verification) = verification {
+            refusal_of(&progress.examined.insert(verification.run(|| {})).verdict)?;
+        }
+        outcome
+    }
+
+    /// Seals the module where it was laid out, if its file is accepted: nothing of it is granted before. The verification is taken when it runs.
+    fn seal(
+        &self,
+        request: &Request<'_>,
+        laid: Laid<'_>,
+        verification: &mut Option<Verification<'_, '_>>,
+        progress: &mut Progress,
+    ) -> Result<Arc<Module>, Refusal> {
+        let Laid { mut expected, uses, sites } = laid;
         let count = expected.segments.iter().map(|s| s.bytes.count()).sum();
         let mut changes = Vec::with_capacity(count);
         let mut absent = Vec::new();
@@ -315,36 +388,49 @@ impl Loader {
             }
         }
         let absent = Out::of(&absent);
-        let module = self.reserve(request.name, progress.digest, &mut expected, (uses, sites), &progress.pages)?;
+        let module = self.reserve(request.name, &mut expected, (uses, sites), &progress.pages)?;
         let mut refusal = None;
         let mut rewritten = BTreeSet::new();
         let inspect = || {
-            let mut standing = Standing::new(&module.sites);
-            let compared = expected.compare(|page, at, bytes| {
-                let gpn = progress.pages.get(page).ok_or(HvStatus::INVALID_PARAMETER)?;
-                let start = gpn.map(|gpn| gpn.gpa().ok_or(HvStatus::INVALID_PARAMETER)).transpose()?;
-                standing.compare(at, bytes, start.map(|start| Gpa(start.0 | (at.0 % PAGE_SIZE))), self.partition.host())
-            });
-            let whole = compared.and_then(|()| standing.whole());
-            rewritten = whole.map_err(|difference| refusal.insert(Refusal::from(difference)).status)?;
+            let mut comparison = Comparison::new(&expected, &progress.pages, &module.sites, self.partition.host());
+            // what stands there is locked and quiet: it is compared while the digest is calculated
+            let examined = progress.examined.insert(verification.take().ok_or(HvStatus::OPERATION_DENIED)?.run(|| comparison.step()));
+            let whole = refusal_of(&examined.verdict).and_then(|()| Ok(comparison.finish()?));
+            rewritten = whole.map_err(|why| refusal.insert(why).status)?;
             Ok(())
         };
-        match self.partition.transform_timed(module.id, &changes, inspect) {
+        let transformed = self.partition.transform_timed(module.id, &changes, inspect);
+        let sealed = transformed.map_err(|status| refusal.unwrap_or_else(|| Refusal::claim(status))).and_then(|took| {
+            // of a module of which no page is there but writable ones, nothing was to inspect
+            if let Some(verification) = verification.take() {
+                refusal_of(&progress.examined.insert(verification.run(|| {})).verdict)?;
+            }
+            Ok(took)
+        });
+        let id = module.id;
+        match sealed {
             Ok(took) => {
-                let took = [("lock", took.lock), ("quiesce", took.quiesce), ("compare", took.inspect), ("grant", took.grant)];
-                progress.phases.extend(took);
-                self.modules().out.extend(absent.into_iter().map(|(at, digest)| (at, Out { module: module.id, digest })));
-                let id = module.id;
+                let (digest, verified) = progress.examined.as_ref().map_or((None, 0), |examined| (examined.digest, examined.took));
+                let compared = took.inspect.saturating_sub(verified);
+                progress.phases.extend([
+                    ("lock", took.lock),
+                    ("quiesce", took.quiesce),
+                    ("verify", verified),
+                    ("compare", compared),
+                    ("grant", took.grant),
+                ]);
+                self.modules().out.extend(absent.into_iter().map(|(at, digest)| (at, Out { module: id, digest })));
                 // nobody else has it: it need not be copied to be changed
                 drop(module);
-                let rewrite = |module: &mut Module| {
+                let update = |module: &mut Module| {
+                    module.digest = digest;
                     module.sites.iter_mut().filter(|(at, _)| rewritten.contains(at)).for_each(|(_, site)| site.stands_rewritten());
                 };
-                self.settle(id, rewrite).map_err(Refusal::claim)
+                self.settle(id, update).map_err(Refusal::claim)
             }
-            Err(status) => {
-                self.modules().of.remove(&module.id);
-                Err(refusal.unwrap_or_else(|| Refusal::claim(status)))
+            Err(refusal) => {
+                self.modules().of.remove(&id);
+                Err(refusal)
             }
         }
     }
@@ -389,7 +475,6 @@ impl Loader {
     fn reserve(
         &self,
         name: &str,
-        digest: Option<Digest>,
         expected: &mut Expected<'_>,
         (uses, sites): (BTreeSet<u32>, BTreeMap<Gva, Site>),
         pages: &[Option<Gpn>],
@@ -420,9 +505,13 @@ impl Loader {
         }
         let id = modules.next_owner().map_err(Refusal::claim)?;
         let (entry, exports, life) = (expected.entry, Arc::clone(&expected.exports), Life::Loading);
-        let module = Arc::new(Module { id, name: name.to_owned(), digest, entry, segments, exports, uses, sites, life });
+        let module = Arc::new(Module { id, name: name.to_owned(), digest: None, entry, segments, exports, uses, sites, life });
         modules.of.insert(id, Arc::clone(&module));
         Ok(module)
+    }
+
+    fn examiner<'l>(&'l self, digests: &'l [DigestAlg]) -> Examiner<'l> {
+        Examiner { cache: &self.cache, catalogs: &self.catalogs, digests }
     }
 
     fn judge(&self, trust: &TrustStore, facts: &Facts, time: UnixTime) -> Verdict {

@@ -32,7 +32,7 @@ use super::{
 use crate::vsm::partition::Partition;
 use crate::{
     access::Access,
-    addr::{Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
+    addr::{Gpn, GpnRange, Gva, Vtl},
     crypto,
     digest::{Digest, DigestAlg},
     event::What,
@@ -76,7 +76,7 @@ impl Loader {
     /// that an earlier change left half-way; as [`Partition::transform`]. Nothing is changed then, or the page is quarantined.
     pub fn page_out(&self, id: u32, at: Gva) -> Result<(), HvStatus> {
         let module = self.take(id)?;
-        let page = page_at(at);
+        let page = at.page();
         let result = match module.segments.iter().find(|s| s.kind == Kind::Code && s.contains(at)).and_then(|_| module.gpn_of(at)) {
             // quarantined by a change that failed half-way: what stands there now is no code
             Some(gpn) if self.partition.state(gpn) != Some(State { kind: Kind::Code, owner: id }) => Err(HvStatus::OPERATION_DENIED),
@@ -118,7 +118,7 @@ impl Loader {
 
     /// Takes the module of a page that is out for a change. `None` if there is no such page at this address.
     fn coming(&self, at: Gva) -> Result<Option<Coming>, HvStatus> {
-        let at = page_at(at);
+        let at = at.page();
         let mut modules = self.modules();
         let Some(out) = modules.out.get(&at).copied() else { return Ok(None) };
         let Some(module) = modules.of.get_mut(&out.module) else { return Ok(None) };
@@ -162,9 +162,4 @@ impl Loader {
         self.partition.host().read(gpn.gpa().ok_or(HvStatus::INVALID_PARAMETER)?, &mut page)?;
         Ok(crypto::digest(DigestAlg::Sha256, &[&page]))
     }
-}
-
-/// The start of the page that the byte at `at` is in.
-const fn page_at(at: Gva) -> Gva {
-    Gva(at.0.saturating_sub(at.0 % PAGE_SIZE))
 }

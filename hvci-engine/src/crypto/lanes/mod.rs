@@ -40,10 +40,10 @@ use crate::digest::Digest;
 
 /// Calculates the digests of `jobs` that this processor has kernels for and that are not alone; leaves the others `None`. `results` are in the
 /// order of `jobs`.
-pub(super) fn digest_jobs(jobs: &[Job<'_>], results: &mut [Option<Digest>]) {
+pub(super) fn digest_jobs(jobs: &[Job<'_>], results: &mut [Option<Digest>], step: impl FnMut()) {
     let avx512 = Avx512::detect();
     if let Some(ni) = Sha1Ni::detect()
-        && let Some(mut sha1) = Pool::<[u32; 5], 64>::new(jobs, results)
+        && let Some(mut sha1) = Pool::<[u32; 5], 64>::new(jobs, results, 2)
     {
         if let Some(avx512) = avx512 {
             // four lanes at full speed beat less than twelve of sixteen
@@ -54,16 +54,16 @@ pub(super) fn digest_jobs(jobs: &[Job<'_>], results: &mut [Option<Digest>]) {
         sha1.run::<1>(ni, 1);
     }
     if let Some(ni) = Sha256Ni::detect()
-        && let Some(mut sha256) = Pool::<[u32; 8], 64>::new(jobs, results)
+        && let Some(mut sha256) = Pool::<[u32; 8], 64>::new(jobs, results, 1)
     {
         if !sha256.is_led_by_one() {
             sha256.run::<3>(ni, 3);
         }
         sha256.run::<2>(ni, 2);
-        sha256.run::<1>(ni, 1);
+        sha256.run::<1>(Beside { kernel: ni, step }, 1);
     }
     if let Some(avx512) = avx512
-        && let Some(mut sha512) = Pool::<[u64; 8], 128>::new(jobs, results)
+        && let Some(mut sha512) = Pool::<[u64; 8], 128>::new(jobs, results, 2)
     {
         sha512.run::<8>(avx512, 2);
         sha512.run::<1>(Sha512One, 1);
@@ -71,9 +71,15 @@ pub(super) fn digest_jobs(jobs: &[Job<'_>], results: &mut [Option<Digest>]) {
 }
 
 /// The compression function of an algorithm, over `N` messages at once.
-trait Kernel<S, const BLOCK: usize, const N: usize>: Copy {
+trait Kernel<S, const BLOCK: usize, const N: usize> {
     /// Takes the blocks of each lane into the state of that lane. Every lane has as many blocks as the first.
-    fn compress(self, states: &mut [S; N], blocks: [&[[u8; BLOCK]]; N]);
+    fn compress(&mut self, states: &mut [S; N], blocks: [&[[u8; BLOCK]]; N]);
+}
+
+/// A kernel for a lone message, which leaves most of the processor idle, and steps of something else that are done beside it.
+struct Beside<K, F> {
+    kernel: K,
+    step: F,
 }
 
 #[cfg(test)]
@@ -111,7 +117,7 @@ mod tests {
     fn forced<S: State, const BLOCK: usize, const N: usize>(kernel: Option<impl Kernel<S, BLOCK, N>>, jobs: &[Job<'_>]) {
         let Some(kernel) = kernel else { return eprintln!("skipped: this processor does not have the instructions for {N} lanes") };
         let mut results = vec![None; jobs.len()];
-        let mut pool = Pool::<S, BLOCK>::new(jobs, &mut results).unwrap();
+        let mut pool = Pool::<S, BLOCK>::new(jobs, &mut results, 1).unwrap();
         pool.run::<N>(kernel, 1);
         let expected = oracle(jobs);
         for ((job, result), expected) in jobs.iter().zip(results).zip(expected) {

@@ -19,10 +19,10 @@ pub(super) struct Pool<'a, 'r, S, const BLOCK: usize> {
 }
 
 impl<'a, 'r, S: State, const BLOCK: usize> Pool<'a, 'r, S, BLOCK> {
-    /// Those of `jobs` that are for this function, if they are at least two. `results` are in the order of `jobs`.
-    pub(super) fn new(jobs: &'a [Job<'a>], results: &'r mut [Option<Digest>]) -> Option<Self> {
+    /// Those of `jobs` that are for this function, if they are at `least` so many. `results` are in the order of `jobs`.
+    pub(super) fn new(jobs: &'a [Job<'a>], results: &'r mut [Option<Digest>], least: usize) -> Option<Self> {
         let mut waiting: Vec<_> = jobs.iter().enumerate().filter_map(|(i, job)| Some((i, S::initial(job.alg)?))).collect();
-        if waiting.len() < 2 {
+        if waiting.len() < least {
             return None;
         }
         waiting.sort_by_cached_key(|(i, _)| length(&jobs[*i]));
@@ -37,7 +37,7 @@ impl<'a, 'r, S: State, const BLOCK: usize> Pool<'a, 'r, S, BLOCK> {
     }
 
     /// Goes on with `kernel` until fewer than `least` jobs are left. With fewer than `N`, lanes stay unused.
-    pub(super) fn run<const N: usize>(&mut self, kernel: impl Kernel<S, BLOCK, N>, least: usize) {
+    pub(super) fn run<const N: usize>(&mut self, mut kernel: impl Kernel<S, BLOCK, N>, least: usize) {
         loop {
             // the last ones are begun together and take turns, so that they end together and not one of them alone
             let begin = if self.waiting.len() <= N { self.waiting.len() } else { N.saturating_sub(self.begun.len()) };
@@ -52,12 +52,12 @@ impl<'a, 'r, S: State, const BLOCK: usize> Pool<'a, 'r, S, BLOCK> {
                 self.begun.sort_by_key(|(_, stream)| Reverse(stream.left()));
                 most = TURN / BLOCK;
             }
-            self.step(kernel, most);
+            self.step(&mut kernel, most);
         }
     }
 
     /// Takes as many blocks as every lane has, at `most` that many, and ends the jobs whose last ones they are.
-    fn step<const N: usize>(&mut self, kernel: impl Kernel<S, BLOCK, N>, most: usize) {
+    fn step<const N: usize>(&mut self, kernel: &mut impl Kernel<S, BLOCK, N>, most: usize) {
         let active = self.begun.len().min(N);
         let lanes = &mut self.begun[..active];
         let blocks = lanes.iter().map(|(_, stream)| stream.run().len()).min().unwrap_or_default().min(most);

@@ -12,7 +12,7 @@ use super::{
 };
 
 impl Kernel<[u32; 5], 64, 16> for Avx512 {
-    fn compress(self, states: &mut [[u32; 5]; 16], blocks: [&[[u8; 64]]; 16]) {
+    fn compress(&mut self, states: &mut [[u32; 5]; 16], blocks: [&[[u8; 64]]; 16]) {
         // SAFETY: `self` is made only by `detect`, so the processor has `avx512f` and `avx512bw`.
         unsafe { compress(states, blocks) }
     }

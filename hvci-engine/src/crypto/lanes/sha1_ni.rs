@@ -19,7 +19,7 @@ impl Sha1Ni {
 }
 
 impl<const N: usize> Kernel<[u32; 5], 64, N> for Sha1Ni {
-    fn compress(self, states: &mut [[u32; 5]; N], blocks: [&[[u8; 64]]; N]) {
+    fn compress(&mut self, states: &mut [[u32; 5]; N], blocks: [&[[u8; 64]]; N]) {
         // SAFETY: `self` is made only by `detect`, so the processor has `sha` and `avx`.
         unsafe { compress(states, blocks) }
     }

@@ -6,7 +6,11 @@
 
 use core::arch::x86_64::*;
 
-use super::{Kernel, sha2_constants::K256};
+use super::{Beside, Kernel, sha2_constants::K256};
+
+/// How many blocks of a lone message there are for each step beside it: so few that its rounds are still waiting for each other when the step
+/// is done.
+const BLOCKS_A_STEP: usize = 2;
 
 /// Proof that the processor has the instructions.
 #[derive(Clone, Copy, Debug)]
@@ -16,17 +20,32 @@ impl Sha256Ni {
     pub(super) fn detect() -> Option<Self> {
         (is_x86_feature_detected!("sha") && is_x86_feature_detected!("avx")).then_some(Self(()))
     }
-}
 
-impl<const N: usize> Kernel<[u32; 8], 64, N> for Sha256Ni {
-    fn compress(self, states: &mut [[u32; 8]; N], blocks: [&[[u8; 64]]; N]) {
+    fn run<const N: usize>(self, states: &mut [[u32; 8]; N], blocks: [&[[u8; 64]]; N], before: impl FnMut(usize)) {
         // SAFETY: `self` is made only by `detect`, so the processor has `sha` and `avx`.
-        unsafe { compress(states, blocks) }
+        unsafe { compress(states, blocks, before) }
     }
 }
 
+impl<const N: usize> Kernel<[u32; 8], 64, N> for Sha256Ni {
+    fn compress(&mut self, states: &mut [[u32; 8]; N], blocks: [&[[u8; 64]]; N]) {
+        self.run(states, blocks, |_| {});
+    }
+}
+
+impl<F: FnMut()> Kernel<[u32; 8], 64, 1> for Beside<Sha256Ni, F> {
+    fn compress(&mut self, states: &mut [[u32; 8]; 1], blocks: [&[[u8; 64]]; 1]) {
+        self.kernel.run(states, blocks, |at| {
+            if at.is_multiple_of(BLOCKS_A_STEP) {
+                (self.step)();
+            }
+        });
+    }
+}
+
+/// Calls `before` with the number of each block.
 #[target_feature(enable = "sha,avx")]
-fn compress<const N: usize>(states: &mut [[u32; 8]; N], blocks: [&[[u8; 64]]; N]) {
+fn compress<const N: usize>(states: &mut [[u32; 8]; N], blocks: [&[[u8; 64]]; N], mut before: impl FnMut(usize)) {
     let zero = _mm_setzero_si128();
     let (mut abef, mut cdgh) = ([zero; N], [zero; N]);
     for l in 0..N {
@@ -35,7 +54,8 @@ fn compress<const N: usize>(states: &mut [[u32; 8]; N], blocks: [&[[u8; 64]]; N]
         cdgh[l] = _mm_set_epi32(c, d, g, h);
     }
     for at in 0..blocks.first().map_or(0, |lane| lane.len()) {
-        let before = (abef, cdgh);
+        before(at);
+        let (old_abef, old_cdgh) = (abef, cdgh);
         let mut w = [[zero; 4]; N];
         for l in 0..N {
             w[l] = words(&blocks[l][at]);
@@ -61,8 +81,8 @@ fn compress<const N: usize>(states: &mut [[u32; 8]; N], blocks: [&[[u8; 64]]; N]
         }
         rounds!(12, false, 0 1 2 3);
         for l in 0..N {
-            abef[l] = _mm_add_epi32(abef[l], before.0[l]);
-            cdgh[l] = _mm_add_epi32(cdgh[l], before.1[l]);
+            abef[l] = _mm_add_epi32(abef[l], old_abef[l]);
+            cdgh[l] = _mm_add_epi32(cdgh[l], old_cdgh[l]);
         }
     }
     for l in 0..N {

@@ -12,7 +12,7 @@ use super::{
 };
 
 impl Kernel<[u64; 8], 128, 8> for Avx512 {
-    fn compress(self, states: &mut [[u64; 8]; 8], blocks: [&[[u8; 128]]; 8]) {
+    fn compress(&mut self, states: &mut [[u64; 8]; 8], blocks: [&[[u8; 128]]; 8]) {
         // SAFETY: `self` is made only by `detect`, so the processor has `avx512f` and `avx512bw`.
         unsafe { compress(states, blocks) }
     }

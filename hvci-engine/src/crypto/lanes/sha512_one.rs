@@ -8,7 +8,7 @@ use super::Kernel;
 pub(super) struct Sha512One;
 
 impl Kernel<[u64; 8], 128, 1> for Sha512One {
-    fn compress(self, [state]: &mut [[u64; 8]; 1], [blocks]: [&[[u8; 128]]; 1]) {
+    fn compress(&mut self, [state]: &mut [[u64; 8]; 1], [blocks]: [&[[u8; 128]]; 1]) {
         for block in blocks {
             sha2::compress512(state, from_ref(block.into()));
         }

@@ -1,4 +1,4 @@
-//! Which bytes a digest of the image is over, and the header CheckSum.
+//! Which bytes a digest of the image is over.
 //!
 //! - *Linear* is what Windows calculates (`ImageGetDigestStream`; also osslsigncode): the file in order without CheckSum, the certificate
 //!   table's directory entry and the table. Bytes behind the table are hashed: were they left out, data could be appended to a signed file
@@ -11,8 +11,8 @@
 
 use super::{Pe, headers::CERTIFICATE_DIRECTORY};
 use crate::{
-    bytes::{Span, index, slice, widen},
-    facts::{DigestForm, FileKind},
+    bytes::{Span, index, widen},
+    facts::DigestForm,
     finding::{Code, Note},
 };
 
@@ -52,52 +52,6 @@ impl<'a> Pe<'a> {
         let table = self.certificate_span().map_or(0, |span| usize::try_from(span.len).unwrap_or(0));
         let hashed_to = self.data.len().saturating_sub(table);
         hashed_to.checked_next_multiple_of(8).map_or(0, |padded| padded.saturating_sub(hashed_to))
-    }
-
-    /// What the CheckSum field has to be (`CheckSumMappedFile`): the 16-bit ones' complement sum of the file without the field, plus its
-    /// length. Reads the whole file.
-    pub fn checksum(&self) -> u32 {
-        // 2¹⁶ ≡ 1 modulo 2¹⁶−1, so that wider words may be summed and folded at the end
-        let (lines, rest) = self.data.as_chunks::<64>();
-        // eight sums, so that none waits for another: that many vectors the compiler makes of it
-        let mut sums = [0_u64; 8];
-        for line in lines {
-            for (sum, pair) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
-                let pair = u64::from_le_bytes(*pair);
-                *sum = sum.wrapping_add(pair & 0xFFFF_FFFF).wrapping_add(pair >> 32);
-            }
-        }
-        let (words, rest) = rest.as_chunks::<4>();
-        let mut sum = sums.iter().fold(0, |sum: u64, part| sum.wrapping_add(*part));
-        sum = words.iter().fold(sum, |sum, word| sum.wrapping_add(u64::from(u32::from_le_bytes(*word))));
-        let mut last = [0; 4];
-        for (to, from) in last.iter_mut().zip(rest) {
-            *to = *from;
-        }
-        sum = sum.wrapping_add(u64::from(u32::from_le_bytes(last)));
-        let field = self.headers.checksum_span();
-        let start = usize::try_from(field.offset).unwrap_or(usize::MAX);
-        for (byte, at) in slice(self.data, start, 4).unwrap_or_default().iter().zip(start..) {
-            let shift = if at & 1 == 0 { 0 } else { 8 };
-            let wider = if at & 2 == 0 { shift } else { shift | 16 };
-            sum = sum.wrapping_sub(u64::from(*byte) << wider);
-        }
-        while sum >> 16 != 0 {
-            sum = (sum & 0xFFFF).wrapping_add(sum >> 16);
-        }
-        u32::try_from(sum).unwrap_or(0).wrapping_add(u32::try_from(self.data.len()).unwrap_or(u32::MAX))
-    }
-
-    /// `ImageChecksum` when CheckSum is wrong. A field of 0 is only wrong in a driver: nobody looks at it elsewhere. Reads the whole file.
-    pub fn checksum_note(&self) -> Option<Note> {
-        let stored = self.headers.checksum;
-        if stored == 0 && self.kind() != FileKind::PeDriver {
-            return None;
-        }
-        let right = self.checksum();
-        (stored != right).then(|| {
-            Note::new(Code::ImageChecksum, format!("CheckSum is {stored:#x}, the file's is {right:#x}")).at(self.headers.checksum_span())
-        })
     }
 
     fn ranges(&self, form: DigestForm) -> Option<Ranges> {
@@ -282,33 +236,6 @@ mod tests {
             sample.section(n, b"whole\0\0\0", [0x800, 0x1000, 0x800, 0], 0x6000_0020);
         }
         assert_eq!(pieces(&sample, DigestForm::SectionSum), None);
-    }
-
-    #[test]
-    fn checksum_is_that_of_the_word_by_word_sum() {
-        let mut sample = Sample::new();
-        sample.0.extend_from_slice(&[0xFF, 0xFE, 0xFD]);
-        sample.set32(CHECKSUM, 0x1234_5678);
-        let mut sum = 0_u32;
-        let plain = Sample({
-            let mut zeroed = sample.clone();
-            zeroed.set32(CHECKSUM, 0);
-            zeroed.0
-        });
-        for word in plain.0.chunks(2) {
-            sum += u32::from(word[0]) + 256 * u32::from(word.get(1).copied().unwrap_or(0));
-            sum = (sum & 0xFFFF) + (sum >> 16);
-        }
-        let right = sum + u32::try_from(sample.0.len()).unwrap();
-        assert_eq!(Pe::parse(&sample.0).unwrap().checksum(), right);
-        assert!(Pe::parse(&sample.0).unwrap().checksum_note().is_some());
-        sample.set32(CHECKSUM, right);
-        assert_eq!(Pe::parse(&sample.0).unwrap().checksum_note(), None);
-        // nobody looks at 0 in an application
-        sample.set32(CHECKSUM, 0);
-        assert!(Pe::parse(&sample.0).unwrap().checksum_note().is_some());
-        sample.set16(OPTIONAL + 68, 3);
-        assert_eq!(Pe::parse(&sample.0).unwrap().checksum_note(), None);
     }
 
     /// The signed digest as the `authenticode` crate reads it, against ours, for every signed image of a real corpus.

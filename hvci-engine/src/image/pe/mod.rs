@@ -14,6 +14,7 @@
 )]
 
 mod certificates;
+mod checksum;
 mod crosscheck;
 mod directories;
 mod dynamic_relocations;
@@ -29,6 +30,7 @@ mod structure;
 mod version;
 
 pub use certificates::{CertificateEntry, CertificateTable};
+pub use checksum::CheckSum;
 pub use directories::{Import, Imports, Relocation, Relocations, Symbol};
 pub use dynamic_relocations::ImportTransfer;
 pub use exports::{ExportTarget, Exports};
@@ -404,7 +406,7 @@ mod tests {
     fn exercise(data: &[u8]) {
         let Ok(pe) = Pe::parse(data) else { return };
         let _ = (pe.kind(), pe.facts(), pe.lint(&pe.imports()), pe.exports());
-        let _ = (pe.forms_differ(), pe.checksum_note(), pe.resource_note());
+        let _ = (pe.forms_differ(), pe.checksum_note(pe.checksum()), pe.resource_note());
         assert!(pe.import_transfers().count() <= data.len());
         let table = pe.certificate_table();
         for entry in &table.entries {
