@@ -73,7 +73,8 @@ fn drivers_are_what_a_naive_loader_makes_of_them() {
         }
         // another base: the same but for the words that are relocated
         let other = load_driver(bytes, ELSEWHERE).unwrap();
-        let words: BTreeSet<u64> = Pe::parse(bytes).unwrap().relocations().map(|r| DRIVERS + u64::from(r.unwrap().address)).collect();
+        let relocations = Pe::parse(bytes).unwrap().relocation_blocks().flat_map(|block| block.unwrap().relocations());
+        let words: BTreeSet<u64> = relocations.map(|r| DRIVERS + u64::from(r.address)).collect();
         for (here, there) in expected.segments.iter().zip(&other.segments) {
             for (at, (a, b)) in
                 (here.start.0..).step_by(8).zip(memory(&expected)[&here.start.0].chunks(8).zip(memory(&other)[&there.start.0].chunks(8)))

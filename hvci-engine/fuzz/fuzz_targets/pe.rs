@@ -38,7 +38,7 @@ fuzz_target!(|data: &[u8]| {
     pe.imports();
     let exports = pe.exports();
     assert!(exports.ordinals.is_sorted_by(|a, b| a.0 < b.0) && exports.names.len() <= 65_536);
-    pe.relocations().for_each(drop);
+    pe.relocation_blocks().flatten().flat_map(|block| block.relocations()).for_each(drop);
     assert!(pe.import_transfers().count() <= image.len() / 4);
     pe.version_info();
     pe.resource_note();

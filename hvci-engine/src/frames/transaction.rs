@@ -315,15 +315,21 @@ impl Transaction {
 
     /// Has every alias of the frames allow each level what is said; `None` for what it allows already.
     fn permit(&self, host: &dyn Host, range: Range<usize>, allowed: impl Fn(&Item) -> [Option<MapGpaFlags>; 2]) -> Result<(), HvStatus> {
-        let items = self.items.get(range).unwrap_or_default();
-        let mut each = Vec::new();
-        for one in items.iter().map(&allowed) {
-            if one.iter().any(Option::is_some) && !each.contains(&one) {
-                each.push(one);
+        let mut each: Vec<([Option<MapGpaFlags>; 2], Vec<GpnRange>)> = Vec::new();
+        for item in self.items.get(range).unwrap_or_default() {
+            let one = allowed(item);
+            if one.iter().all(Option::is_none) {
+                continue;
+            }
+            if !each.iter().any(|(known, _)| *known == one) {
+                each.push((one, Vec::new()));
+            }
+            for (_, ranges) in each.iter_mut().filter(|(known, _)| *known == one) {
+                host.aliases(item.frame, &mut |gpn| GpnRange::append(ranges, gpn));
             }
         }
-        for one in each {
-            let ranges = pages(host, items.iter().filter(|item| allowed(item) == one).map(|item| item.frame));
+        for (one, ranges) in each {
+            let ranges = ordered(ranges);
             for (vtl, flags) in LEVELS.into_iter().zip(one) {
                 flags.map_or(Ok(()), |flags| host.protect(vtl, &ranges, flags)).map_err(|partial| partial.status)?;
             }
@@ -338,6 +344,11 @@ fn pages(host: &dyn Host, frames: impl Iterator<Item = Frame>) -> Vec<GpnRange> 
     for frame in frames {
         host.aliases(frame, &mut |gpn| GpnRange::append(&mut ranges, gpn));
     }
+    ordered(ranges)
+}
+
+/// The same pages as as few ranges as there can be.
+fn ordered(ranges: Vec<GpnRange>) -> Vec<GpnRange> {
     if ranges.is_sorted_by(|a, b| a.start.0.saturating_add(a.pages) <= b.start.0) {
         return ranges;
     }

@@ -459,15 +459,38 @@ impl<'a> Module<'a> {
             let target = self.segments.get_mut(segment).and_then(|s| s.bytes.get_mut(offset..offset.saturating_add(len)));
             let target = target.unwrap_or_default();
             for relocation in relocations.relocations() {
-                apply(&relocation, values, address, target).map_err(|refusal| refusal.of(name()))?;
+                apply(&relocation, values, address, target).map_err(|fault| fault.of(&relocation).of(name()))?;
             }
         }
         Ok(())
     }
 }
 
+/// Why a relocation is not applied.
+#[derive(Clone, Copy)]
+enum Fault {
+    Symbol,
+    Overflow,
+    Place,
+    Kind,
+}
+
+impl Fault {
+    #[cold]
+    fn of(self, relocation: &Relocation) -> Refusal {
+        let Relocation { offset, kind, symbol, .. } = *relocation;
+        let what = match self {
+            Self::Kind => return Refusal::relocation_kind(format!("type {kind} at offset {offset:#x}")),
+            Self::Symbol => "the symbol is in nothing that is loaded",
+            Self::Overflow => "the value does not fit",
+            Self::Place => "it is to be written outside its section, or over something else",
+        };
+        Refusal::relocation(format!("type {kind} at offset {offset:#x}, symbol {symbol}: {what}"))
+    }
+}
+
 /// Applies one relocation to the section `target` at `address`.
-fn apply(relocation: &Relocation, values: &[Option<u64>], address: u64, target: &mut [u8]) -> Result<(), Refusal> {
+fn apply(relocation: &Relocation, values: &[Option<u64>], address: u64, target: &mut [u8]) -> Result<(), Fault> {
     const NONE: u32 = 0;
     const R64: u32 = 1;
     const PC32: u32 = 2;
@@ -479,21 +502,20 @@ fn apply(relocation: &Relocation, values: &[Option<u64>], address: u64, target: 
     if kind == NONE {
         return Ok(());
     }
-    let refused = |what: &str| Refusal::relocation(format!("type {kind} at offset {offset:#x}, symbol {symbol}: {what}"));
-    let Some(Some(value)) = values.get(symbol) else { return Err(refused("the symbol is in nothing that is loaded")) };
+    let Some(Some(value)) = values.get(symbol) else { return Err(Fault::Symbol) };
     let sum = value.wrapping_add_signed(addend);
     let relative = sum.wrapping_sub(address.wrapping_add(offset)).cast_signed();
     let wide = sum.to_le_bytes();
-    let overflow = |_| refused("the value does not fit");
+    let overflow = |_| Fault::Overflow;
     match kind {
         R64 => put(target, offset, wide),
         PC64 => put(target, offset, relative.to_le_bytes()),
         PC32 | PLT32 => put(target, offset, i32::try_from(relative).map_err(overflow)?.to_le_bytes()),
         R32 => put(target, offset, u32::try_from(sum).map_err(overflow)?.to_le_bytes()),
         R32S => put(target, offset, i32::try_from(sum.cast_signed()).map_err(overflow)?.to_le_bytes()),
-        _ => return Err(Refusal::relocation_kind(format!("type {kind} at offset {offset:#x}"))),
+        _ => return Err(Fault::Kind),
     }
-    .ok_or_else(|| refused("it is to be written outside its section, or over something else"))
+    .ok_or(Fault::Place)
 }
 
 /// Writes over zeros, as the kernel demands.

@@ -34,24 +34,23 @@ use super::{
     Expected, MAX_IMAGE, Part, Placement, Refusal, Symbols,
     comparison::Comparison,
     elf, import_site,
-    known::{KnownFiles, Met, file_jobs},
+    known::KnownFiles,
     linker::{Linker, exporters},
     module::{Life, Module, Sealed},
     paging::Out,
     patch::{Site, sites},
     pe,
     region::Region,
+    verification::{Examined, Verification, Verifier},
 };
 use crate::{
     addr::{Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
     bytes::{index, widen},
-    digest::{Digest, DigestAlg},
     event::What,
-    examine::{Examiner, Input, Parsed, Reading},
-    facts::{DigestForm, Facts, FileKind},
+    examine::{Examiner, Input, Parsed},
     finding::{Code, Note},
     frames::Kind,
-    policy::{Decision, Judge, Profile, Verdict},
+    policy::{Judge, Profile, Verdict},
     signature::{
         block_list::BlockList,
         cache::Cache,
@@ -129,64 +128,6 @@ struct Progress {
     examined: Option<Examined>,
     /// Of the module, in order.
     pages: Vec<Option<Gpn>>,
-}
-
-/// Where the verification of a file begins.
-enum Start<'i> {
-    Known(Arc<Facts>),
-    Read {
-        reading: Reading<'i>,
-        /// whether it may have been met once
-        is_second: bool,
-    },
-}
-
-/// What is left to do for a verdict on a file, once, in whatever state its load is then.
-struct Verification<'l, 'i> {
-    loader: &'l Loader,
-    start: Start<'i>,
-    parsed: Parsed<'i>,
-    input: &'i Input<'i>,
-    trust: &'l TrustStore,
-    /// Algorithms that the list of blocked files asks for.
-    digests: &'l [DigestAlg],
-    time: UnixTime,
-    /// Nanoseconds that it has taken so far.
-    read: u64,
-}
-
-impl Verification<'_, '_> {
-    /// The verdict. `step` is called beside the digest ([`digest_jobs_beside`](crate::crypto::digest_jobs_beside)).
-    fn run(self, step: impl FnMut()) -> Examined {
-        let Self { loader, start, parsed, input, trust, digests, time, read } = self;
-        let host = loader.partition.host();
-        let since = host.now();
-        let (facts, remember) = match start {
-            Start::Known(facts) => (facts, None),
-            Start::Read { reading, is_second } => {
-                let further = if is_second { file_jobs(input.bytes()) } else { Vec::new() };
-                let (facts, pages) = loader.examiner(digests).finish(reading, &parsed, further, step);
-                (Arc::new(facts), input.is_plain().then_some((is_second, pages)))
-            }
-        };
-        let verdict = loader.judge(trust, &facts, time);
-        let digest = digest_of(&facts);
-        match remember.filter(|_| verdict.decision == Decision::Accept) {
-            Some((true, pages)) => loader.known.remember(input.bytes(), &pages, digests.to_vec(), facts),
-            Some((false, _)) => loader.known.meet(input.bytes()),
-            None => {}
-        }
-        Examined { verdict, digest, took: read.saturating_add(host.now().saturating_sub(since)) }
-    }
-}
-
-/// What a file turned out to be.
-struct Examined {
-    verdict: Verdict,
-    /// that signatures of such a file are over
-    digest: Option<Digest>,
-    /// nanoseconds
-    took: u64,
 }
 
 /// A module as it is laid out.
@@ -332,29 +273,23 @@ impl Loader {
         let input = Input::new(bytes, index(u32::try_from(MAX_IMAGE).unwrap_or(u32::MAX)));
         let trust = Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner));
         let digests = trust.blocked().algorithms();
-        let met = if input.is_plain() { self.known.look(input.bytes(), &digests) } else { Met::Never };
-        let (start, parsed) = match met {
-            Met::Known(facts) => (Start::Known(facts), Parsed::of(input.bytes())),
-            Met::Once | Met::Never => {
-                let (reading, parsed) = self.examiner(&digests).read(&input);
-                (Start::Read { reading, is_second: matches!(met, Met::Once) }, parsed)
-            }
+        let verifier = Verifier {
+            known: &self.known,
+            examiner: Examiner { cache: &self.cache, catalogs: &self.catalogs, digests: &digests },
+            judge: Judge { trust: &trust, time: request.time, cache: &self.cache },
+            profile: self.profile,
+            host: self.partition.host(),
         };
-        let read = clock.lap();
-        let notes = match &start {
-            Start::Known(facts) => &facts.notes,
-            Start::Read { reading, .. } => reading.notes(),
-        };
-        let laid = self.expected(&parsed, notes, request.place);
+        let verification = verifier.begin(&input);
+        clock.lap();
+        let laid = self.expected(&verification.parsed, verification.notes(), request.place);
         progress.phases.push(("relocate", clock.lap()));
 
-        let loader = self;
-        let mut verification =
-            Some(Verification { loader, start, parsed, input: &input, trust: &trust, digests: &digests, time: request.time, read });
+        let mut verification = Some(verification);
         let outcome = laid.and_then(|laid| self.seal(request, laid, &mut verification, progress));
         // whatever else is wrong with it, a file that is not accepted is refused for that
         if let Some(verification) = verification {
-            refusal_of(&progress.examined.insert(verification.run(|| {})).verdict)?;
+            progress.examined.insert(verification.run(|| {})).accepted()?;
         }
         outcome
     }
@@ -395,7 +330,7 @@ impl Loader {
             let mut comparison = Comparison::new(&expected, &progress.pages, &module.sites, self.partition.host());
             // what stands there is locked and quiet: it is compared while the digest is calculated
             let examined = progress.examined.insert(verification.take().ok_or(HvStatus::OPERATION_DENIED)?.run(|| comparison.step()));
-            let whole = refusal_of(&examined.verdict).and_then(|()| Ok(comparison.finish()?));
+            let whole = examined.accepted().and_then(|()| Ok(comparison.finish()?));
             rewritten = whole.map_err(|why| refusal.insert(why).status)?;
             Ok(())
         };
@@ -403,7 +338,7 @@ impl Loader {
         let sealed = transformed.map_err(|status| refusal.unwrap_or_else(|| Refusal::claim(status))).and_then(|took| {
             // of a module of which no page is there but writable ones, nothing was to inspect
             if let Some(verification) = verification.take() {
-                refusal_of(&progress.examined.insert(verification.run(|| {})).verdict)?;
+                progress.examined.insert(verification.run(|| {})).accepted()?;
             }
             Ok(took)
         });
@@ -510,18 +445,6 @@ impl Loader {
         Ok(module)
     }
 
-    fn examiner<'l>(&'l self, digests: &'l [DigestAlg]) -> Examiner<'l> {
-        Examiner { cache: &self.cache, catalogs: &self.catalogs, digests }
-    }
-
-    fn judge(&self, trust: &TrustStore, facts: &Facts, time: UnixTime) -> Verdict {
-        let profile = self.profile.or_else(|| match facts.kind {
-            FileKind::PeDriver => Profile::find("hvci"),
-            _ => None,
-        });
-        Judge { trust, time, cache: &self.cache }.judge(facts, profile)
-    }
-
     /// What must stand in memory, and what comes of it.
     fn expected<'a>(&self, parsed: &Parsed<'a>, notes: &[Note], place: Place<'_>) -> Result<Laid<'a>, Refusal> {
         let loaded = || exporters(self.modules().of.values());
@@ -603,25 +526,4 @@ impl Clock<'_> {
         self.since = now;
         took
     }
-}
-
-/// The digest that signatures of such a file are over.
-fn digest_of(facts: &Facts) -> Option<Digest> {
-    let form = match facts.kind {
-        FileKind::ElfModule => DigestForm::Module,
-        _ => DigestForm::Linear,
-    };
-    facts.digest(form, DigestAlg::Sha256).or_else(|| facts.digests.iter().find(|d| d.form == form).map(|d| &d.digest)).cloned()
-}
-
-/// What is not accepted is refused, for the worst of the reasons.
-fn refusal_of(verdict: &Verdict) -> Result<(), Refusal> {
-    if verdict.decision == Decision::Accept {
-        return Ok(());
-    }
-    let note = match verdict.findings.first() {
-        Some(f) => Note { code: f.code, span: f.span, subject: f.subject.clone(), detail: f.detail.clone() },
-        None => Note::new(Code::SigNone, ""),
-    };
-    Err(Refusal { note, status: HvStatus::ACCESS_DENIED })
 }

@@ -31,6 +31,7 @@ mod refusal;
 mod region;
 mod saved;
 mod service;
+mod verification;
 
 pub use elf::{Placed, Placement, elf};
 pub use expected::{Difference, Expected, MAX_IMAGE, Part, Segment};

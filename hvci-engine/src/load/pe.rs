@@ -38,7 +38,7 @@ use crate::{
     facts::FileKind,
     finding::{Code, Note},
     frames::Kind,
-    image::pe::{Imports, Pe, Section, Symbol},
+    image::pe::{Imports, Pe, Relocation, Section, Symbol},
 };
 
 /// The library that [`GUARD_CHECK`] and [`GUARD_DISPATCH`] are asked for in.
@@ -107,6 +107,10 @@ pub(super) fn examined<'a>(
     let entry = image.entry()?;
     let exports = Arc::new(Exports::of_driver(pe, image.base, &image.segments));
     Ok(Expected { segments: image.segments, entry, security_cookie, exports })
+}
+
+fn move_by(delta: u64, word: &mut [u8; 8]) {
+    *word = u64::from_le_bytes(*word).wrapping_add(delta).to_le_bytes();
 }
 
 /// An image in memory.
@@ -208,24 +212,43 @@ impl<'p, 'a> Image<'p, 'a> {
             let detail = format!("the relocations are stripped, and the image is not at {:#x}", headers.image_base);
             return Err(Refusal::relocation(detail));
         }
-        for relocation in self.pe.relocations() {
-            // the lint has refused tables that cannot be read
-            let Ok(relocation) = relocation else { break };
-            match relocation.kind {
-                ABSOLUTE => {}
-                DIR64 => {
-                    let Some((word, _)) = self.word(relocation.address) else {
-                        return Err(Refusal::relocation(format!("a relocation at address {:#x}, in no section", relocation.address)));
-                    };
-                    *word = u64::from_le_bytes(*word).wrapping_add(delta).to_le_bytes();
-                }
-                kind => {
-                    let detail = format!("a relocation of type {kind} at address {:#x}", relocation.address);
-                    return Err(Refusal::relocation_kind(detail));
+        // the lint has refused tables that cannot be read
+        for block in self.pe.relocation_blocks().flatten() {
+            let mut relocations = block.relocations();
+            loop {
+                // nearly all are of words that lie in the page
+                let page = self.rest_of_page(block.page).unwrap_or_default();
+                let mut in_page = |relocation: &Relocation| {
+                    let into = index(relocation.address.wrapping_sub(block.page));
+                    let word = page.get_mut(into..).and_then(<[u8]>::first_chunk_mut).filter(|_| relocation.kind == DIR64);
+                    word.map(|word| move_by(delta, word))
+                };
+                let Some(relocation) = relocations.by_ref().find(|relocation| in_page(relocation).is_none()) else { break };
+                match relocation.kind {
+                    ABSOLUTE => {}
+                    DIR64 => {
+                        let Some((word, _)) = self.word(relocation.address) else {
+                            return Err(Refusal::relocation(format!("a relocation at address {:#x}, in no section", relocation.address)));
+                        };
+                        move_by(delta, word);
+                    }
+                    kind => {
+                        let detail = format!("a relocation of type {kind} at address {:#x}", relocation.address);
+                        return Err(Refusal::relocation_kind(detail));
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// The bytes of a section from `address` on, never of the headers, as far as they are in one page.
+    fn rest_of_page(&mut self, address: u32) -> Option<&mut [u8]> {
+        let which = self.extents.partition_point(|e| e.start <= address).checked_sub(1).filter(|which| *which > 0)?;
+        let extent = self.extents.get(which)?;
+        let into = index(address.checked_sub(extent.start)?);
+        let end = into.checked_add(1)?.checked_next_multiple_of(PAGE)?.min(index(extent.len));
+        self.segments.get_mut(which)?.bytes.get_mut(into..end)
     }
 
     fn bind(&mut self, imports: &Imports<'_>, symbols: &dyn Symbols) -> Result<(), Refusal> {

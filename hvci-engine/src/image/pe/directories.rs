@@ -94,37 +94,45 @@ impl Relocation {
     }
 }
 
-/// Reads base relocations.
-#[derive(Clone, Debug)]
-pub struct Relocations<'a> {
-    /// blocks that are not begun; `None` when the file does not have the table
-    rest: Option<&'a [u8]>,
-    page: u32,
-    block: &'a [u8],
-    span: Option<Span>,
+/// Base relocations of one page.
+#[derive(Clone, Copy, Debug)]
+pub struct RelocationBlock<'a> {
+    /// What offsets are relative to, itself relative to the image base: a page's address, where nobody forges it.
+    pub page: u32,
+    entries: &'a [u8],
 }
 
-impl Iterator for Relocations<'_> {
-    type Item = Result<Relocation, Note>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some((entry, rest)) = self.block.split_first_chunk::<2>() {
-                self.block = rest;
-                let entry = u16::from_le_bytes(*entry);
-                return Some(Ok(Relocation { address: self.page.wrapping_add(u32::from(entry & 0xFFF)), kind: entry >> 12 }));
-            }
-            if let Err(detail) = self.begin_block()? {
-                self.rest = Some(&[]);
-                return Some(Err(Note { span: self.span, ..Note::new(Code::ImageRelocations, detail) }));
-            }
-        }
+impl<'a> RelocationBlock<'a> {
+    /// In table order.
+    pub fn relocations(self) -> impl Iterator<Item = Relocation> + use<'a> {
+        let entries = self.entries.as_chunks().0.iter().map(|entry| u16::from_le_bytes(*entry));
+        entries.map(move |entry| Relocation { address: self.page.wrapping_add(u32::from(entry & 0xFFF)), kind: entry >> 12 })
     }
 }
 
-impl Relocations<'_> {
+/// Reads base relocations.
+#[derive(Clone, Debug)]
+pub struct RelocationBlocks<'a> {
+    /// blocks that are not begun; `None` when the file does not have the table
+    rest: Option<&'a [u8]>,
+    span: Option<Span>,
+}
+
+impl<'a> Iterator for RelocationBlocks<'a> {
+    type Item = Result<RelocationBlock<'a>, Note>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let block = self.block()?;
+        Some(block.map_err(|detail| {
+            self.rest = Some(&[]);
+            Note { span: self.span, ..Note::new(Code::ImageRelocations, detail) }
+        }))
+    }
+}
+
+impl<'a> RelocationBlocks<'a> {
     /// `None` at the end of the table.
-    fn begin_block(&mut self) -> Option<Result<(), String>> {
+    fn block(&mut self) -> Option<Result<RelocationBlock<'a>, String>> {
         let Some(rest) = self.rest else { return Some(Err("the table lies outside the file".to_owned())) };
         if rest.iter().all(|b| *b == 0) {
             return None;
@@ -137,8 +145,8 @@ impl Relocations<'_> {
         };
         // a block without its header ends the reading: nothing says where the next one begins
         let Some(entries) = block.get(8..) else { return Some(Err(format!("a block for address {page:#x} of {size} bytes"))) };
-        (self.page, self.block, self.rest) = (page, entries, Some(rest));
-        Some(Ok(()))
+        self.rest = Some(rest);
+        Some(Ok(RelocationBlock { page, entries }))
     }
 }
 
@@ -173,14 +181,14 @@ impl<'a> Pe<'a> {
         if self.headers.is_plus { self.both_imports::<ImageNtHeaders64>() } else { self.both_imports::<ImageNtHeaders32>() }
     }
 
-    /// Base relocations in table order; ends after the first error, which is an `ImageRelocations` note.
+    /// Base relocations in table order, page by page; ends after the first error, which is an `ImageRelocations` note.
     ///
     /// Not read by `object`: it refuses blocks whose size is no multiple of 4, such as the 10-byte one that gnu-efi puts into shim.
-    pub fn relocations(&self) -> Relocations<'a> {
+    pub fn relocation_blocks(&self) -> RelocationBlocks<'a> {
         let directory = self.headers.directory(RELOCATION_DIRECTORY);
         let present = !directory.is_empty() && directory.size > 0;
         let table = if present { self.at_address(directory.address).and_then(|t| t.get(..index(directory.size))) } else { Some(&[][..]) };
-        Relocations { rest: table, page: 0, block: &[], span: self.place(directory.address, directory.size) }
+        RelocationBlocks { rest: table, span: self.place(directory.address, directory.size) }
     }
 
     /// What the first version resource says. `None` without one; `resource_note` says whether that is for a fault.
@@ -516,7 +524,7 @@ mod tests {
     fn relocations_of_every_width() {
         let sample = Sample::with_tables();
         let pe = Pe::parse(&sample.0).unwrap();
-        let read: Vec<_> = pe.relocations().map(Result::unwrap).collect();
+        let read: Vec<_> = pe.relocation_blocks().flat_map(|block| block.unwrap().relocations()).collect();
         assert_eq!(read, [Relocation { address: 0x1010, kind: 10 }, Relocation { address: 0x1000, kind: 0 }]);
         assert_eq!((read[0].width(), read[1].width(), Relocation { address: 0, kind: 9 }.width()), (Some(8), Some(0), None));
     }
@@ -528,9 +536,9 @@ mod tests {
             sample.directory(5, 0x20A0, size);
             sample.set32(0x6A4, block);
             let pe = Pe::parse(&sample.0).unwrap();
-            let results: Vec<_> = pe.relocations().take(20).collect();
+            let results: Vec<_> = pe.relocation_blocks().take(20).collect();
             (
-                results.iter().filter(|r| r.is_ok()).count(),
+                results.iter().flatten().flat_map(|block| block.relocations()).count(),
                 results.into_iter().filter_map(Result::err).map(|n| n.detail).collect::<Vec<_>>(),
             )
         };

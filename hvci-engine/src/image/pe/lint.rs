@@ -175,17 +175,21 @@ impl Pe<'_> {
     fn relocation_lint(&self, notes: &mut Vec<Note>) {
         let mut straddling = 0_u32;
         let mut first = None;
-        for relocation in self.relocations() {
-            match relocation {
-                Ok(relocation) => {
-                    let into_page = relocation.address & PAGE.wrapping_sub(1);
-                    let width = relocation.width().unwrap_or(0);
-                    if into_page.saturating_add(width) > PAGE {
-                        straddling = straddling.saturating_add(1);
-                        first = first.or(Some((relocation.address, width)));
-                    }
+        for block in self.relocation_blocks() {
+            let block = match block {
+                Ok(block) => block,
+                Err(note) => {
+                    notes.push(note);
+                    break;
                 }
-                Err(note) => notes.push(note),
+            };
+            for relocation in block.relocations() {
+                let into_page = relocation.address & PAGE.wrapping_sub(1);
+                let width = relocation.width().unwrap_or(0);
+                if into_page.saturating_add(width) > PAGE {
+                    straddling = straddling.saturating_add(1);
+                    first = first.or(Some((relocation.address, width)));
+                }
             }
         }
         if let Some((address, width)) = first {

@@ -31,7 +31,7 @@ mod version;
 
 pub use certificates::{CertificateEntry, CertificateTable};
 pub use checksum::CheckSum;
-pub use directories::{Import, Imports, Relocation, Relocations, Symbol};
+pub use directories::{Import, Imports, Relocation, RelocationBlock, RelocationBlocks, Symbol};
 pub use dynamic_relocations::ImportTransfer;
 pub use exports::{ExportTarget, Exports};
 pub use headers::{
