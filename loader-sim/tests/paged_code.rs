@@ -9,7 +9,7 @@ use corpus::synth::{
 };
 use hvci_engine::{
     access::Access,
-    addr::{Gpa, Gpn, Gva, PAGE_SIZE, Vtl},
+    addr::{Gpa, Gpn, GpnRange, Gva, PAGE_SIZE, Vtl},
     event::What,
     finding::Code,
     frames::Kind,
@@ -21,18 +21,23 @@ use hvci_engine::{
     },
     status::HvStatus,
     time::UnixTime,
-    vsm::partition::Partition,
+    vsm::{partition::Partition, register::RegisterName},
 };
 use loader_sim::{
     attack::{self, THROUGH},
     guest_loader::{self, StubKernel},
     host::{Config, SimHost},
-    paging::entry,
+    machine::View,
+    paging::{PageTables, entry},
 };
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, write::Object};
 
 const BASE: Gva = Gva(0xFFFF_FFFF_C040_0000);
+/// The second page of its text.
+const NEXT: Gva = Gva(BASE.0 + PAGE_SIZE);
 const AT: u64 = 0x100;
+/// Where page tables are made.
+const TABLES: GpnRange = GpnRange { start: Gpn(0x1c0), pages: 0x10 };
 /// Pages that the guest has besides.
 const SPARE: u64 = 0x80;
 const TIME: UnixTime = UnixTime(1_790_000_000);
@@ -65,16 +70,23 @@ struct Guest {
     loader: Loader,
 }
 
-/// A processor that takes what is injected.
-struct Processor(Option<u8>);
+/// A processor that takes what is injected, and has page tables if somebody made them.
+struct Processor {
+    cr3: Option<u64>,
+    injected: Option<u8>,
+}
 
 impl Vp for Processor {
     fn index(&self) -> u32 {
         0
     }
 
-    fn register(&self, _: u32) -> Result<u128, HvStatus> {
-        Err(HvStatus::INVALID_PARAMETER)
+    fn register(&self, name: u32) -> Result<u128, HvStatus> {
+        match RegisterName(name) {
+            RegisterName::CR3 => self.cr3.map(u128::from).ok_or(HvStatus::INVALID_PARAMETER),
+            RegisterName::CR4 => Ok(0),
+            _ => Err(HvStatus::INVALID_PARAMETER),
+        }
     }
 
     fn set_register(&mut self, _: u32, _: u128) -> Result<(), HvStatus> {
@@ -82,7 +94,7 @@ impl Vp for Processor {
     }
 
     fn inject(&mut self, vector: u8, _: Option<u32>) {
-        self.0 = Some(vector);
+        self.injected = Some(vector);
     }
 }
 
@@ -122,10 +134,37 @@ impl Guest {
 
     /// Has a processor execute the instruction at `at`, which the guest has mapped to `gpn`.
     fn execute(&self, at: Gva, gpn: Gpn) -> (Action, Option<u8>) {
+        self.execute_on(None, at, gpn)
+    }
+
+    /// The same, with page tables.
+    fn execute_on(&self, cr3: Option<Gpa>, at: Gva, gpn: Gpn) -> (Action, Option<u8>) {
         let gpa = Gpa(gpn.gpa().unwrap().0 + at.0 % PAGE_SIZE);
         let intercept = MemoryIntercept { gpa, gva: Some(at), access: Access::KernelExecute, page_walk: false, cpl: 0, rip: at };
-        let mut vp = Processor(None);
-        (self.loader.on_memory(&mut vp, &intercept), vp.0)
+        let mut vp = Processor { cr3: cr3.map(|root| root.0), injected: None };
+        (self.loader.on_memory(&mut vp, &intercept), vp.injected)
+    }
+
+    /// Page tables in which the addresses are in these pages.
+    fn tables(&self, pages: &[(Gva, Gpn)]) -> Gpa {
+        let mut view = View::new(&self.host, 0);
+        let mut tables = PageTables::new(&mut view, TABLES).unwrap();
+        for (at, gpn) in pages {
+            tables.map(&mut view, at.0, gpn.gpa().unwrap(), PAGE_SIZE, entry::PRESENT).unwrap();
+        }
+        tables.root()
+    }
+
+    /// Takes both pages of the module's text out, and answers what they held.
+    fn take_out(&self, id: u32) -> [Vec<u8>; 2] {
+        self.take_out_from(id, [Gpn(AT), Gpn(AT + 1)])
+    }
+
+    fn take_out_from(&self, id: u32, pages: [Gpn; 2]) -> [Vec<u8>; 2] {
+        let text = pages.map(|gpn| self.page(gpn));
+        self.loader.page_out(id, BASE).unwrap();
+        self.loader.page_out(id, NEXT).unwrap();
+        text
     }
 }
 
@@ -273,6 +312,101 @@ fn an_error_at_any_call_of_the_host_leaves_no_more_than_there_was() {
         assert_eq!(guest.partition.kind(page), Some(Kind::Data), "call {n}");
         assert_eq!(guest.execute(BASE, page), GOES_ON, "call {n}");
         guest.loader.unload(module.id).unwrap();
+    }
+}
+
+#[test]
+fn pages_that_came_together_are_verified_together() {
+    let guest = Guest::new();
+    let module = guest.load(|_| false).unwrap();
+    let text = guest.take_out(module.id);
+    guest.write(Gpn(SPARE), &text[0]);
+    guest.write(Gpn(SPARE + 1), &text[1]);
+    let tables = guest.tables(&[(NEXT, Gpn(SPARE + 1))]);
+    guest.partition.take_events();
+    assert_eq!(guest.execute_on(Some(tables), BASE, Gpn(SPARE)), GOES_ON);
+    assert_eq!([0, 1].map(|n| guest.partition.kind(Gpn(SPARE + n))), [Some(Kind::Code); 2]);
+    assert_eq!(guest.module().pages_out().count(), 0);
+    let (events, _) = guest.partition.take_events();
+    let [event] = &events[..] else { panic!("{events:?}") };
+    let both = GpnRange { start: Gpn(SPARE), pages: 2 };
+    assert!(matches!(&event.what, What::Change { pages, .. } if *pages == [both]) && event.code.is_none());
+
+    // what stands in front is not looked at, nor what is in a large page that leads nowhere; a large page that leads to it is
+    guest.take_out_from(module.id, [Gpn(SPARE), Gpn(SPARE + 1)]);
+    guest.write(Gpn(SPARE), &text[0]);
+    guest.write(Gpn(SPARE + 1), &text[1]);
+    let tables = guest.tables(&[(BASE, Gpn(SPARE))]);
+    assert_eq!(guest.execute_on(Some(tables), NEXT, Gpn(SPARE + 1)), GOES_ON);
+    assert_eq!(guest.module().pages_out().collect::<Vec<_>>(), [BASE]);
+    assert_eq!(guest.execute_on(Some(tables), BASE, Gpn(SPARE)), GOES_ON);
+
+    guest.take_out_from(module.id, [Gpn(SPARE), Gpn(SPARE + 1)]);
+    guest.write(Gpn(0), &text[0]);
+    guest.write(Gpn(1), &text[1]);
+    let mut view = View::new(&guest.host, 0);
+    let mut tables = PageTables::new(&mut view, TABLES).unwrap();
+    tables.map_large(&mut view, BASE.0, Gpa(0), 2 << 20, entry::PRESENT).unwrap();
+    assert_eq!(guest.execute_on(Some(tables.root()), BASE, Gpn(0)), GOES_ON);
+    assert_eq!([0, 1].map(|n| guest.partition.kind(Gpn(n))), [Some(Kind::Code); 2]);
+}
+
+#[test]
+fn a_page_that_came_beside_another_and_is_not_what_it_should_be_is_as_if_it_had_not() {
+    let guest = Guest::new();
+    let module = guest.load(|_| false).unwrap();
+    let constant = module.segments.iter().find(|s| s.kind == Kind::RoData).unwrap().pages[0].unwrap();
+    let text = guest.take_out(module.id);
+    let forged = [&text[1][..4095], &[text[1][4095] ^ 1]].concat();
+    guest.write(Gpn(SPARE + 1), &forged);
+    // forged, the same page, the module's own, tables, no RAM, nowhere
+    let beyond = Gpn(1 << 30);
+    let places = [Gpn(SPARE + 1), Gpn(SPARE), constant, TABLES.start, beyond].map(|gpn| vec![(NEXT, gpn)]);
+    for pages in places.into_iter().chain([vec![]]) {
+        let tables = guest.tables(&pages);
+        guest.write(Gpn(SPARE), &text[0]);
+        let before = pages.first().map(|(_, gpn)| (*gpn, guest.partition.kind(*gpn)));
+        assert_eq!(guest.execute_on(Some(tables), BASE, Gpn(SPARE)), GOES_ON, "{pages:?}");
+        assert_eq!(guest.partition.kind(Gpn(SPARE)), Some(Kind::Code));
+        if let Some((gpn, kind)) = before.filter(|(gpn, _)| *gpn != Gpn(SPARE)) {
+            assert_eq!(guest.partition.kind(gpn), kind, "{pages:?}");
+        }
+        assert_eq!(guest.module().pages_out().collect::<Vec<_>>(), [NEXT]);
+        guest.loader.page_out(module.id, BASE).unwrap();
+    }
+    // and the other way round: who waits for the forged one waits in vain, whatever else has come
+    guest.write(Gpn(SPARE), &text[0]);
+    let tables = guest.tables(&[(BASE, Gpn(SPARE)), (NEXT, Gpn(SPARE + 2))]);
+    guest.write(Gpn(SPARE + 2), &text[1]);
+    guest.write(Gpn(SPARE + 3), &[0xC3; 4096]);
+    assert_eq!(guest.execute_on(Some(tables), BASE, Gpn(SPARE + 3)), REFUSED);
+    assert_eq!([2, 3].map(|n| guest.partition.kind(Gpn(SPARE + n))), [Some(Kind::Data); 2]);
+}
+
+/// Invariant I6, for several pages.
+#[test]
+fn an_error_of_the_host_keeps_no_page_from_coming_but_those_beside_it() {
+    let guest = Guest::new();
+    let pages = [Gpn(AT), Gpn(AT + 1)];
+    let tables = guest.tables(&[(NEXT, pages[1])]);
+    let load = || guest.load(|at| at == BASE || at == NEXT).unwrap();
+    let module = load();
+    guest.host.fail_call(None, HvStatus::SUCCESS);
+    assert_eq!(guest.execute_on(Some(tables), BASE, pages[0]), GOES_ON);
+    let calls = guest.host.calls();
+    assert!(calls >= 3, "{calls}");
+    guest.loader.unload(module.id).unwrap();
+    for n in 0..calls {
+        let module = load();
+        guest.host.fail_call(Some(n), HvStatus::INSUFFICIENT_MEMORY);
+        assert_eq!(guest.execute_on(Some(tables), BASE, pages[0]), GOES_ON, "call {n}");
+        guest.host.fail_call(None, HvStatus::SUCCESS);
+        let kinds = pages.map(|gpn| guest.partition.kind(gpn));
+        assert!(pages.iter().all(|gpn| !guest.host.permission(Vtl::Vtl0, *gpn).is_writable_and_executable()));
+        assert_eq!(kinds, [Some(Kind::Code), Some(Kind::Data)], "call {n}");
+        assert_eq!(guest.execute(NEXT, pages[1]), GOES_ON, "call {n}");
+        guest.loader.unload(module.id).unwrap();
+        assert_eq!(pages.map(|gpn| guest.partition.kind(gpn)), [Some(Kind::Data); 2]);
     }
 }
 

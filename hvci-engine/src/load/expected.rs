@@ -135,8 +135,6 @@ pub(super) fn whole_pages(len: u64) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::arithmetic_side_effects, reason = "tests")]
-
     use super::*;
 
     #[test]

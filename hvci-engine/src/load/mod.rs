@@ -16,6 +16,7 @@ mod comparison;
 mod elf;
 mod expected;
 mod exports;
+mod guest_tables;
 mod import_site;
 mod known;
 mod linker;

@@ -25,6 +25,8 @@ use std::sync::Arc;
 
 use super::{
     Loader,
+    guest_tables::page_of,
+    loader::Modules,
     module::Life,
     pages::{PAGE, page_jobs},
 };
@@ -34,13 +36,16 @@ use crate::{
     access::Access,
     addr::{Gpn, GpnRange, Gva, Vtl},
     crypto,
-    digest::{Digest, DigestAlg},
+    digest::Digest,
     event::What,
     finding::Code,
     frames::{Kind, State},
     host::{Action, Enforcer, MemoryIntercept, Vp},
     status::HvStatus,
 };
+
+/// How many pages come in together, at most: that many are hashed side by side.
+const TOGETHER: usize = 3;
 
 /// What is known of a page that is out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +64,20 @@ impl Out {
     }
 }
 
-/// A page on its way in, whose module nobody else changes meanwhile.
+/// Pages on their way in, whose module nobody else changes meanwhile.
 struct Coming {
-    at: Gva,
-    out: Out,
+    module: u32,
+    /// The one that is executed, and those behind it that are out too.
+    pages: Vec<(Gva, Digest)>,
     /// For the event.
     transition: String,
+}
+
+/// A page that is said to have come.
+struct Come {
+    at: Gva,
+    gpn: Gpn,
+    digest: Digest,
 }
 
 impl Loader {
@@ -82,7 +95,7 @@ impl Loader {
             Some(gpn) if self.partition.state(gpn) != Some(State { kind: Kind::Code, owner: id }) => Err(HvStatus::OPERATION_DENIED),
             Some(gpn) => {
                 // sealed: nobody changes it before it is out
-                let digest = self.digest(gpn);
+                let digest = self.digests([gpn].into_iter()).and_then(|digests| digests.first().copied().ok_or(HvStatus::OPERATION_DENIED));
                 digest.and_then(|digest| self.change(id, format!("page out: {}", module.name), &[(gpn, Kind::Data)]).map(|()| digest))
             }
             None => Err(HvStatus::ACCESS_DENIED),
@@ -106,7 +119,7 @@ impl Loader {
                 // another processor has it verified, or something else happens to its module
                 Err(_) => return Action::Resume,
                 Ok(Some(coming)) => {
-                    if self.page_in(coming, gpa.gpn(), vp.index()).is_ok() {
+                    if self.page_in(coming, gpa.gpn(), vp).is_ok() {
                         return Action::Resume;
                     }
                 }
@@ -120,46 +133,77 @@ impl Loader {
     fn coming(&self, at: Gva) -> Result<Option<Coming>, HvStatus> {
         let at = at.page();
         let mut modules = self.modules();
-        let Some(out) = modules.out.get(&at).copied() else { return Ok(None) };
-        let Some(module) = modules.of.get_mut(&out.module) else { return Ok(None) };
+        let Modules { of, out, .. } = &mut *modules;
+        let Some(Out { module: id, .. }) = out.get(&at).copied() else { return Ok(None) };
+        let Some(module) = of.get_mut(&id) else { return Ok(None) };
         if module.life != Life::Live {
             return Err(HvStatus::OBJECT_IN_USE);
         }
         let module = Arc::make_mut(module);
         module.life = Life::Changing;
-        Ok(Some(Coming { at, out, transition: ["page in: ", &module.name].concat() }))
+        let behind = out.range(at..).zip((at.0..).step_by(PAGE)).take(TOGETHER);
+        let pages =
+            behind.take_while(|((page, out), next)| page.0 == *next && out.module == id).map(|((page, out), _)| (*page, out.digest));
+        Ok(Some(Coming { module: id, pages: pages.collect(), transition: ["page in: ", &module.name].concat() }))
     }
 
-    fn page_in(&self, coming: Coming, gpn: Gpn, vp: u32) -> Result<(), HvStatus> {
-        let Coming { at, out, transition } = coming;
-        let quarantined = Some(State { kind: Kind::Quarantined, owner: out.module });
-        let before = self.partition.state(gpn);
-        let inspect = || if self.digest(gpn)? == out.digest { Ok(()) } else { Err(HvStatus::ACCESS_DENIED) };
-        let result = self.partition.transform(out.module, &[(gpn, Kind::Code)], inspect);
-        // what a failing host has left half-way now is the module's, which gives it up when it is unloaded
-        let kept = result.is_ok() || before != quarantined && self.partition.state(gpn) == quarantined;
+    fn page_in(&self, coming: Coming, gpn: Gpn, vp: &dyn Vp) -> Result<(), HvStatus> {
+        let Coming { module: id, pages, transition } = coming;
+        let is_data = |gpn: &Gpn| self.partition.state(*gpn).is_some_and(|state| state.kind == Kind::Data);
+        let mut come = Vec::with_capacity(TOGETHER);
+        for (at, digest) in pages {
+            let place = if come.is_empty() { Some(gpn) } else { page_of(vp, self.partition.host(), at).filter(is_data) };
+            come.extend(place.map(|gpn| Come { at, gpn, digest }));
+        }
+        let mut kept = Vec::with_capacity(TOGETHER);
+        let mut result = self.admit(id, &come, &mut kept);
+        if result.is_err() && come.len() > 1 {
+            // whatever is wrong with the others, the guest waits for one
+            come.truncate(1);
+            result = self.admit(id, &come, &mut kept);
+        }
         let mut modules = self.modules();
-        if let Some(module) = modules.of.get_mut(&out.module) {
+        let Modules { of, out, .. } = &mut *modules;
+        if let Some(module) = of.get_mut(&id) {
             let module = Arc::make_mut(module);
             module.life = Life::Live;
-            if kept {
+            for (at, gpn) in kept {
                 module.set_page(at, Some(gpn));
-                modules.out.remove(&at);
+                out.remove(&at);
             }
         }
         drop(modules);
-        let what = What::Change { transition, pages: vec![GpnRange { start: gpn, pages: 1 }] };
+        let what = What::Change { transition, pages: GpnRange::of_pages(come.iter().map(|page| page.gpn)) };
         let (status, code) = match result {
             Ok(()) => (HvStatus::SUCCESS, None),
             Err(status) => (status, Some(Code::MemMismatch)),
         };
-        self.partition.record(Some(vp), Vtl::Vtl0, what, status, code);
+        self.partition.record(Some(vp.index()), Vtl::Vtl0, what, status, code);
         result
     }
 
-    fn digest(&self, gpn: Gpn) -> Result<Digest, HvStatus> {
-        let mut page = [0; PAGE];
-        self.partition.host().read(gpn.gpa().ok_or(HvStatus::INVALID_PARAMETER)?, &mut page)?;
-        Ok(crypto::digest(DigestAlg::Sha256, &[&page]))
+    /// Makes pages code if each holds what belongs there, all of them or none. Adds to `kept` those that are the module's from now on.
+    fn admit(&self, id: u32, come: &[Come], kept: &mut Vec<(Gva, Gpn)>) -> Result<(), HvStatus> {
+        let is_quarantined = |gpn| self.partition.state(gpn) == Some(State { kind: Kind::Quarantined, owner: id });
+        let new: Vec<&Come> = come.iter().filter(|page| !is_quarantined(page.gpn)).collect();
+        let changes: Vec<(Gpn, Kind)> = come.iter().map(|page| (page.gpn, Kind::Code)).collect();
+        let inspect = || {
+            let found = self.digests(come.iter().map(|page| page.gpn))?;
+            let same = found.iter().eq(come.iter().map(|page| &page.digest));
+            if same { Ok(()) } else { Err(HvStatus::ACCESS_DENIED) }
+        };
+        let result = self.partition.transform(id, &changes, inspect);
+        // what a failing host has left half-way now is the module's, which gives it up when it is unloaded
+        kept.extend(new.iter().filter(|page| result.is_ok() || is_quarantined(page.gpn)).map(|page| (page.at, page.gpn)));
+        result
+    }
+
+    /// SHA-256 of each page.
+    fn digests(&self, gpns: impl ExactSizeIterator<Item = Gpn>) -> Result<Vec<Digest>, HvStatus> {
+        let mut pages = vec![[0; PAGE]; gpns.len()];
+        for (page, gpn) in pages.iter_mut().zip(gpns) {
+            self.partition.host().read(gpn.gpa().ok_or(HvStatus::INVALID_PARAMETER)?, page)?;
+        }
+        Ok(crypto::digest_jobs(&page_jobs(pages.iter().map(<[u8; PAGE]>::as_slice))))
     }
 }

@@ -57,6 +57,7 @@ pub(super) struct Verification<'l, 'i> {
 }
 
 /// What is known of it so far.
+#[expect(clippy::large_enum_variant, reason = "there is one, on the stack")]
 enum Start<'i> {
     Known(Arc<Facts>),
     Read {

@@ -92,7 +92,7 @@ impl<'a> Pe<'a> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
+    #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
 
     use super::{
         super::sample::{CHECKSUM, OPTIONAL, Sample},
