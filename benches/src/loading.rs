@@ -45,8 +45,9 @@ const FIRST: Gpn = Gpn(0x100);
 /// Where a Windows kernel puts drivers, and a Linux kernel modules.
 const DRIVERS: Gva = Gva(0xFFFF_F800_1000_0000);
 const MODULES: Gva = Gva(0xFFFF_FFFF_C000_0000);
-/// From here on it is a large one, and nearly all of it is the digest.
+/// Row 2 is for files of about 60 KiB, 500 KiB and 4 MiB: below this it is one of the second size, and from the other on one of the third.
 const LARGE: usize = 1 << 20;
+const LARGEST: usize = 4 << 20;
 /// Up to here a file is a usual driver, and the goals are narrow.
 const USUAL: usize = 101 << 10;
 
@@ -454,11 +455,12 @@ pub fn goals(measured: &[Measured]) -> Vec<Goal> {
     });
     each("2", "load from file / bound", &|m| {
         let must = match m.bytes {
-            len if len <= USUAL => 1.25,
-            len if len < LARGE => 1.2,
-            _ => 1.12,
+            _ if !m.one_signature => Must::Shown,
+            len if len <= USUAL => Must::AtMost(1.25),
+            len if len < LARGE => Must::AtMost(1.2),
+            len if len >= LARGEST => Must::AtMost(1.12),
+            _ => Must::Shown,
         };
-        let must = if m.one_signature { Must::AtMost(must) } else { Must::Shown };
         Some((must, ratio(&m.mapped, &m.bound())))
     });
     each("3", "p99 / p50 of a load", &|m| Some((Must::AtMost(2.0), vec![quantile(&m.loads, 0.99)? / median(&m.loads)])));

@@ -12,7 +12,7 @@ use hvci_engine::{
     crypto::{Job, digest, digest_jobs},
     digest::{Digest, DigestAlg},
     frames::Kind,
-    host::{Action, Host, MemoryIntercept},
+    host::{Host, MemoryIntercept},
 };
 use loader_sim::{
     cpu::{Cpu, registers::Registers},
@@ -31,6 +31,8 @@ use crate::{
 };
 
 const PAGE: usize = 4096;
+/// Zeros.
+const NO_TABLES: Gpa = Gpa(0);
 /// Of the guest's memory: its page tables.
 const TABLES: GpnRange = GpnRange { start: Gpn(0x80), pages: 0x40 };
 /// Images whose pages are hashed beside the whole.
@@ -45,8 +47,10 @@ pub struct Measured {
     pub both: [Vec<f64>; 3],
     /// µs of one page: its digest alone.
     pub digest: Vec<f64>,
-    /// µs of a page of code that came back, among those beside it: until it executes.
+    /// µs of a page of code that came back, with those beside it: until it executes.
     pub execute: Vec<f64>,
+    /// The same of one that came alone.
+    pub alone: Vec<f64>,
 }
 
 /// Measures in turn, so many rounds; pages are those of a driver's code.
@@ -64,7 +68,8 @@ pub fn measure(driver: &Subject, rounds: usize) -> Result<Measured> {
             both.push(micros(times, || drop(black_box(with_pages(image)))));
         }
         measured.digest.push(paged.digests());
-        measured.execute.push(paged.execute()?);
+        measured.execute.push(paged.execute(true)?);
+        measured.alone.push(paged.execute(false)?);
     }
     Ok(measured)
 }
@@ -88,8 +93,8 @@ struct Paged<'s> {
     module: u32,
     /// Of each page of code: its address, where it is, and its bytes.
     code: Vec<(Gva, Gpa, [u8; PAGE])>,
-    /// In whose page tables they are.
-    cpu: Cpu,
+    /// In whose page tables they are; and one that has none, so that nothing beside a page can be found.
+    cpus: [Cpu; 2],
 }
 
 impl<'s> Paged<'s> {
@@ -112,8 +117,8 @@ impl<'s> Paged<'s> {
         for (at, gpa, _) in &code {
             tables.map(&mut view, at.0, *gpa, PAGE_SIZE, entry::PRESENT)?;
         }
-        let cpu = Cpu::new(0, Registers::kernel(tables.root().0, 0, 0));
-        Ok(Self { machine, module: module.id, code, cpu })
+        let cpus = [tables.root(), NO_TABLES].map(|root| Cpu::new(0, Registers::kernel(0, 0, root.0)));
+        Ok(Self { machine, module: module.id, code, cpus })
     }
 
     fn each(&self, took: f64) -> f64 {
@@ -125,25 +130,25 @@ impl<'s> Paged<'s> {
     }
 
     /// Takes every page out and brings it back; what it takes until each executes.
-    fn execute(&mut self) -> Result<f64> {
+    fn execute(&mut self, together: bool) -> Result<f64> {
         let mut took = 0.0;
         for _ in 0..20 {
             for (at, gpa, bytes) in &self.code {
                 self.machine.loader.page_out(self.module, *at)?;
                 self.machine.host.write(*gpa, bytes)?;
             }
-            let mut resumed = true;
-            let Self { machine, code, cpu, .. } = self;
-            let mut execute = |(at, gpa): (Gva, Gpa)| {
-                let access = Access::KernelExecute;
-                let intercept = MemoryIntercept { gpa, gva: Some(at), access, page_walk: false, cpl: 0, rip: at };
-                // as the processor has it: there is no fault where a page executes already
-                let executes =
-                    |machine: &Machine<'_>| machine.host.permission(Vtl::Vtl0, gpa.gpn()).contains(MapGpaFlags::KERNEL_EXECUTABLE);
-                executes(machine) || machine.loader.on_memory(cpu, &intercept) == Action::Resume && executes(machine)
-            };
-            took += micros(1, || resumed = code.iter().all(|(at, gpa, _)| execute((*at, *gpa))));
-            ensure!(resumed, "a page that came back is refused");
+            let Self { machine, code, cpus: [with_tables, without], .. } = self;
+            let cpu = if together { with_tables } else { without };
+            // there is no fault where a page executes already
+            let executes = |gpa: &Gpa| machine.host.permission(Vtl::Vtl0, gpa.gpn()).contains(MapGpaFlags::KERNEL_EXECUTABLE);
+            took += micros(1, || {
+                for (at, gpa, _) in code.iter().filter(|(_, gpa, _)| !executes(gpa)) {
+                    let (gva, access) = (Some(*at), Access::KernelExecute);
+                    let intercept = MemoryIntercept { gpa: *gpa, gva, access, page_walk: false, cpl: 0, rip: *at };
+                    black_box(machine.loader.on_memory(cpu, &intercept));
+                }
+            });
+            ensure!(code.iter().all(|(_, gpa, _)| executes(gpa)), "a page that came back is refused");
         }
         Ok(self.each(took / 20.0))
     }
@@ -153,7 +158,8 @@ impl<'s> Paged<'s> {
 pub fn table(measured: &Measured) -> Table {
     let mut table = Table::new(1, ["pages, µs", "digest", "with pages / first executed"]);
     let images = SIZES.iter().zip(measured.whole.iter().zip(&measured.both)).map(|((name, _), of)| (*name, of));
-    for (name, (alone, with)) in images.chain([("one page", (&measured.digest, &measured.execute))]) {
+    let pages = [("one page", (&measured.digest, &measured.alone)), ("one of three pages", (&measured.digest, &measured.execute))];
+    for (name, (alone, with)) in images.chain(pages) {
         table.push([name.to_owned(), number(median(alone)), number(median(with))]);
     }
     table
@@ -162,8 +168,11 @@ pub fn table(measured: &Measured) -> Table {
 /// Rows 5 and 6.
 pub fn goals(measured: &Measured) -> Vec<Goal> {
     let ratio = |of: &[f64], to: &[f64]| of.iter().zip(to).map(|(of, to)| of / to).collect();
-    let five = "first execution of a page that came to memory / SHA-256 of a page";
-    let mut goals = vec![Goal::new("5", five, Must::AtMost(1.25), ratio(&measured.execute, &measured.digest))];
+    let five = |what| format!("first execution of a page that came {what} / SHA-256 of a page");
+    let mut goals = vec![
+        Goal::new("5", five("with others"), Must::AtMost(1.25), ratio(&measured.execute, &measured.digest)),
+        Goal::new("5", five("alone"), Must::Shown, ratio(&measured.alone, &measured.digest)),
+    ];
     for ((size, _), (whole, both)) in SIZES.iter().zip(measured.whole.iter().zip(&measured.both)) {
         let what = format!("digest and those of the pages / digest: {size}");
         goals.push(Goal::new("6", what, Must::AtMost(1.25), ratio(both, whole)));

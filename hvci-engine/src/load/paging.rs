@@ -36,7 +36,7 @@ use crate::{
     access::Access,
     addr::{Gpn, GpnRange, Gva, Vtl},
     crypto,
-    digest::Digest,
+    digest::{Digest, DigestAlg},
     event::What,
     finding::Code,
     frames::{Kind, State},
@@ -95,7 +95,7 @@ impl Loader {
             Some(gpn) if self.partition.state(gpn) != Some(State { kind: Kind::Code, owner: id }) => Err(HvStatus::OPERATION_DENIED),
             Some(gpn) => {
                 // sealed: nobody changes it before it is out
-                let digest = self.digests([gpn].into_iter()).and_then(|digests| digests.first().copied().ok_or(HvStatus::OPERATION_DENIED));
+                let digest = self.digest(gpn);
                 digest.and_then(|digest| self.change(id, format!("page out: {}", module.name), &[(gpn, Kind::Data)]).map(|()| digest))
             }
             None => Err(HvStatus::ACCESS_DENIED),
@@ -188,8 +188,10 @@ impl Loader {
         let new: Vec<&Come> = come.iter().filter(|page| !is_quarantined(page.gpn)).collect();
         let changes: Vec<(Gpn, Kind)> = come.iter().map(|page| (page.gpn, Kind::Code)).collect();
         let inspect = || {
-            let found = self.digests(come.iter().map(|page| page.gpn))?;
-            let same = found.iter().eq(come.iter().map(|page| &page.digest));
+            let same = match come {
+                [one] => self.digest(one.gpn)? == one.digest,
+                _ => self.digests(come)?.iter().eq(come.iter().map(|page| &page.digest)),
+            };
             if same { Ok(()) } else { Err(HvStatus::ACCESS_DENIED) }
         };
         let result = self.partition.transform(id, &changes, inspect);
@@ -198,12 +200,22 @@ impl Loader {
         result
     }
 
-    /// SHA-256 of each page.
-    fn digests(&self, gpns: impl ExactSizeIterator<Item = Gpn>) -> Result<Vec<Digest>, HvStatus> {
-        let mut pages = vec![[0; PAGE]; gpns.len()];
-        for (page, gpn) in pages.iter_mut().zip(gpns) {
-            self.partition.host().read(gpn.gpa().ok_or(HvStatus::INVALID_PARAMETER)?, page)?;
+    /// SHA-256 of each page, side by side.
+    fn digests(&self, come: &[Come]) -> Result<Vec<Digest>, HvStatus> {
+        let mut pages = vec![[0; PAGE]; come.len()];
+        for (page, Come { gpn, .. }) in pages.iter_mut().zip(come) {
+            self.read_page(*gpn, page)?;
         }
         Ok(crypto::digest_jobs(&page_jobs(pages.iter().map(<[u8; PAGE]>::as_slice))))
+    }
+
+    fn digest(&self, gpn: Gpn) -> Result<Digest, HvStatus> {
+        let mut page = [0; PAGE];
+        self.read_page(gpn, &mut page)?;
+        Ok(crypto::digest(DigestAlg::Sha256, &[&page]))
+    }
+
+    fn read_page(&self, gpn: Gpn, page: &mut [u8; PAGE]) -> Result<(), HvStatus> {
+        self.partition.host().read(gpn.gpa().ok_or(HvStatus::INVALID_PARAMETER)?, page)
     }
 }
