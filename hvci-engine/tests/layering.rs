@@ -88,6 +88,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "sync",
             "time",
             "vsm::partition",
+            // which page tables a processor has
+            "vsm::register",
             "vsm::secure_call",
         ],
     ),

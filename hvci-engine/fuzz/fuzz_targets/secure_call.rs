@@ -110,7 +110,8 @@ fuzz_target!(|data: &[u8]| {
             // words that are small, and functions that there are
             if kind & 2 != 0 {
                 block.as_chunks_mut::<8>().0.iter_mut().for_each(|word| word[3..].fill(0));
-                let function = [0x1_FFE3_u64, 0x1_FFE4, 0x1_FFE5, 0x1_FFE6, 0x1_FFE7, 0x1_FFE8, 0x1_FFEB, 0x2_0000, 0x2_0001, 0x2_0002, 0x2_0003];
+                let function =
+                    [0x1_FFE3_u64, 0x1_FFE4, 0x1_FFE5, 0x1_FFE6, 0x1_FFE7, 0x1_FFE8, 0x1_FFEB, 0x2_0000, 0x2_0001, 0x2_0002, 0x2_0003];
                 block[..8].copy_from_slice(&function[usize::from(kind >> 2) % function.len()].to_le_bytes());
             }
             _ = loader.call(&block, 0, UnixTime(1_767_225_600));

@@ -10,7 +10,8 @@ use hvci_engine::{
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let anchors = || TrustStore::builtin().anchors().iter().take(2).filter_map(|a| Certificate::parse(a.certificate.der()).ok()).collect::<Vec<_>>();
+    let anchors =
+        || TrustStore::builtin().anchors().iter().take(2).filter_map(|a| Certificate::parse(a.certificate.der()).ok()).collect::<Vec<_>>();
     assert!(detached::verify(data, &[b"signed by nobody"], DigestAlg::Sha256, anchors()).is_err(), "believed a signature of the fuzzer's");
     let Ok(mut database) = SignatureDatabase::read(data) else { return };
     assert_eq!(database.to_bytes(), data);
