@@ -374,6 +374,16 @@ fn a_page_that_came_beside_another_and_is_not_what_it_should_be_is_as_if_it_had_
         assert_eq!(guest.module().pages_out().collect::<Vec<_>>(), [NEXT]);
         guest.loader.page_out(module.id, BASE).unwrap();
     }
+    // what only VTL1 may read leads nowhere: the guest would learn from it what stands there
+    guest.write(Gpn(SPARE), &text[0]);
+    guest.write(Gpn(SPARE + 1), &text[1]);
+    let tables = guest.tables(&[(NEXT, Gpn(SPARE + 1))]);
+    let last = Gpn(TABLES.start.0 + 3);
+    guest.partition.transform(0x40_0000, &[(last, Kind::SecureOnly)], || Ok(())).unwrap();
+    assert_eq!(guest.execute_on(Some(tables), BASE, Gpn(SPARE)), GOES_ON);
+    assert_eq!(guest.module().pages_out().collect::<Vec<_>>(), [NEXT]);
+    guest.partition.transform(0x40_0000, &[(last, Kind::Data)], || Ok(())).unwrap();
+    guest.loader.page_out(module.id, BASE).unwrap();
     // and the other way round: who waits for the forged one waits in vain, whatever else has come
     guest.write(Gpn(SPARE), &text[0]);
     let tables = guest.tables(&[(BASE, Gpn(SPARE)), (NEXT, Gpn(SPARE + 2))]);

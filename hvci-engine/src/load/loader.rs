@@ -7,8 +7,8 @@
 //!
 //! - The file is copied once to where no guest writes, after its length was checked. Everything that is known of it comes of the copy.
 //! - What the pages must hold is computed from the copy. They are locked through every alias and quiet before a byte of them is read, and every
-//!   byte is compared; so nothing depends on when the file was verified, and the guest waits for no digest and no signature.
-//! - The verdict is that of [`Judge::judge`], as of an audit under the same profile. Whatever the guest says it has checked already, nobody asks.
+//!   byte is compared, while the copy is hashed.
+//! - Whatever else is wrong, a file that is not accepted is refused for that. Whatever the guest says it has checked already, nobody asks.
 //! - A module has the addresses that it was loaded for to itself from the first step on; of two loads that race for an address or a page one
 //!   wins, and the other is told [`HvStatus::OBJECT_IN_USE`].
 //!
@@ -125,6 +125,8 @@ pub struct Attempt {
 #[derive(Default)]
 struct Progress {
     phases: Vec<(&'static str, u64)>,
+    /// Nanoseconds until it was known what the file is.
+    read: u64,
     examined: Option<Examined>,
     /// Of the module, in order.
     pages: Vec<Option<Gpn>>,
@@ -243,7 +245,10 @@ impl Loader {
     pub fn load(&self, request: &Request<'_>) -> Attempt {
         let mut progress = Progress::default();
         let outcome = self.try_load(request, &mut progress);
-        let Progress { phases, examined, pages } = progress;
+        let Progress { mut phases, read, examined, pages } = progress;
+        if let (Err(_), Some(examined)) = (&outcome, &examined) {
+            phases.push(("verify", read.saturating_add(examined.took)));
+        }
         let (verdict, digest) = examined.map(|examined| (examined.verdict, examined.digest)).unzip();
         let (status, code) = match &outcome {
             Ok(_) => (HvStatus::SUCCESS, None),
@@ -281,7 +286,7 @@ impl Loader {
             host: self.partition.host(),
         };
         let verification = verifier.begin(&input);
-        clock.lap();
+        progress.read = clock.lap();
         let laid = self.expected(&verification.parsed, verification.notes(), request.place);
         progress.phases.push(("relocate", clock.lap()));
 
@@ -336,7 +341,7 @@ impl Loader {
         };
         let transformed = self.partition.transform_timed(module.id, &changes, inspect);
         let sealed = transformed.map_err(|status| refusal.unwrap_or_else(|| Refusal::claim(status))).and_then(|took| {
-            // of a module of which no page is there but writable ones, nothing was to inspect
+            // where no page of it is there yet, nothing was to inspect
             if let Some(verification) = verification.take() {
                 progress.examined.insert(verification.run(|| {})).accepted()?;
             }
@@ -346,12 +351,11 @@ impl Loader {
         match sealed {
             Ok(took) => {
                 let (digest, verified) = progress.examined.as_ref().map_or((None, 0), |examined| (examined.digest, examined.took));
-                let compared = took.inspect.saturating_sub(verified);
                 progress.phases.extend([
                     ("lock", took.lock),
                     ("quiesce", took.quiesce),
-                    ("verify", verified),
-                    ("compare", compared),
+                    ("verify", progress.read.saturating_add(verified)),
+                    ("compare", took.inspect.saturating_sub(verified)),
                     ("grant", took.grant),
                 ]);
                 self.modules().out.extend(absent.into_iter().map(|(at, digest)| (at, Out { module: id, digest })));

@@ -152,7 +152,7 @@ impl Loader {
         let is_data = |gpn: &Gpn| self.partition.state(*gpn).is_some_and(|state| state.kind == Kind::Data);
         let mut come = Vec::with_capacity(TOGETHER);
         for (at, digest) in pages {
-            let place = if come.is_empty() { Some(gpn) } else { page_of(vp, self.partition.host(), at).filter(is_data) };
+            let place = if come.is_empty() { Some(gpn) } else { page_of(vp, &self.partition, at).filter(is_data) };
             come.extend(place.map(|gpn| Come { at, gpn, digest }));
         }
         let mut kept = Vec::with_capacity(TOGETHER);

@@ -53,7 +53,6 @@ pub(super) struct Verification<'l, 'i> {
     input: &'i Input<'i>,
     pub(super) parsed: Parsed<'i>,
     start: Start<'i>,
-    took: u64,
 }
 
 /// What is known of it so far.
@@ -72,14 +71,13 @@ pub(super) struct Examined {
     pub(super) verdict: Verdict,
     /// That signatures of such a file are over.
     pub(super) digest: Option<Digest>,
-    /// Nanoseconds.
+    /// Nanoseconds, without those of reading it.
     pub(super) took: u64,
 }
 
 impl<'l> Verifier<'l> {
     /// Reads a file, or finds out that it is known.
     pub(super) fn begin<'i>(self, input: &'i Input<'i>) -> Verification<'l, 'i> {
-        let since = self.host.now();
         let met = if input.is_plain() { self.known.look(input.bytes(), self.examiner.digests) } else { Met::Never };
         let (start, parsed) = match met {
             Met::Known(facts) => (Start::Known(facts), Parsed::of(input.bytes())),
@@ -88,7 +86,7 @@ impl<'l> Verifier<'l> {
                 (Start::Read { reading, is_second: matches!(met, Met::Once) }, parsed)
             }
         };
-        Verification { by: self, input, parsed, start, took: self.host.now().saturating_sub(since) }
+        Verification { by: self, input, parsed, start }
     }
 
     fn verdict(&self, facts: &Facts) -> Verdict {
@@ -111,7 +109,7 @@ impl Verification<'_, '_> {
 
     /// The verdict. `step` is called beside the digest ([`digest_jobs_beside`]).
     pub(super) fn run(self, step: impl FnMut()) -> Examined {
-        let Self { by, input, parsed, start, took } = self;
+        let Self { by, input, parsed, start } = self;
         let since = by.host.now();
         let (facts, remember) = match start {
             Start::Known(facts) => (facts, None),
@@ -128,7 +126,7 @@ impl Verification<'_, '_> {
             Some((false, _)) => by.known.meet(input.bytes()),
             None => {}
         }
-        Examined { verdict, digest, took: took.saturating_add(by.host.now().saturating_sub(since)) }
+        Examined { verdict, digest, took: by.host.now().saturating_sub(since) }
     }
 }
 

@@ -38,8 +38,8 @@ use sha512_one::Sha512One;
 use super::Job;
 use crate::digest::Digest;
 
-/// Calculates the digests of `jobs` that this processor has kernels for and that are not alone; leaves the others `None`. `results` are in the
-/// order of `jobs`.
+/// Calculates the digests of `jobs` that this processor has kernels for, where they are not alone, and of a lone SHA-256, with `step` beside it;
+/// leaves the others `None`. `results` are in the order of `jobs`.
 pub(super) fn digest_jobs(jobs: &[Job<'_>], results: &mut [Option<Digest>], step: impl FnMut()) {
     let avx512 = Avx512::detect();
     if let Some(ni) = Sha1Ni::detect()
@@ -187,6 +187,18 @@ mod tests {
                     assert_eq!(digest != honest, i == forged, "{alg} {i}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn steps_are_done_beside_a_lone_message() {
+        let text = text(10_000, 1);
+        for cuts in [&[][..], &[1], &[100, 5_000], &[64, 128, 9_999]] {
+            let jobs = [Job { alg: DigestAlg::Sha256, pieces: pieces(&text, cuts) }];
+            let mut steps = 0;
+            assert_eq!(crate::crypto::digest_jobs_beside(&jobs, || steps += 1), oracle(&jobs));
+            let due = if Sha256Ni::detect().is_some() { 10_000 / 128 } else { 0 };
+            assert!((due..due + 8).contains(&steps), "{steps} of {due}");
         }
     }
 
