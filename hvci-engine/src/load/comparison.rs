@@ -19,10 +19,11 @@ use core::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Difference, Expected, Segment, import_site::Standing, pages::PAGE, patch::Site};
+use super::{Expected, Refusal, Segment, import_site::Standing, pages::PAGE, patch::Site};
 use crate::{
     addr::{Gpa, Gpn, Gva, PAGE_SIZE},
     bytes::widen,
+    finding::{Code, Note},
     host::Host,
     status::HvStatus,
 };
@@ -58,6 +59,39 @@ pub(super) struct Page<'c> {
     bytes: &'c [u8; PAGE],
     /// the guest page that it is in; `None`: it is to come
     gpn: Option<Gpn>,
+}
+
+/// Memory is not what it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Difference {
+    /// The first byte that differs.
+    #[error("{at}: {found:#04x} stands where {expected:#04x} belongs")]
+    Differs {
+        /// Where.
+        at: Gva,
+        /// What the signed file says.
+        expected: u8,
+        /// What stands there.
+        found: u8,
+    },
+    /// The page at this address cannot be read.
+    #[error("{at}: {status}")]
+    Unreadable {
+        /// Where.
+        at: Gva,
+        /// Why.
+        status: HvStatus,
+    },
+}
+
+impl From<Difference> for Refusal {
+    fn from(difference: Difference) -> Self {
+        let status = match difference {
+            Difference::Differs { .. } => HvStatus::ACCESS_DENIED,
+            Difference::Unreadable { status, .. } => status,
+        };
+        Self { note: Note::new(Code::MemMismatch, difference.to_string()), status }
+    }
 }
 
 impl<'c> Comparison<'c, iter::Empty<Page<'c>>> {
@@ -114,10 +148,11 @@ impl<'c, P: Iterator<Item = Page<'c>>> Comparison<'c, P> {
     /// Compares the next lines of the page.
     #[inline(always)]
     fn lines(&mut self, count: usize) {
-        let bytes = self.bytes_left().iter().zip(self.words.as_chunks::<8>().0.get(self.line..).unwrap_or_default());
+        let bytes = self.page.bytes.as_chunks::<64>().0.get(self.line..).unwrap_or_default();
+        let words = self.words.as_chunks::<8>().0.get(self.line..).unwrap_or_default();
         // nearly always there is no difference: one look at the end costs less than one a line
         let (mut even, mut odd) = (self.differing, 0);
-        for (line, words) in bytes.take(count) {
+        for (line, words) in bytes.iter().zip(words).take(count) {
             for (bytes, words) in line.as_chunks::<16>().0.iter().zip(words.as_chunks::<2>().0) {
                 let ([low, high], _) = bytes.as_chunks::<8>() else { continue };
                 let [even_word, odd_word] = words;
@@ -127,11 +162,6 @@ impl<'c, P: Iterator<Item = Page<'c>>> Comparison<'c, P> {
         }
         self.differing = even | odd;
         self.line = self.line.saturating_add(count).min(LINES);
-    }
-
-    #[inline(always)]
-    fn bytes_left(&self) -> &'c [[u8; 64]] {
-        self.page.bytes.as_chunks().0.get(self.line..).unwrap_or_default()
     }
 
     /// Goes to the next page.
@@ -145,8 +175,11 @@ impl<'c, P: Iterator<Item = Page<'c>>> Comparison<'c, P> {
             self.is_over = true;
             return;
         };
-        match page.gpn.filter(|_| self.is_plain(page)).and_then(|gpn| self.host.words(gpn)) {
+        let is_plain = self.is_plain(page);
+        match page.gpn.filter(|_| is_plain).and_then(|gpn| self.host.words(gpn)) {
             Some(words) => (self.page, self.words, self.line) = (page, words, 0),
+            // it comes as it is signed, or not at all
+            None if is_plain && page.gpn.is_none() => {}
             None => {
                 self.outcome = self.whole(page);
                 self.is_over = self.outcome.is_err();
@@ -195,10 +228,9 @@ mod tests {
     use crate::{
         access::MapGpaFlags,
         addr::{Frame, GpnRange, Vtl},
-        finding::Code,
         frames::Kind,
         host::{Capabilities, Partial},
-        load::{Pages, Refusal},
+        load::Pages,
     };
 
     const BASE: u64 = 0xFFFF_F800_0000_0000;

@@ -1,4 +1,4 @@
-//! What a module looks like in memory, and how what stands there may differ.
+//! What a module looks like in memory.
 
 #![deny(
     clippy::arithmetic_side_effects,
@@ -14,13 +14,11 @@ use std::sync::Arc;
 
 use smol_str::SmolStr;
 
-use super::{Exports, Pages, Refusal, pages::PAGE};
+use super::{Exports, Pages, pages::PAGE};
 use crate::{
     addr::{Gva, PAGE_SIZE},
     bytes::{index, widen},
-    finding::{Code, Note},
     frames::Kind,
-    status::HvStatus,
 };
 
 /// Most bytes that a module may take in memory.
@@ -86,39 +84,6 @@ impl fmt::Debug for Segment<'_> {
         let Self { name, start, kind, discardable, parts, .. } = self;
         let discardable = if *discardable { ", discardable" } else { "" };
         write!(f, "{name} at {start}, {} pages, {kind}{discardable}: {parts:?}", self.bytes.count())
-    }
-}
-
-/// Memory is not what it must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Difference {
-    /// The first byte that differs.
-    #[error("{at}: {found:#04x} stands where {expected:#04x} belongs")]
-    Differs {
-        /// Where.
-        at: Gva,
-        /// What the signed file says.
-        expected: u8,
-        /// What stands there.
-        found: u8,
-    },
-    /// The page at this address cannot be read.
-    #[error("{at}: {status}")]
-    Unreadable {
-        /// Where.
-        at: Gva,
-        /// Why.
-        status: HvStatus,
-    },
-}
-
-impl From<Difference> for Refusal {
-    fn from(difference: Difference) -> Self {
-        let status = match difference {
-            Difference::Differs { .. } => HvStatus::ACCESS_DENIED,
-            Difference::Unreadable { status, .. } => status,
-        };
-        Self { note: Note::new(Code::MemMismatch, difference.to_string()), status }
     }
 }
 

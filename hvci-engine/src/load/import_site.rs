@@ -36,7 +36,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Difference, Segment, pages::PAGE, patch::Site};
+use super::{Segment, comparison::Difference, pages::PAGE, patch::Site};
 use crate::{
     addr::{Gpa, Gva},
     bytes::{slice, widen},

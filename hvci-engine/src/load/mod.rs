@@ -35,7 +35,7 @@ mod service;
 mod verification;
 
 pub use elf::{Placed, Placement, elf};
-pub use expected::{Difference, Expected, MAX_IMAGE, Part, Segment};
+pub use expected::{Expected, MAX_IMAGE, Part, Segment};
 pub use exports::Exports;
 pub use loader::{Attempt, File, Loader, MAX_MODULES, NOT_THERE, Place, Request};
 pub use module::{Module, Sealed};
