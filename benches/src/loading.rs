@@ -3,8 +3,8 @@
 //! Only a load that says so has a loader that knows the file; each other one has forgotten all files.
 //!
 //! A load is [`Loader::load`] into the simulated machine, whose memory, second-level tables and TLBs are part of what is measured: [`Measured`]
-//! has the phases, of which "lock", "quiesce" and "grant" are the host's and the frame table's, "compare" reads the guest's memory, and the
-//! others have no host. The guest's own loader and the unload stand outside. What counts is processor time.
+//! has the phases, of which "lock", "quiesce" and "grant" are the host's and the frame table's, "hash" and "compare" read the guest's memory,
+//! and the others have no host. The guest's own loader and the unload stand outside. What counts is processor time.
 
 use std::{
     fs,
@@ -427,12 +427,13 @@ pub fn table(measured: &[Measured]) -> Table {
 
 /// The phases of loads, µs.
 pub fn phase_table(measured: &[Measured]) -> Table {
-    const PHASES: [&str; 6] = ["verify", "relocate", "lock", "quiesce", "compare", "grant"];
-    let mut table = Table::new(1, ["phase, µs by the clock, p50", "verify", "relocate", "lock", "quiesce", "compare", "grant"]);
+    const PHASES: [&str; 9] = ["parse", "hash", "signature", "policy", "relocate", "lock", "quiesce", "compare", "grant"];
+    let [parse, hash, signature, policy, relocate, lock, quiesce, compare, grant] = PHASES;
+    let mut table = Table::new(1, ["phase, µs by the clock, p50", parse, hash, signature, policy, relocate, lock, quiesce, compare, grant]);
     for m in measured {
         let of = |phase| m.phases.iter().find(|(known, _)| *known == phase).map_or(f64::NAN, |(_, nanos)| median(nanos) / 1e3);
-        let [verify, relocate, lock, quiesce, compare, grant] = PHASES.map(of).map(number);
-        table.push([m.name.clone(), verify, relocate, lock, quiesce, compare, grant]);
+        let [parse, hash, signature, policy, relocate, lock, quiesce, compare, grant] = PHASES.map(of).map(number);
+        table.push([m.name.clone(), parse, hash, signature, policy, relocate, lock, quiesce, compare, grant]);
     }
     table
 }

@@ -1,7 +1,11 @@
 //! bytes → Facts: one pass over a file, whatever it is.
 //!
-//! Reading comes first and says which digests are needed; they are calculated for a whole batch of files at once, because digests of
-//! different files run in interleaved lanes; then the signatures are completed. A batch of one is the same code.
+//! ```text
+//! bytes ─► parse ─► read signatures ─► digests ─► complete ─► Facts
+//! ```
+//!
+//! What was read says which digests are needed; they are calculated for a whole batch of files at once, because digests of different files run
+//! in interleaved lanes; then the signatures are completed. A batch of one is the same code.
 //! **Invariant:** never fails: what cannot be read is a note in the facts.
 
 use std::{borrow::Cow, sync::Arc};
@@ -13,7 +17,7 @@ use crate::{
     finding::{Code, Note},
     image::{
         elf::Elf,
-        pe::{CheckSum, Imports, Pe},
+        pe::{CertificateTable, CheckSum, Imports, Pe},
         unpack::{Compression, unpack},
     },
     signature::{
@@ -79,7 +83,15 @@ impl Examiner<'_> {
 
     /// The facts of every file, in order.
     pub fn examine_all(&self, inputs: &[Input<'_>]) -> Vec<Facts> {
-        let mut readings: Vec<(Reading<'_>, Parsed<'_>)> = inputs.iter().map(|input| self.read(input)).collect();
+        let mut readings: Vec<(Reading<'_>, Parsed<'_>)> = inputs
+            .iter()
+            .map(|input| {
+                let parsed = Parsed::of(input.bytes());
+                let mut reading = Reading::of(input, &parsed);
+                self.read_signatures(&mut reading, input, &parsed);
+                (reading, parsed)
+            })
+            .collect();
         let jobs: Vec<Job<'_>> = readings.iter_mut().flat_map(|(reading, _)| core::mem::take(&mut reading.jobs)).collect();
         let digests = digest_jobs(&jobs);
         let mut rest = digests.as_slice();
@@ -93,53 +105,17 @@ impl Examiner<'_> {
             .collect()
     }
 
-    /// The facts of the file that was read, and parsed to `parsed`; and the digests of `further`, which are calculated in the same pass. `step` is
-    /// called beside it ([`digest_jobs_beside`]).
-    pub(crate) fn finish<'i>(
-        &self,
-        mut reading: Reading<'i>,
-        parsed: &Parsed<'i>,
-        further: Vec<Job<'i>>,
-        mut step: impl FnMut(),
-    ) -> (Facts, Vec<Digest>) {
-        let mut jobs = core::mem::take(&mut reading.jobs);
-        jobs.extend(further);
-        let (mut turn, sum) = (false, &mut reading.checksum);
-        let mut digests = digest_jobs_beside(&jobs, || {
-            turn = !turn;
-            match sum {
-                Some(sum) if turn => sum.step(),
-                _ => step(),
-            }
-        });
-        let others = digests.split_off(reading.forms.len());
-        (self.complete(reading, parsed, &digests), others)
-    }
-
-    /// Reads a file as far as it goes without a digest.
-    pub(crate) fn read<'i>(&self, input: &'i Input<'_>) -> (Reading<'i>, Parsed<'i>) {
-        let bytes = input.bytes.as_ref();
-        let mut parsed = Parsed::No;
-        let mut reading = Reading {
-            facts: Facts::new(bytes.len(), FileKind::Flat),
-            certificates: Vec::new(),
-            jobs: Vec::new(),
-            forms: Vec::new(),
-            checksum: None,
-            body: Body::Other,
-        };
-        reading.facts.compression = input.compression.map(str::to_owned);
-        reading.facts.notes.extend(input.notes.iter().cloned());
-        if bytes.is_empty() {
-            reading.facts.notes.push(Note::new(Code::InputEmpty, ""));
-            return (reading, parsed);
-        }
-        if Pe::is_pe(bytes) {
-            parsed = self.read_pe(bytes, &mut reading);
+    /// Reads a file's signatures, as far as that goes without a digest of it, and asks for those that they are over.
+    pub(crate) fn read_signatures<'i>(&self, reading: &mut Reading<'i>, input: &'i Input<'_>, parsed: &Parsed<'i>) {
+        let bytes = input.bytes();
+        if let Parsed::Pe(image) = parsed {
+            self.read_authenticode(bytes, image, reading);
+        } else if Pe::is_pe(bytes) || bytes.is_empty() {
+            // nothing of it can be read
         } else if Elf::is_elf(bytes) {
-            parsed = self.read_elf(bytes, &mut reading);
+            self.read_trailer(bytes, reading);
         } else if Catalog::is_catalog(bytes) {
-            self.read_catalog(bytes, &mut reading);
+            self.read_catalog(bytes, reading);
         } else if self.catalogs.is_empty() {
             if reading.facts.notes.is_empty() {
                 reading.facts.notes.push(Note::new(Code::InputNotImage, ""));
@@ -149,35 +125,13 @@ impl Examiner<'_> {
                 reading.want(DigestForm::Flat, *alg, vec![bytes]);
             }
         }
-        (reading, parsed)
     }
 
-    fn read_pe<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>) -> Parsed<'i> {
-        let pe = match Pe::parse(bytes) {
-            Ok(pe) => pe,
-            Err(e) => {
-                // a DOS program is no image at all, whatever its first two bytes
-                if e.code != Code::InputNotImage {
-                    reading.facts.kind = FileKind::PeUser;
-                }
-                reading.facts.notes.push(e.into());
-                return Parsed::No;
-            }
-        };
-        reading.facts.kind = pe.kind();
-        reading.facts.image = Some(pe.facts());
-        reading.facts.notes.extend_from_slice(pe.notes());
-        reading.facts.notes.extend(pe.sbat().and_then(Result::err));
-        let imports = pe.imports();
-        reading.facts.notes.extend(pe.lint(&imports));
-        // the kernel is the only one that looks at it, and it takes a pass over the whole file
-        reading.checksum = (pe.kind() == FileKind::PeDriver).then(|| pe.checksum());
-
-        let table = pe.certificate_table();
-        reading.facts.notes.extend(table.notes);
+    fn read_authenticode<'i>(&self, bytes: &'i [u8], image: &Image<'i>, reading: &mut Reading<'i>) {
+        let Image { pe, certificates, .. } = image;
         let mut pool = Pool::new(self.cache);
         let mut signatures = Vec::new();
-        for entry in table.entries.iter().filter(|e| e.is_authenticode()) {
+        for entry in certificates.entries.iter().filter(|e| e.is_authenticode()) {
             let own = signatures.len();
             authenticode::read(entry.pkcs7, entry.payload_offset, entry.index, &mut pool, &mut signatures);
             if pe.kind() == FileKind::PeEfi
@@ -194,40 +148,25 @@ impl Examiner<'_> {
         let unpadded = pe.missing_padding() != 0;
         if differ {
             for alg in signed.iter().chain(&[DigestAlg::Sha256]).chain(self.digests).copied() {
-                reading.want_of(&pe, DigestForm::SectionSum, alg);
+                reading.want_of(pe, DigestForm::SectionSum, alg);
             }
         }
         signed.extend([DigestAlg::Sha256]);
         signed.extend(self.digests);
         signed.extend(self.catalogs.algorithms());
         for alg in signed {
-            reading.want_of(&pe, DigestForm::Linear, alg);
+            reading.want_of(pe, DigestForm::Linear, alg);
             if unpadded {
-                reading.want_of(&pe, DigestForm::LinearPadded, alg);
+                reading.want_of(pe, DigestForm::LinearPadded, alg);
             }
         }
         for alg in self.digests.iter().chain(self.catalogs.algorithms()) {
             reading.want(DigestForm::Flat, *alg, vec![bytes]);
         }
         reading.body = Body::Pe(signatures);
-        Parsed::pe(imports, pe)
     }
 
-    fn read_elf<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>) -> Parsed<'i> {
-        let parsed = match Elf::parse(bytes) {
-            Ok(elf) => {
-                reading.facts.kind = elf.kind();
-                reading.facts.image = Some(elf.facts());
-                reading.facts.notes.extend(elf.notes());
-                reading.facts.notes.extend(elf.lint());
-                Parsed::Elf(Box::new(elf))
-            }
-            Err(e) => {
-                reading.facts.kind = FileKind::ElfOther;
-                reading.facts.notes.push(e.into());
-                Parsed::No
-            }
-        };
+    fn read_trailer<'i>(&self, bytes: &'i [u8], reading: &mut Reading<'i>) {
         let mut content = bytes;
         match ModuleTrailer::find(bytes) {
             Ok(Some(trailer)) => {
@@ -248,7 +187,6 @@ impl Examiner<'_> {
         for alg in self.digests {
             reading.want(DigestForm::Module, *alg, vec![content]);
         }
-        parsed
     }
 
     fn read_catalog(&self, bytes: &[u8], reading: &mut Reading<'_>) {
@@ -262,13 +200,14 @@ impl Examiner<'_> {
         }
     }
 
-    fn complete(&self, reading: Reading<'_>, parsed: &Parsed<'_>, digests: &[Digest]) -> Facts {
+    /// The facts of the file that was read, whose digests, in the order asked for, are `digests`.
+    pub(crate) fn complete(&self, reading: Reading<'_>, parsed: &Parsed<'_>, digests: &[Digest]) -> Facts {
         let Reading { mut facts, certificates, forms, checksum, body, .. } = reading;
         let mut pool = Pool::new(self.cache);
         pool.list = certificates;
         facts.digests = forms.iter().zip(digests).map(|(form, digest)| FormDigest { form: *form, digest: *digest }).collect();
         if let (Some(sum), Parsed::Pe(image)) = (checksum, parsed) {
-            facts.notes.extend(image.0.checksum_note(sum));
+            facts.notes.extend(image.pe.checksum_note(sum));
         }
         match body {
             Body::Pe(signatures) => {
@@ -277,7 +216,7 @@ impl Examiner<'_> {
                         coverage.calculated = facts.digest(DigestForm::Linear, coverage.signed.alg()).copied();
                     }
                     if let (Some(table), Parsed::Pe(image)) = (page_table, parsed) {
-                        match verify_pages(&image.0, &table) {
+                        match verify_pages(&image.pe, &table) {
                             Ok(pages) => signature.page_hashes = Some(pages),
                             Err(note) => signature.notes.push(note.at(table.span)),
                         }
@@ -332,28 +271,32 @@ impl Examiner<'_> {
     }
 }
 
-/// What a file was parsed to on the way to its facts.
+/// What a file was parsed to.
 pub(crate) enum Parsed<'i> {
-    Pe(Box<(Pe<'i>, Imports<'i>)>),
+    Pe(Box<Image<'i>>),
     Elf(Box<Elf<'i>>),
-    /// It is no image, or cannot be read as one.
-    No,
+    /// It is no image, or cannot be read as the one that it begins as, for a reason.
+    No(Option<Note>),
+}
+
+/// A PE image, and what is read of it once.
+pub(crate) struct Image<'i> {
+    pub(crate) pe: Pe<'i>,
+    pub(crate) imports: Imports<'i>,
+    certificates: CertificateTable<'i>,
 }
 
 impl<'i> Parsed<'i> {
-    /// What [reading](Examiner::read) parses `bytes` to, for whoever knows its facts.
+    /// Parses a file, whatever it is.
     pub(crate) fn of(bytes: &'i [u8]) -> Self {
         if Pe::is_pe(bytes) {
-            Pe::parse(bytes).map_or(Self::No, |pe| Self::pe(pe.imports(), pe))
+            let image = |pe: Pe<'i>| Image { imports: pe.imports(), certificates: pe.certificate_table(), pe };
+            Pe::parse(bytes).map_or_else(|e| Self::No(Some(e.into())), |pe| Self::Pe(Box::new(image(pe))))
         } else if Elf::is_elf(bytes) {
-            Elf::parse(bytes).map_or(Self::No, |elf| Self::Elf(Box::new(elf)))
+            Elf::parse(bytes).map_or_else(|e| Self::No(Some(e.into())), |elf| Self::Elf(Box::new(elf)))
         } else {
-            Self::No
+            Self::No(None)
         }
-    }
-
-    fn pe(imports: Imports<'i>, pe: Pe<'i>) -> Self {
-        Self::Pe(Box::new((pe, imports)))
     }
 }
 
@@ -376,6 +319,63 @@ enum Body<'i> {
 }
 
 impl<'i> Reading<'i> {
+    /// What is known of a file without its signatures.
+    pub(crate) fn of(input: &'i Input<'_>, parsed: &Parsed<'i>) -> Self {
+        let bytes = input.bytes();
+        let mut facts = Facts::new(bytes.len(), FileKind::Flat);
+        let mut checksum = None;
+        facts.compression = input.compression.map(str::to_owned);
+        facts.notes.extend(input.notes.iter().cloned());
+        match parsed {
+            Parsed::Pe(image) => {
+                let Image { pe, imports, certificates } = &**image;
+                facts.kind = pe.kind();
+                facts.image = Some(pe.facts());
+                facts.notes.extend_from_slice(pe.notes());
+                facts.notes.extend(pe.sbat().and_then(Result::err));
+                facts.notes.extend(pe.lint(imports));
+                facts.notes.extend_from_slice(&certificates.notes);
+                // the kernel is the only one that looks at it, and it takes a pass over the whole file
+                checksum = (pe.kind() == FileKind::PeDriver).then(|| pe.checksum());
+            }
+            Parsed::Elf(elf) => {
+                facts.kind = elf.kind();
+                facts.image = Some(elf.facts());
+                facts.notes.extend(elf.notes());
+                facts.notes.extend(elf.lint());
+            }
+            Parsed::No(reason) => {
+                if Elf::is_elf(bytes) {
+                    facts.kind = FileKind::ElfOther;
+                } else if reason.as_ref().is_some_and(|note| note.code != Code::InputNotImage) {
+                    // a DOS program is no image at all, whatever its first two bytes
+                    facts.kind = FileKind::PeUser;
+                }
+                facts.notes.extend(reason.clone());
+            }
+        }
+        if bytes.is_empty() {
+            facts.notes.push(Note::new(Code::InputEmpty, ""));
+        }
+        Self { facts, certificates: Vec::new(), jobs: Vec::new(), forms: Vec::new(), checksum, body: Body::Other }
+    }
+
+    /// The digests that were asked for, and those of `further`, calculated in the same pass. `step` is called beside it ([`digest_jobs_beside`]).
+    pub(crate) fn digests(&mut self, further: Vec<Job<'i>>, mut step: impl FnMut()) -> (Vec<Digest>, Vec<Digest>) {
+        let mut jobs = core::mem::take(&mut self.jobs);
+        jobs.extend(further);
+        let (mut turn, sum) = (false, &mut self.checksum);
+        let mut digests = digest_jobs_beside(&jobs, || {
+            turn = !turn;
+            match sum {
+                Some(sum) if turn => sum.step(),
+                _ => step(),
+            }
+        });
+        let others = digests.split_off(self.forms.len());
+        (digests, others)
+    }
+
     /// What was found so far.
     pub(crate) fn notes(&self) -> &[Note] {
         &self.facts.notes

@@ -140,7 +140,7 @@ fn a_signed_module_is_sealed_and_leaves_nothing_behind() {
     });
     let (status, digest, phases) = load.unwrap();
     assert_eq!((status, digest), (HvStatus::SUCCESS, module.digest));
-    assert_eq!(phases, ["relocate", "lock", "quiesce", "verify", "compare", "grant"]);
+    assert_eq!(phases, ["parse", "relocate", "lock", "quiesce", "hash", "signature", "policy", "compare", "grant"]);
 
     // what is sealed has a translation of the engine's; the guest's data has not
     for segment in &module.segments {

@@ -1,8 +1,8 @@
 //! The load transaction: a signed file and pages of a guest in, pages that execute out, or everything as it was.
 //!
 //! ```text
-//! copy ─► read ─► relocate ─► lock ─► quiesce ─┬─► hash ─► signatures ─► policy ─┬─► grant ─► event
-//!                                              └─► compare ─────────────────────┘
+//! copy ─► parse ─► relocate ─► lock ─► quiesce ─┬─► hash, signatures ─► policy ─┬─► grant ─► event
+//!                                               └─► compare ────────────────────┘
 //! ```
 //!
 //! - The file is copied once to where no guest writes, after its length was checked. Everything that is known of it comes of the copy.
@@ -32,6 +32,7 @@ use std::{
 
 use super::{
     Expected, MAX_IMAGE, Part, Placement, Refusal, Symbols,
+    clock::Clock,
     comparison::Comparison,
     elf, import_site,
     known::KnownFiles,
@@ -115,21 +116,26 @@ pub struct Request<'a> {
 pub struct Attempt {
     /// What the profile says of the file; `None` if it was not got that far.
     pub verdict: Option<Verdict>,
-    /// Nanoseconds of each phase, in order.
+    /// Nanoseconds of each phase, in order; "unpack" is that of a compressed module, "compare" what was left to compare when the digest was there.
     pub phases: Vec<(&'static str, u64)>,
     /// The module that is loaded now, or why none is.
     pub outcome: Result<Arc<Module>, Refusal>,
 }
 
 /// How far a request has come.
-#[derive(Default)]
-struct Progress {
+struct Progress<'h> {
+    clock: Clock<'h>,
     phases: Vec<(&'static str, u64)>,
-    /// Nanoseconds until it was known what the file is.
-    read: u64,
     examined: Option<Examined>,
     /// Of the module, in order.
     pages: Vec<Option<Gpn>>,
+}
+
+impl Progress<'_> {
+    /// Up to here it was this phase.
+    fn over(&mut self, phase: &'static str) {
+        self.phases.push((phase, self.clock.lap()));
+    }
 }
 
 /// A module as it is laid out.
@@ -243,11 +249,12 @@ impl Loader {
 
     /// Loads a module, or leaves everything as it was.
     pub fn load(&self, request: &Request<'_>) -> Attempt {
-        let mut progress = Progress::default();
+        let clock = Clock::of(self.partition.host());
+        let mut progress = Progress { clock, phases: Vec::new(), examined: None, pages: Vec::new() };
         let outcome = self.try_load(request, &mut progress);
-        let Progress { mut phases, read, examined, pages } = progress;
+        let Progress { mut phases, examined, pages, .. } = progress;
         if let (Err(_), Some(examined)) = (&outcome, &examined) {
-            phases.push(("verify", read.saturating_add(examined.took)));
+            phases.extend(examined.took.phases());
         }
         let (verdict, digest) = examined.map(|examined| (examined.verdict, examined.digest)).unzip();
         let (status, code) = match &outcome {
@@ -264,18 +271,20 @@ impl Loader {
         Attempt { verdict, phases, outcome }
     }
 
-    fn try_load(&self, request: &Request<'_>, progress: &mut Progress) -> Result<Arc<Module>, Refusal> {
-        let mut clock = Clock { partition: &self.partition, since: self.partition.host().now() };
+    fn try_load(&self, request: &Request<'_>, progress: &mut Progress<'_>) -> Result<Arc<Module>, Refusal> {
         let copy;
         let bytes = match request.file {
             File::Private(bytes) => bytes,
             File::Guest { pages, len } => {
                 copy = self.copy(pages, len)?;
-                progress.phases.push(("copy", clock.lap()));
+                progress.over("copy");
                 &copy
             }
         };
         let input = Input::new(bytes, index(u32::try_from(MAX_IMAGE).unwrap_or(u32::MAX)));
+        if !input.is_plain() {
+            progress.over("unpack");
+        }
         let trust = Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner));
         let digests = trust.blocked().algorithms();
         let verifier = Verifier {
@@ -286,9 +295,9 @@ impl Loader {
             host: self.partition.host(),
         };
         let verification = verifier.begin(&input);
-        progress.read = clock.lap();
+        progress.phases.push(("parse", progress.clock.lap().saturating_sub(verification.took.known)));
         let laid = self.expected(&verification.parsed, verification.notes(), request.place);
-        progress.phases.push(("relocate", clock.lap()));
+        progress.over("relocate");
 
         let mut verification = Some(verification);
         let outcome = laid.and_then(|laid| self.seal(request, laid, &mut verification, progress));
@@ -305,7 +314,7 @@ impl Loader {
         request: &Request<'_>,
         laid: Laid<'_>,
         verification: &mut Option<Verification<'_, '_>>,
-        progress: &mut Progress,
+        progress: &mut Progress<'_>,
     ) -> Result<Arc<Module>, Refusal> {
         let Laid { mut expected, uses, sites } = laid;
         let count = expected.segments.iter().map(|s| s.bytes.count()).sum();
@@ -339,6 +348,7 @@ impl Loader {
             rewritten = whole.map_err(|why| refusal.insert(why).status)?;
             Ok(())
         };
+        let claimed = progress.clock.lap();
         let transformed = self.partition.transform_timed(module.id, &changes, inspect);
         let sealed = transformed.map_err(|status| refusal.unwrap_or_else(|| Refusal::claim(status))).and_then(|took| {
             // where no page of it is there yet, nothing was to inspect
@@ -350,14 +360,9 @@ impl Loader {
         let id = module.id;
         match sealed {
             Ok(took) => {
-                let (digest, verified) = progress.examined.as_ref().map_or((None, 0), |examined| (examined.digest, examined.took));
-                progress.phases.extend([
-                    ("lock", took.lock),
-                    ("quiesce", took.quiesce),
-                    ("verify", progress.read.saturating_add(verified)),
-                    ("compare", took.inspect.saturating_sub(verified)),
-                    ("grant", took.grant),
-                ]);
+                let examined = progress.examined.as_ref();
+                let digest = examined.and_then(|examined| examined.digest);
+                let verified = examined.map(|examined| examined.took).unwrap_or_default();
                 self.modules().out.extend(absent.into_iter().map(|(at, digest)| (at, Out { module: id, digest })));
                 // nobody else has it: it need not be copied to be changed
                 drop(module);
@@ -365,7 +370,13 @@ impl Loader {
                     module.digest = digest;
                     module.sites.iter_mut().filter(|(at, _)| rewritten.contains(at)).for_each(|(_, site)| site.stands_rewritten());
                 };
-                self.settle(id, update).map_err(Refusal::claim)
+                let settled = self.settle(id, update).map_err(Refusal::claim);
+                let before = [took.lock, took.quiesce, took.inspect.max(verified.run())].into_iter().fold(0, u64::saturating_add);
+                let granted = progress.clock.lap().saturating_sub(before);
+                progress.phases.extend([("lock", claimed.saturating_add(took.lock)), ("quiesce", took.quiesce)]);
+                progress.phases.extend(verified.phases());
+                progress.phases.extend([("compare", took.inspect.saturating_sub(verified.run())), ("grant", granted)]);
+                settled
             }
             Err(refusal) => {
                 self.modules().of.remove(&id);
@@ -454,14 +465,14 @@ impl Loader {
         let loaded = || exporters(self.modules().of.values());
         let linker = Linker::new(&*self.symbols, &loaded);
         let expected = match (parsed, place) {
-            (Parsed::Pe(image), Place::Base(base)) => pe::examined(&image.0, &image.1, notes, base, &linker),
+            (Parsed::Pe(image), Place::Base(base)) => pe::examined(&image.pe, &image.imports, notes, base, &linker),
             (Parsed::Pe(_), Place::Sections(_)) => Err(Refusal::placement("a driver has one base, not a place for each section")),
             (Parsed::Elf(module), Place::Base(base)) => elf::examined(module, notes, &Placement::contiguous(module, base)?, &linker),
             (Parsed::Elf(module), Place::Sections(placement)) => elf::examined(module, notes, placement, &linker),
-            (Parsed::No, _) => Err(Refusal::unsupported("no driver and no module")),
+            (Parsed::No(_), _) => Err(Refusal::unsupported("no driver and no module")),
         }?;
         let sites = match (parsed, place) {
-            (Parsed::Pe(image), Place::Base(base)) => import_site::sites(&image.0, &image.1, base, &expected.segments),
+            (Parsed::Pe(image), Place::Base(base)) => import_site::sites(&image.pe, &image.imports, base, &expected.segments),
             _ => sites(&expected),
         };
         Ok(Laid { expected, uses: linker.into_used(), sites })
@@ -515,19 +526,5 @@ impl Loader {
     /// A panic of another thread leaves the table as sound as any: each entry is replaced whole.
     pub(super) fn modules(&self) -> MutexGuard<'_, Modules> {
         self.modules.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct Clock<'p> {
-    partition: &'p Partition,
-    since: u64,
-}
-
-impl Clock<'_> {
-    fn lap(&mut self) -> u64 {
-        let now = self.partition.host().now();
-        let took = now.saturating_sub(self.since);
-        self.since = now;
-        took
     }
 }

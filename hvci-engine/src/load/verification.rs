@@ -1,10 +1,13 @@
-//! A file's way to its verdict: read first, which says where its bytes are to stand; then hashed and judged.
+//! A file's way to its verdict: parsed first, which says where its bytes are to stand; then hashed and judged.
 //!
 //! ```text
-//! file ─► known? ─┬─ no ──► read ─┬─► hash ─► signatures ─► policy ─► verdict
-//!                 └─ yes ─────────┼─────────────────────► policy ─► verdict
-//!                                 └─► what it is, for the layout
+//! file ─► known? ─► parse ─┬─ no ──► signatures, and what they are over ─► hash ─► signatures ─┬─► policy ─► verdict
+//!                          ├─ yes ─────────────────────────────────────────────────────────────┘
+//!                          └─► what it is, for the layout
 //! ```
+//!
+//! Whether it is known is asked of a digest of its pages. An Authenticode signature is whole in itself and verified before the hash, which is then
+//! compared with what it says; a module's is over the hash.
 //!
 //! The verdict is that of [`Judge::judge`], as of an audit under the same profile.
 
@@ -21,6 +24,7 @@ use std::sync::Arc;
 
 use super::{
     Refusal,
+    clock::Clock,
     known::{KnownFiles, Met, file_jobs},
 };
 #[cfg(doc)]
@@ -53,6 +57,19 @@ pub(super) struct Verification<'l, 'i> {
     input: &'i Input<'i>,
     pub(super) parsed: Parsed<'i>,
     start: Start<'i>,
+    pub(super) took: Took,
+}
+
+/// Nanoseconds of each part of it, so far.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Took {
+    /// asking whether the file is known, which hashes it if it may be
+    pub(super) known: u64,
+    hash: u64,
+    /// reading signatures, and verifying them
+    signature: u64,
+    /// chains to anchors and the profile's rules; and remembering the file
+    policy: u64,
 }
 
 /// What is known of it so far.
@@ -71,22 +88,21 @@ pub(super) struct Examined {
     pub(super) verdict: Verdict,
     /// That signatures of such a file are over.
     pub(super) digest: Option<Digest>,
-    /// Nanoseconds, without those of reading it.
-    pub(super) took: u64,
+    pub(super) took: Took,
 }
 
 impl<'l> Verifier<'l> {
-    /// Reads a file, or finds out that it is known.
+    /// Parses a file, and finds out whether it is known.
     pub(super) fn begin<'i>(self, input: &'i Input<'i>) -> Verification<'l, 'i> {
+        let mut clock = Clock::of(self.host);
         let met = if input.is_plain() { self.known.look(input.bytes(), self.examiner.digests) } else { Met::Never };
-        let (start, parsed) = match met {
-            Met::Known(facts) => (Start::Known(facts), Parsed::of(input.bytes())),
-            Met::Once | Met::Never => {
-                let (reading, parsed) = self.examiner.read(input);
-                (Start::Read { reading, is_second: matches!(met, Met::Once) }, parsed)
-            }
+        let took = Took { known: clock.lap(), ..Took::default() };
+        let parsed = Parsed::of(input.bytes());
+        let start = match met {
+            Met::Known(facts) => Start::Known(facts),
+            Met::Once | Met::Never => Start::Read { reading: Reading::of(input, &parsed), is_second: matches!(met, Met::Once) },
         };
-        Verification { by: self, input, parsed, start }
+        Verification { by: self, input, parsed, start, took }
     }
 
     fn verdict(&self, facts: &Facts) -> Verdict {
@@ -109,16 +125,22 @@ impl Verification<'_, '_> {
 
     /// The verdict. `step` is called beside the digest ([`digest_jobs_beside`]).
     pub(super) fn run(self, step: impl FnMut()) -> Examined {
-        let Self { by, input, parsed, start } = self;
-        let since = by.host.now();
+        let Self { by, input, parsed, start, mut took } = self;
+        let mut clock = Clock::of(by.host);
         let (facts, remember) = match start {
             Start::Known(facts) => (facts, None),
-            Start::Read { reading, is_second } => {
+            Start::Read { mut reading, is_second } => {
+                by.examiner.read_signatures(&mut reading, input, &parsed);
+                took.signature = clock.lap();
                 let further = if is_second { file_jobs(input.bytes()) } else { Vec::new() };
-                let (facts, pages) = by.examiner.finish(reading, &parsed, further, step);
+                let (digests, pages) = reading.digests(further, step);
+                took.hash = clock.lap();
+                let facts = by.examiner.complete(reading, &parsed, &digests);
                 (Arc::new(facts), input.is_plain().then_some((is_second, pages)))
             }
         };
+        by.judge.verify_with_keyring(&facts);
+        took.signature = took.signature.saturating_add(clock.lap());
         let verdict = by.verdict(&facts);
         let digest = digest_of(&facts);
         match remember.filter(|_| verdict.decision == Decision::Accept) {
@@ -126,7 +148,20 @@ impl Verification<'_, '_> {
             Some((false, _)) => by.known.meet(input.bytes()),
             None => {}
         }
-        Examined { verdict, digest, took: by.host.now().saturating_sub(since) }
+        took.policy = clock.lap();
+        Examined { verdict, digest, took }
+    }
+}
+
+impl Took {
+    /// The phases that are over when there is a verdict.
+    pub(super) const fn phases(&self) -> [(&'static str, u64); 3] {
+        [("hash", self.known.saturating_add(self.hash)), ("signature", self.signature), ("policy", self.policy)]
+    }
+
+    /// [`Verification::run`].
+    pub(super) const fn run(&self) -> u64 {
+        self.hash.saturating_add(self.signature).saturating_add(self.policy)
     }
 }
 

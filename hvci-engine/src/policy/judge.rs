@@ -17,7 +17,7 @@ use crate::{
         cache::Cache,
         cert::Certificate,
         chain::{self, Path, PathError, PathErrorKind},
-        trust::{Purposes, TrustStore},
+        trust::{Anchor, Purposes, TrustStore},
     },
     time::UnixTime,
 };
@@ -189,6 +189,18 @@ impl Judge<'_> {
         path.iter().find_map(|c| Some(Note::new(Code::PolBlocked, self.trust.blocked().certificate(c, at)?).of(c.subject())))
     }
 
+    /// The keys of the keyring that a module's signer may be.
+    fn keys_of(&self, signer: &Signer) -> impl Iterator<Item = &Anchor> {
+        self.trust.anchors().iter().filter(|a| a.purposes.any_of(Purposes::MODULE) && signer.names(&a.certificate))
+    }
+
+    /// Verifies what [`judge`](Self::judge) will ask the keyring for, so that a cache that remembers signatures knows the answer.
+    pub(crate) fn verify_with_keyring(&self, facts: &Facts) {
+        for signer in facts.signatures.iter().filter_map(|s| s.signer.as_ref()).filter(|s| s.certificate.is_none()) {
+            let _ = self.keys_of(signer).any(|anchor| self.cache.check_made_by(signer, &anchor.certificate).is_valid());
+        }
+    }
+
     /// A signature that names its key and carries no certificate is verified with the keyring's.
     fn judge_with_keyring(&self, signer: &Signer, verdict: &mut SignatureVerdict, notes: &mut Vec<Note>) {
         let wanted = || signer.identity();
@@ -199,8 +211,7 @@ impl Judge<'_> {
             notes.push(Note::new(Code::PkiNoKeyring, wanted()));
             return;
         }
-        let mut keys =
-            self.trust.anchors().iter().filter(|a| a.purposes.any_of(Purposes::MODULE) && signer.names(&a.certificate)).peekable();
+        let mut keys = self.keys_of(signer).peekable();
         if keys.peek().is_none() {
             notes.push(Note::new(Code::PkiNoKey, wanted()));
             return;

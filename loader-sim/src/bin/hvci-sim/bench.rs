@@ -1,9 +1,9 @@
 //! `hvci-sim bench`: what a load costs, phase by phase.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::{self, Write},
+    iter, mem,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use hdrhistogram::Histogram;
 use hvci_engine::{
@@ -37,7 +37,7 @@ Examples:
 
 Each file is loaded and unloaded again and again: by a loader that knows it from two loads before (known), by one that knows the certificates and
 not the file (warm), and by one that knows nothing (cold); alone and while two processors refill their TLBs from all over memory (storm), and as
-many at once as is said. Microseconds; the time of the machine that runs it, not of a guest's.
+many at once as is said. Quantiles of the whole load, and of each phase by itself, in microseconds of the machine that runs it, not of a guest.
 
 Exit status: 0 measured, 1 a file is refused, 2 usage or I/O.";
 
@@ -81,30 +81,29 @@ enum Knows {
     Nothing,
 }
 
-/// Nanoseconds of whole loads, and of each phase.
-struct Latencies {
-    whole: Histogram<u64>,
-    phases: BTreeMap<usize, (&'static str, Histogram<u64>)>,
-}
+/// Nanoseconds of whole loads, and of each phase in order.
+struct Latencies(Vec<(&'static str, Histogram<u64>)>);
 
 impl Latencies {
-    fn new() -> Result<Self> {
-        Ok(Self { whole: Histogram::new(3)?, phases: BTreeMap::new() })
-    }
-
     fn record(&mut self, phases: &[(&'static str, u64)]) -> Result<()> {
-        self.whole.record(phases.iter().map(|(_, nanos)| nanos).sum())?;
-        for (order, (phase, nanos)) in phases.iter().enumerate() {
-            let (_, histogram) = self.phases.entry(order).or_insert((phase, Histogram::new(3)?));
+        let whole = ("load", phases.iter().map(|(_, nanos)| nanos).sum());
+        for (column, (phase, nanos)) in iter::once(&whole).chain(phases).enumerate() {
+            if column == self.0.len() {
+                self.0.push((phase, Histogram::new(3)?));
+            }
+            let (of, histogram) = &mut self.0[column];
+            ensure!(of == phase, "loads of one file differ in their phases: {of} and {phase}");
             histogram.record(*nanos)?;
         }
         Ok(())
     }
 
-    fn add(&mut self, other: &Self) -> Result<()> {
-        self.whole.add(&other.whole)?;
-        for (order, (phase, histogram)) in &other.phases {
-            let (_, sum) = self.phases.entry(*order).or_insert((phase, Histogram::new(3)?));
+    fn add(&mut self, other: Self) -> Result<()> {
+        if self.0.is_empty() {
+            self.0 = other.0;
+            return Ok(());
+        }
+        for ((_, sum), (_, histogram)) in self.0.iter_mut().zip(&other.0) {
             sum.add(histogram)?;
         }
         Ok(())
@@ -117,7 +116,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<ExitCode> {
     for path in &args.files {
         let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         writeln!(out, "{}, {} bytes, {} rounds, µs", path.display(), file.len(), args.rounds)?;
-        writeln!(out, "  {:<5} {:<6} {:>7} {:>9} {:>9} {:>9}  p50 of each phase", "file", "memory", "at once", "p50", "p99", "p99.9")?;
+        let mut is_first = true;
         let conditions = [
             (Knows::File, false, 1),
             (Knows::Signer, false, 1),
@@ -129,6 +128,9 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<ExitCode> {
         for (loader, storm, at_once) in conditions.into_iter().take(if args.at_once > 1 { 6 } else { 4 }) {
             let condition = Condition { loader, storm, at_once };
             let Some(latencies) = measure(args, path, &file, time, condition)? else { return Ok(ExitCode::from(1)) };
+            if mem::take(&mut is_first) {
+                head(&mut out, &latencies)?;
+            }
             show(&mut out, condition, &latencies)?;
         }
     }
@@ -148,7 +150,7 @@ fn measure(args: &BenchArgs, path: &Path, file: &[u8], time: UnixTime, condition
             return Ok(None);
         }
     }
-    let mut all = Latencies::new()?;
+    let mut all = Latencies(Vec::new());
     let over = AtomicBool::new(false);
     let start = Barrier::new(usize::try_from(condition.at_once)?);
     thread::scope(|scope| {
@@ -160,7 +162,7 @@ fn measure(args: &BenchArgs, path: &Path, file: &[u8], time: UnixTime, condition
             .map(|vp| {
                 let (host, partition, loader, placed, start) = (&host, &partition, &loader, &placed, &start);
                 scope.spawn(move || -> Result<Latencies> {
-                    let mut latencies = Latencies::new()?;
+                    let mut latencies = Latencies(Vec::new());
                     start.wait();
                     for _ in 0..args.rounds {
                         let fresh;
@@ -186,7 +188,7 @@ fn measure(args: &BenchArgs, path: &Path, file: &[u8], time: UnixTime, condition
             .collect();
         let loads: Vec<_> = loads.into_iter().map(|load| load.join().unwrap_or_else(|_| bail!("a load did not end"))).collect();
         over.store(true, Ordering::Relaxed);
-        loads.into_iter().try_for_each(|load| all.add(&load?))
+        loads.into_iter().try_for_each(|load| all.add(load?))
     })?;
     Ok(Some(all))
 }
@@ -247,25 +249,27 @@ fn storm(host: &SimHost, vp: u32, over: &AtomicBool) {
     }
 }
 
+fn head(out: &mut dyn Write, latencies: &Latencies) -> Result<()> {
+    write!(out, "  {:<5} {:<6} {:>7}      ", "file", "memory", "at once")?;
+    latencies.0.iter().try_for_each(|(phase, _)| write!(out, " {phase:>9}"))?;
+    writeln!(out)?;
+    Ok(())
+}
+
 fn show(out: &mut dyn Write, condition: Condition, latencies: &Latencies) -> Result<()> {
-    let micros = |nanos: u64| format!("{}.{}", nanos / 1000, nanos % 1000 / 100);
-    let at = |quantile| micros(latencies.whole.value_at_quantile(quantile));
-    let phases: Vec<String> =
-        latencies.phases.values().map(|(phase, histogram)| format!("{phase} {}", micros(histogram.value_at_quantile(0.5)))).collect();
-    writeln!(
-        out,
-        "  {:<5} {:<6} {:>7} {:>9} {:>9} {:>9}  {}",
-        match condition.loader {
-            Knows::File => "known",
-            Knows::Signer => "warm",
-            Knows::Nothing => "cold",
-        },
-        if condition.storm { "storm" } else { "quiet" },
-        condition.at_once,
-        at(0.5),
-        at(0.99),
-        at(0.999),
-        phases.join(", ")
-    )?;
+    let loader = match condition.loader {
+        Knows::File => "known",
+        Knows::Signer => "warm",
+        Knows::Nothing => "cold",
+    };
+    let memory = if condition.storm { "storm" } else { "quiet" };
+    for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
+        write!(out, "  {loader:<5} {memory:<6} {:>7} {name:>5}", condition.at_once)?;
+        for (_, histogram) in &latencies.0 {
+            let nanos = histogram.value_at_quantile(quantile);
+            write!(out, " {:>9}", format!("{}.{:02}", nanos / 1000, nanos % 1000 / 10))?;
+        }
+        writeln!(out)?;
+    }
     Ok(())
 }
