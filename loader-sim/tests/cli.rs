@@ -101,10 +101,21 @@ fn a_signed_module_is_sealed_and_a_forged_one_is_not() {
     assert!(text.contains("the guest's loader cannot place the file") && text.contains("not loaded"), "{text}");
     let measured = sim(&format!("bench --rounds 5 --roots module={} {}", at("key.der"), at("good.ko")));
     let table = said(&measured);
-    assert_eq!((measured.status.code(), table.lines().count()), (Some(0), 8), "{table}");
-    for line in ["  known quiet        1 ", "  warm  quiet        1 ", "  cold  quiet        1 ", "  warm  storm        2 "] {
-        assert!(table.contains(line) && table.contains("quiesce"), "{line}: {table}");
+    let rows: Vec<&str> = table.lines().skip(1).collect();
+    assert_eq!((measured.status.code(), rows.len()), (Some(0), 1 + 6 * 3), "{table}");
+    let phases: Vec<&str> = rows[0].split_whitespace().skip(4).collect();
+    assert_eq!(phases, ["load", "parse", "relocate", "lock", "quiesce", "hash", "signature", "policy", "compare", "grant"]);
+    let conditions = ["known quiet 1", "warm quiet 1", "cold quiet 1", "warm storm 1", "warm quiet 2", "warm storm 2"];
+    let named = conditions.iter().flat_map(|condition| ["p50", "p99", "p99.9"].map(|quantile| format!("{condition} {quantile}")));
+    let mut signatures = Vec::new();
+    for (row, name) in rows[1..].iter().zip(named) {
+        let words: Vec<&str> = row.split_whitespace().collect();
+        let micros: Vec<f64> = words[4..].iter().map(|word| word.parse().unwrap()).collect();
+        assert_eq!((words[..4].join(" "), micros.len()), (name, phases.len()), "{table}");
+        assert!(micros.iter().all(|phase| *phase <= micros[0]), "{row}");
+        signatures.push(micros[6]);
     }
+    assert!(signatures[0] < signatures[3] / 2.0, "of a file that is known no signature is read: {table}");
     assert_eq!(sim(&format!("bench {}", at("good.ko"))).status.code(), Some(1));
     assert_eq!(sim("load missing.sys").status.code(), Some(2));
     assert_eq!(sim("load --profile nobody missing.sys").status.code(), Some(2));
