@@ -13,7 +13,7 @@ use std::{borrow::Cow, sync::Arc};
 use crate::{
     crypto::{Job, digest_jobs, digest_jobs_beside},
     digest::{Digest, DigestAlg},
-    facts::{DigestForm, Facts, FileKind, FormDigest, PageHashes, Signature, Source},
+    facts::{DigestForm, Facts, FileKind, FormDigest, Signature, Source},
     finding::{Code, Note},
     image::{
         elf::Elf,
@@ -21,7 +21,7 @@ use crate::{
         unpack::{Compression, unpack},
     },
     signature::{
-        authenticode::{self, PageTable},
+        authenticode,
         cache::Cache,
         catalog::{Catalog, CatalogIndex, Listed},
         cms::Pool,
@@ -216,7 +216,7 @@ impl Examiner<'_> {
                         coverage.calculated = facts.digest(DigestForm::Linear, coverage.signed.alg()).copied();
                     }
                     if let (Some(table), Parsed::Pe(image)) = (page_table, parsed) {
-                        match verify_pages(&image.pe, &table) {
+                        match image.pe.verify_page_table(&table.table, table.alg) {
                             Ok(pages) => signature.page_hashes = Some(pages),
                             Err(note) => signature.notes.push(note.at(table.span)),
                         }
@@ -411,8 +411,4 @@ fn remap(signature: &mut Signature, place: &[usize]) {
         timestamp.certificates.iter_mut().for_each(moved);
         timestamp.signer.iter_mut().filter_map(|s| s.certificate.as_mut()).for_each(moved);
     }
-}
-
-fn verify_pages(pe: &Pe<'_>, table: &PageTable<'_>) -> Result<PageHashes, Note> {
-    pe.verify_page_table(&table.table, table.alg)
 }
