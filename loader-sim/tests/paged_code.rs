@@ -210,13 +210,19 @@ fn what_is_out_is_the_guests_and_comes_back_only_as_it_was() {
     assert_eq!(guest.module().pages_out().collect::<Vec<_>>(), [BASE]);
     assert_eq!(guest.loader.provenance(BASE).map(|(module, ..)| module.id), Some(module.id), "its address stays the module's");
 
-    let mut forged = text.clone();
-    forged[4095] ^= 1;
-    guest.write(Gpn(SPARE), &forged);
-    guest.partition.take_events();
-    assert_eq!(guest.execute(BASE, Gpn(SPARE)), REFUSED);
-    let codes: Vec<_> = guest.partition.take_events().0.iter().filter_map(|event| event.code).collect();
-    assert_eq!((codes, guest.partition.kind(Gpn(SPARE))), (vec![Code::MemMismatch, Code::MemExecute], Some(Kind::Data)));
+    let one_byte = [0, 2047, 2048, 4095].map(|at| {
+        let mut forged = text.clone();
+        forged[at] ^= 1;
+        forged
+    });
+    let (first, second) = text.split_at(2048);
+    for forged in one_byte.into_iter().chain([[second, first].concat(), first.repeat(2), second.repeat(2)]) {
+        guest.write(Gpn(SPARE), &forged);
+        guest.partition.take_events();
+        assert_eq!(guest.execute(BASE, Gpn(SPARE)), REFUSED);
+        let codes: Vec<_> = guest.partition.take_events().0.iter().filter_map(|event| event.code).collect();
+        assert_eq!((codes, guest.partition.kind(Gpn(SPARE))), (vec![Code::MemMismatch, Code::MemExecute], Some(Kind::Data)));
+    }
     guest.write(Gpn(SPARE), &text);
     assert_eq!(guest.execute(Gva(BASE.0 + PAGE_SIZE), Gpn(SPARE)), REFUSED, "no page is out there");
     assert_eq!(guest.execute(Gva(BASE.0 + 5), Gpn(SPARE)), GOES_ON);

@@ -179,7 +179,7 @@ fn what_does_not_fit_is_refused_and_nothing_is_changed() {
     }
     refused(&guest, &[&saved.table[..], &[0]].concat(), HvStatus::INVALID_PARAMETER);
     // another magic, an older version and a newer one, no owner that there can be; one module too few, one number for two
-    for (at, byte) in [(0, b'X'), (8, 1), (8, 3), (10, 1), (12, 0), (16, 1), (20, 0)] {
+    for (at, byte) in [(0, b'X'), (8, 2), (8, 4), (10, 1), (12, 0), (16, 1), (20, 0)] {
         let mut changed = saved.table.clone();
         changed[at] = byte;
         refused(&guest, &changed, HvStatus::INVALID_PARAMETER);

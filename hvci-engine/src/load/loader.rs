@@ -363,7 +363,7 @@ impl Loader {
                 let examined = progress.examined.as_ref();
                 let digest = examined.and_then(|examined| examined.digest);
                 let verified = examined.map(|examined| examined.took).unwrap_or_default();
-                self.modules().out.extend(absent.into_iter().map(|(at, digest)| (at, Out { module: id, digest })));
+                self.modules().out.extend(absent.into_iter().map(|(at, halves)| (at, Out { module: id, halves })));
                 // nobody else has it: it need not be copied to be changed
                 drop(module);
                 let update = |module: &mut Module| {

@@ -19,9 +19,9 @@ pub(super) const PAGE: usize = 4096;
 
 static ZEROS: [u8; PAGE] = [0; PAGE];
 
-/// SHA-256 of each page, to be calculated side by side.
-pub(super) fn page_jobs<'p>(pages: impl Iterator<Item = &'p [u8]>) -> Vec<Job<'p>> {
-    pages.map(|page| Job { alg: DigestAlg::Sha256, pieces: vec![page] }).collect()
+/// SHA-256 of each page, or part of one, to be calculated side by side.
+pub(super) fn page_jobs<'p>(parts: impl Iterator<Item = &'p [u8]>) -> Vec<Job<'p>> {
+    parts.map(|part| Job { alg: DigestAlg::Sha256, pieces: vec![part] }).collect()
 }
 
 /// Bytes of whole pages.

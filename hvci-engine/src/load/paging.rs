@@ -3,7 +3,7 @@
 //! ```text
 //! page out:    Code ─► its digest is kept ─► executes no more ─► scrubbed ─► the guest's
 //! not there:   the digest of what the signed file says of it, when the module is loaded
-//! execution of a page that is out ─► lock ─► quiesce ─► SHA-256, equal? ─► Code
+//! execution of a page that is out ─► lock ─► quiesce ─► digest, equal? ─► Code
 //! ```
 //!
 //! A kernel that pages drivers out, or reads them in page by page, tells nobody when one comes back: it executes it, in whichever guest page it
@@ -36,7 +36,7 @@ use crate::{
     access::Access,
     addr::{Gpn, GpnRange, Gva, Vtl},
     crypto,
-    digest::{Digest, DigestAlg},
+    digest::Digest,
     event::What,
     finding::Code,
     frames::{Kind, State},
@@ -44,7 +44,10 @@ use crate::{
     status::HvStatus,
 };
 
-/// How many pages come in together, at most: that many are hashed side by side.
+/// SHA-256 of each half of a page, side by side: one alone leaves half of a processor idle, and a guest waits for it.
+pub(super) type Halves = [Digest; 2];
+
+/// How many pages come in together, at most.
 const TOGETHER: usize = 3;
 
 /// What is known of a page that is out.
@@ -52,15 +55,14 @@ const TOGETHER: usize = 3;
 pub(super) struct Out {
     /// Whose it is.
     pub(super) module: u32,
-    /// SHA-256 of what it must hold when it comes.
-    pub(super) digest: Digest,
+    /// SHA-256 of each half of what it must hold when it comes.
+    pub(super) halves: Halves,
 }
 
 impl Out {
     /// The digests of pages that are not there yet.
-    pub(super) fn of(pages: &[(Gva, &[u8; PAGE])]) -> Vec<(Gva, Digest)> {
-        let digests = crypto::digest_jobs(&page_jobs(pages.iter().map(|(_, page)| page.as_slice())));
-        pages.iter().map(|(at, _)| *at).zip(digests).collect()
+    pub(super) fn of(pages: &[(Gva, &[u8; PAGE])]) -> Vec<(Gva, Halves)> {
+        pages.iter().map(|(at, _)| *at).zip(page_digests(pages.iter().map(|(_, page)| *page))).collect()
     }
 }
 
@@ -68,7 +70,7 @@ impl Out {
 struct Coming {
     module: u32,
     /// The one that is executed, and those behind it that are out too.
-    pages: Vec<(Gva, Digest)>,
+    pages: Vec<(Gva, Halves)>,
     /// For the event.
     transition: String,
 }
@@ -77,7 +79,7 @@ struct Coming {
 struct Come {
     at: Gva,
     gpn: Gpn,
-    digest: Digest,
+    halves: Halves,
 }
 
 impl Loader {
@@ -95,13 +97,13 @@ impl Loader {
             Some(gpn) if self.partition.state(gpn) != Some(State { kind: Kind::Code, owner: id }) => Err(HvStatus::OPERATION_DENIED),
             Some(gpn) => {
                 // sealed: nobody changes it before it is out
-                let digest = self.digest(gpn);
-                digest.and_then(|digest| self.change(id, format!("page out: {}", module.name), &[(gpn, Kind::Data)]).map(|()| digest))
+                let halves = self.digests([gpn].into_iter()).and_then(|of| of.first().copied().ok_or(HvStatus::INVALID_PARAMETER));
+                halves.and_then(|halves| self.change(id, format!("page out: {}", module.name), &[(gpn, Kind::Data)]).map(|()| halves))
             }
             None => Err(HvStatus::ACCESS_DENIED),
         };
-        if let Ok(digest) = result {
-            self.modules().out.insert(page, Out { module: id, digest });
+        if let Ok(halves) = result {
+            self.modules().out.insert(page, Out { module: id, halves });
         }
         self.settle(id, |module| {
             if result.is_ok() {
@@ -143,7 +145,7 @@ impl Loader {
         module.life = Life::Changing;
         let behind = out.range(at..).zip((at.0..).step_by(PAGE)).take(TOGETHER);
         let pages =
-            behind.take_while(|((page, out), next)| page.0 == *next && out.module == id).map(|((page, out), _)| (*page, out.digest));
+            behind.take_while(|((page, out), next)| page.0 == *next && out.module == id).map(|((page, out), _)| (*page, out.halves));
         Ok(Some(Coming { module: id, pages: pages.collect(), transition: ["page in: ", &module.name].concat() }))
     }
 
@@ -151,9 +153,9 @@ impl Loader {
         let Coming { module: id, pages, transition } = coming;
         let is_data = |gpn: &Gpn| self.partition.state(*gpn).is_some_and(|state| state.kind == Kind::Data);
         let mut come = Vec::with_capacity(TOGETHER);
-        for (at, digest) in pages {
+        for (at, halves) in pages {
             let place = if come.is_empty() { Some(gpn) } else { page_of(vp, &self.partition, at).filter(is_data) };
-            come.extend(place.map(|gpn| Come { at, gpn, digest }));
+            come.extend(place.map(|gpn| Come { at, gpn, halves }));
         }
         let mut kept = Vec::with_capacity(TOGETHER);
         let mut result = self.admit(id, &come, &mut kept);
@@ -188,10 +190,7 @@ impl Loader {
         let new: Vec<&Come> = come.iter().filter(|page| !is_quarantined(page.gpn)).collect();
         let changes: Vec<(Gpn, Kind)> = come.iter().map(|page| (page.gpn, Kind::Code)).collect();
         let inspect = || {
-            let same = match come {
-                [one] => self.digest(one.gpn)? == one.digest,
-                _ => self.digests(come)?.iter().eq(come.iter().map(|page| &page.digest)),
-            };
+            let same = self.digests(come.iter().map(|page| page.gpn))?.iter().eq(come.iter().map(|page| &page.halves));
             if same { Ok(()) } else { Err(HvStatus::ACCESS_DENIED) }
         };
         let result = self.partition.transform(id, &changes, inspect);
@@ -200,22 +199,17 @@ impl Loader {
         result
     }
 
-    /// SHA-256 of each page, side by side.
-    fn digests(&self, come: &[Come]) -> Result<Vec<Digest>, HvStatus> {
-        let mut pages = vec![[0; PAGE]; come.len()];
-        for (page, Come { gpn, .. }) in pages.iter_mut().zip(come) {
-            self.read_page(*gpn, page)?;
+    /// Of each page, as it stands.
+    fn digests(&self, gpns: impl ExactSizeIterator<Item = Gpn>) -> Result<Vec<Halves>, HvStatus> {
+        let mut pages = vec![[0; PAGE]; gpns.len()];
+        for (page, gpn) in pages.iter_mut().zip(gpns) {
+            self.partition.host().read(gpn.gpa().ok_or(HvStatus::INVALID_PARAMETER)?, page)?;
         }
-        Ok(crypto::digest_jobs(&page_jobs(pages.iter().map(<[u8; PAGE]>::as_slice))))
+        Ok(page_digests(pages.iter()))
     }
+}
 
-    fn digest(&self, gpn: Gpn) -> Result<Digest, HvStatus> {
-        let mut page = [0; PAGE];
-        self.read_page(gpn, &mut page)?;
-        Ok(crypto::digest(DigestAlg::Sha256, &[&page]))
-    }
-
-    fn read_page(&self, gpn: Gpn, page: &mut [u8; PAGE]) -> Result<(), HvStatus> {
-        self.partition.host().read(gpn.gpa().ok_or(HvStatus::INVALID_PARAMETER)?, page)
-    }
+fn page_digests<'p>(pages: impl Iterator<Item = &'p [u8; PAGE]>) -> Vec<Halves> {
+    let digests = crypto::digest_jobs(&page_jobs(pages.flat_map(|page| page.chunks(PAGE / 2))));
+    digests.as_chunks().0.to_vec()
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! "HVCILOAD" | version u16 | zero u16 | reached u32
 //! | modules u32 | a module: id u32, name, digest, entry u64, segments, exports, uses, sites
-//! | pages that are out u32 | one: address u64, module u32, digest
+//! | pages that are out u32 | one: address u64, module u32, digest of each half
 //! | regions u32 | a region: id u32, kind u8, base u64, cookie u64, pages
 //! ```
 //!
@@ -46,7 +46,7 @@ use crate::{
 };
 
 const MAGIC: [u8; 8] = *b"HVCILOAD";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// In place of the number of a page that is out.
 const OUT: u64 = u64::MAX;
 /// What a segment may be.
@@ -74,7 +74,7 @@ impl Loader {
         for (at, out) in &modules.out {
             to.u64(at.0);
             to.u32(out.module);
-            to.text(out.digest.to_string().as_bytes());
+            out.halves.iter().for_each(|digest| to.text(digest.to_string().as_bytes()));
         }
         to.len(regions.len());
         regions.iter().for_each(|(id, region)| to.region(*id, region));
@@ -342,8 +342,9 @@ impl<'a> Reader<'a> {
     }
 
     fn out(&mut self) -> Option<(Gva, Out)> {
-        let (at, module, digest) = (Gva(self.u64()?), self.u32()?, Digest::try_from(self.text()?).ok()?);
-        Some((at, Out { module, digest }))
+        let (at, module) = (Gva(self.u64()?), self.u32()?);
+        let mut half = || Digest::try_from(self.text()?).ok();
+        Some((at, Out { module, halves: [half()?, half()?] }))
     }
 
     fn region(&mut self) -> Option<(u32, Region)> {
