@@ -106,6 +106,7 @@ pub(in crate::vault) fn kdc_reply(plain: &Zeroizing<Vec<u8>>) -> Option<KdcReply
     let mut parts = inner_of(&key, tag::SEQUENCE)?;
     let etype = explicit(&mut parts, 0)?.small_uint().ok()?;
     let value = explicit(&mut parts, 1)?.expect(tag::OCTET_STRING).ok()?;
+    parts.finish().ok()?;
     let etype = Etype::from_number(u64::from(etype)).filter(|etype| etype.key_len() == value.content.len())?;
     let (mut realm, mut name) = (None, None);
     while let Some((n, field)) = next_field(&mut fields, &mut last)? {
