@@ -427,13 +427,14 @@ pub fn table(measured: &[Measured]) -> Table {
 
 /// The phases of loads, µs.
 pub fn phase_table(measured: &[Measured]) -> Table {
-    const PHASES: [&str; 9] = ["parse", "hash", "signature", "policy", "relocate", "lock", "quiesce", "compare", "grant"];
-    let [parse, hash, signature, policy, relocate, lock, quiesce, compare, grant] = PHASES;
-    let mut table = Table::new(1, ["phase, µs by the clock, p50", parse, hash, signature, policy, relocate, lock, quiesce, compare, grant]);
+    const COLUMNS: [&str; 10] =
+        ["phase, µs by the clock, p50", "parse", "hash", "signature", "policy", "relocate", "lock", "quiesce", "compare", "grant"];
+    let mut table = Table::new(1, COLUMNS);
     for m in measured {
         let of = |phase| m.phases.iter().find(|(known, _)| *known == phase).map_or(f64::NAN, |(_, nanos)| median(nanos) / 1e3);
-        let [parse, hash, signature, policy, relocate, lock, quiesce, compare, grant] = PHASES.map(of).map(number);
-        table.push([m.name.clone(), parse, hash, signature, policy, relocate, lock, quiesce, compare, grant]);
+        let mut row = COLUMNS.map(|phase| number(of(phase)));
+        row[0].clone_from(&m.name);
+        table.push(row);
     }
     table
 }

@@ -21,7 +21,7 @@
     clippy::unwrap_used
 )]
 
-use std::sync::Arc;
+use std::{iter, sync::Arc};
 
 use super::{
     Loader,
@@ -97,7 +97,7 @@ impl Loader {
             Some(gpn) if self.partition.state(gpn) != Some(State { kind: Kind::Code, owner: id }) => Err(HvStatus::OPERATION_DENIED),
             Some(gpn) => {
                 // sealed: nobody changes it before it is out
-                let halves = self.digests([gpn].into_iter()).and_then(|of| of.first().copied().ok_or(HvStatus::INVALID_PARAMETER));
+                let halves = self.digests(iter::once(gpn)).and_then(|of| of.first().copied().ok_or(HvStatus::INVALID_PARAMETER));
                 halves.and_then(|halves| self.change(id, format!("page out: {}", module.name), &[(gpn, Kind::Data)]).map(|()| halves))
             }
             None => Err(HvStatus::ACCESS_DENIED),

@@ -102,13 +102,13 @@ pub(in crate::vault) fn kdc_reply(plain: &Zeroizing<Vec<u8>>) -> Option<KdcReply
     }
     let mut fields = inner(&outer, tag::SEQUENCE)?;
     let key = explicit(&mut fields, 0)?;
-    let (mut last, mut others) = (0, Vec::new());
     let mut parts = inner_of(&key, tag::SEQUENCE)?;
     let etype = explicit(&mut parts, 0)?.small_uint().ok()?;
     let value = explicit(&mut parts, 1)?.expect(tag::OCTET_STRING).ok()?;
     parts.finish().ok()?;
     let etype = Etype::from_number(u64::from(etype)).filter(|etype| etype.key_len() == value.content.len())?;
-    let (mut realm, mut name) = (None, None);
+    let (mut realm, mut name, mut last) = (None, None, 0);
+    let mut secrets = vec![value];
     while let Some((n, field)) = next_field(&mut fields, &mut last)? {
         match n {
             9 => realm = Some(only(&field)?.expect(GENERAL_STRING).ok()?),
@@ -117,17 +117,15 @@ pub(in crate::vault) fn kdc_reply(plain: &Zeroizing<Vec<u8>>) -> Option<KdcReply
             1..=8 => {}
             11 => drop(only(&field)?.expect(tag::SEQUENCE).ok()?),
             // encrypted-pa-data: keys are in some of it (KERB-KEY-LIST-REP of MS-KILE §2.2.12 has the user's own); and what no standard names
-            _ => others.push(field),
+            _ => secrets.push(field),
         }
     }
     let service = format!("{}@{}", name?, realm_of(&realm?)?);
     let key = Key::new(value.content)?;
     // nothing behind the message, which nobody has read
     let mut redacted = outer.raw.to_vec();
-    for (from, content) in
-        [(value.content_offset, value.content)].into_iter().chain(others.iter().map(|field| (field.content_offset, field.content)))
-    {
-        redacted.get_mut(from..from.checked_add(content.len())?)?.fill(0);
+    for secret in secrets {
+        redacted.get_mut(secret.content_offset..secret.content_offset.checked_add(secret.content.len())?)?.fill(0);
     }
     Some(KdcReply { etype, key, service, redacted })
 }
