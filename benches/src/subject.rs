@@ -19,7 +19,7 @@ use corpus::{
         oid,
         pe::{CODE, CONST, DATA, INIT, Image},
     },
-    trust::add_kernel,
+    trust::KernelKeys,
 };
 use der::Encode;
 use hvci_engine::{
@@ -121,7 +121,7 @@ impl Subject {
         }
         let mut trust = TrustStore::empty();
         for kernel in &kernels {
-            add_kernel(&mut trust, kernel)?;
+            KernelKeys::read(kernel)?.add_to(&mut trust);
         }
         modules.sort_unstable_by(|a, b| b.cmp(a));
         for size in SIZES.into_iter().filter(|_| !kernels.is_empty()) {

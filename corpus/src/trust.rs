@@ -12,6 +12,7 @@ use hvci_engine::{
     signature::{
         cache::Cache,
         catalog::{Catalog, CatalogIndex},
+        cert::Certificate,
         kernel::kernel_certificates,
         keyring::certificates_from,
         root_list::RootList,
@@ -88,20 +89,37 @@ fn add_list(store: &mut TrustStore, file: &Path) -> Result<()> {
     })
 }
 
-/// Adds the keys built into the kernel image `path` (a vmlinuz or vmlinux) as keys for modules.
-///
-/// # Errors
-/// An unreadable file, one that is no kernel, one without keys.
-pub fn add_kernel(store: &mut TrustStore, path: &Path) -> Result<usize> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let keys =
-        kernel_certificates(&bytes, KERNEL_CAP).with_context(|| format!("{}: cannot find the keys of this kernel", path.display()))?;
-    let origin = format!("built into {}", path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default());
-    let added = keys.iter().filter(|der| store.add_der(der, Purposes::MODULE, origin.clone()).is_ok()).count();
-    if added == 0 {
-        bail!("{}: no built-in certificate found; is it the kernel that these modules are for?", path.display());
+/// The keys built into a kernel image (a vmlinuz or vmlinux), which are keys for its modules. Finding them unpacks it, which takes a second.
+#[derive(Debug)]
+pub struct KernelKeys {
+    certificates: Vec<Vec<u8>>,
+    origin: String,
+}
+
+impl KernelKeys {
+    /// Finds those of the image `path`.
+    ///
+    /// # Errors
+    /// An unreadable file, one that is no kernel, one without keys.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut certificates =
+            kernel_certificates(&bytes, KERNEL_CAP).with_context(|| format!("{}: cannot find the keys of this kernel", path.display()))?;
+        certificates.retain(|der| Certificate::parse(der).is_ok());
+        if certificates.is_empty() {
+            bail!("{}: no built-in certificate found; is it the kernel that these modules are for?", path.display());
+        }
+        let origin = format!("built into {}", path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default());
+        Ok(Self { certificates, origin })
     }
-    Ok(added)
+
+    /// Adds them, read anew, as nobody has used them yet.
+    pub fn add_to(&self, store: &mut TrustStore) {
+        for der in &self.certificates {
+            // `read` left out what is none
+            let _ = store.add_der(der, Purposes::MODULE, self.origin.clone());
+        }
+    }
 }
 
 /// Reads the catalogs of `--catalog FILE|DIR` into `index`.

@@ -442,7 +442,7 @@ fn openssl_differs_only_where_explained_on_modules() {
     if let Some(folder) = folder("debian-kernel") {
         let all = files(&folder);
         let kernel = all.iter().find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))).expect("a kernel");
-        corpus::trust::add_kernel(&mut kernel_trust, kernel).unwrap();
+        corpus::trust::KernelKeys::read(kernel).unwrap().add_to(&mut kernel_trust);
         let id = |p: &PathBuf| (id_of("debian-kernel", &folder, p), p.clone());
         // a process for each of thousands that one key has signed takes minutes
         let step = (all.len() / MODULES).max(1);

@@ -176,7 +176,7 @@ pub(crate) fn trust_of(args: &JudgingArgs) -> Result<TrustStore> {
     let mut store = if args.no_builtin_roots { TrustStore::empty() } else { TrustStore::builtin() };
     trust::add_roots(&mut store, &args.roots)?;
     for kernel in &args.kernel {
-        trust::add_kernel(&mut store, kernel)?;
+        trust::KernelKeys::read(kernel)?.add_to(&mut store);
     }
     if let Some(file) = &args.block {
         store.replace_blocked(block::read(file)?).map_err(|_| anyhow!("{}: older than the list there is", file.display()))?;

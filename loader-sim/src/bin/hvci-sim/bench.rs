@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use corpus::trust::KernelKeys;
 use hdrhistogram::Histogram;
 use hvci_engine::{
     access::Access,
@@ -111,7 +112,7 @@ impl Latencies {
 }
 
 pub(crate) fn bench(args: &BenchArgs) -> Result<ExitCode> {
-    let time = args.judging.time()?;
+    let (keys, time) = (args.judging.kernel_keys()?, args.judging.time()?);
     let mut out = io::stdout().lock();
     for path in &args.files {
         let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -127,7 +128,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<ExitCode> {
         ];
         for (loader, storm, at_once) in conditions.into_iter().take(if args.at_once > 1 { 6 } else { 4 }) {
             let condition = Condition { loader, storm, at_once };
-            let Some(latencies) = measure(args, path, &file, time, condition)? else { return Ok(ExitCode::from(1)) };
+            let Some(latencies) = measure(args, &keys, (path, &file), time, condition)? else { return Ok(ExitCode::from(1)) };
             if mem::take(&mut is_first) {
                 head(&mut out, &latencies)?;
             }
@@ -138,10 +139,16 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<ExitCode> {
 }
 
 /// `None` for a file that is refused, which is said then.
-fn measure(args: &BenchArgs, path: &Path, file: &[u8], time: UnixTime, condition: Condition) -> Result<Option<Latencies>> {
+fn measure(
+    args: &BenchArgs,
+    keys: &[KernelKeys],
+    (path, file): (&Path, &[u8]),
+    time: UnixTime,
+    condition: Condition,
+) -> Result<Option<Latencies>> {
     let config = Config { pages: PAGES, vps: condition.at_once + STORM, records: 16, ..Config::default() };
     let (host, partition) = SimHost::with_partition(&config).context("cannot make the guest")?;
-    let loader = args.judging.loader(&partition, Box::new(StubKernel))?;
+    let loader = args.judging.loader(keys, &partition, Box::new(StubKernel))?;
     let placed = place(path, file, condition.at_once)?;
     // the first load of a loader is a cold one, and a file is known that was loaded twice
     for _ in 0..2 {
@@ -173,7 +180,7 @@ fn measure(args: &BenchArgs, path: &Path, file: &[u8], time: UnixTime, condition
                                 loader
                             }
                             Knows::Nothing => {
-                                fresh = args.judging.loader(partition, Box::new(StubKernel))?;
+                                fresh = args.judging.loader(keys, partition, Box::new(StubKernel))?;
                                 &fresh
                             }
                         };

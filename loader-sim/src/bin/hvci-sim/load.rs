@@ -12,7 +12,12 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use corpus::{block, report::render_verdict, source::escape, trust};
+use corpus::{
+    block,
+    report::render_verdict,
+    source::escape,
+    trust::{self, KernelKeys},
+};
 use hvci_engine::{
     access::MapGpaFlags,
     addr::Vtl,
@@ -90,15 +95,22 @@ pub(crate) struct JudgingArgs {
 }
 
 impl JudgingArgs {
+    /// The keys of the kernels, which need not be found again for another loader.
+    pub(crate) fn kernel_keys(&self) -> Result<Vec<KernelKeys>> {
+        self.kernel.iter().map(|kernel| KernelKeys::read(kernel)).collect()
+    }
+
     /// A loader into `partition` by these rules, which has seen no certificate yet.
-    pub(crate) fn loader(&self, partition: &Arc<Partition>, kernel: Box<dyn Symbols + Send + Sync>) -> Result<Loader> {
+    pub(crate) fn loader(&self, keys: &[KernelKeys], partition: &Arc<Partition>, kernel: Box<dyn Symbols + Send + Sync>) -> Result<Loader> {
         let profile = match &self.profile {
             Some(name) => Some(Profile::find(name).with_context(|| format!("no profile is called {name}"))?),
             None => None,
         };
         let mut store = TrustStore::builtin();
         trust::add_roots(&mut store, &self.roots)?;
-        self.kernel.iter().try_for_each(|kernel| trust::add_kernel(&mut store, kernel).map(drop))?;
+        for kernel in keys {
+            kernel.add_to(&mut store);
+        }
         if let Some(file) = &self.block {
             store.replace_blocked(block::read(file)?).map_err(|_| anyhow!("{}: older than the list there is", file.display()))?;
         }
@@ -139,7 +151,7 @@ pub(crate) fn load(args: &LoadArgs) -> Result<ExitCode> {
             bail!("{}: the guest's memory is full; load fewer files at a time", path.display());
         }
     }
-    let loader = args.judging.loader(&partition, Box::new(kernel.clone()))?;
+    let loader = args.judging.loader(&args.judging.kernel_keys()?, &partition, Box::new(kernel.clone()))?;
     let time = args.judging.time()?;
     let guest = Guest::new(&host, &loader, time, kernel);
     let tried = in_turn(&Links::order(&links), args.vps, |index, vp| {
